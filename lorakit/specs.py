@@ -1,0 +1,277 @@
+"""What a run is: frozen, validated descriptions with a JSON round trip and an id that hashes what changes numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+PACKAGE = Path(__file__).parent
+TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+class SpecError(ValueError):
+    """A field of a spec has a value that cannot be run."""
+
+
+class UnknownNameError(KeyError):
+    """A model or dataset was named that nothing here can resolve."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@cache
+def known_names() -> dict[str, dict[str, str]]:
+    """Names of the embedded models and datasets, each with the first 12 hex digits of its content hash.
+
+    >>> sorted(known_names()) == ["datasets", "models"]
+    True
+    """
+    text = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
+    names: dict[str, dict[str, str]] = json.loads(text)
+    return names
+
+
+def resolve_name(kind: str, name: str) -> str:
+    """Pin a name to its content: `tiny` becomes `tiny@3fa9…`; a name that carries `@` is already pinned.
+
+    Args:
+        kind: `models` or `datasets`.
+        name: a name of `known_names()`, or `name@pin`: the value returned by `register_model` or
+            `register_dataset`, or a hub id with its revision (`org/name@commit`).
+
+    Raises:
+        UnknownNameError: an unknown name, or a hub id without a revision.
+    """
+    if not isinstance(name, str) or not name:
+        raise UnknownNameError(f"{kind[:-1]} must be a name, got {name!r}")
+    if "@" in name:
+        return name
+    names = known_names()[kind]
+    if name in names:
+        return f"{name}@{names[name]}"
+    if "/" in name:
+        raise UnknownNameError(
+            f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights or rows"
+        )
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UnknownNameError(
+        f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
+        f"your own: pass what lorakit.register_{kind[:-1]}(…) returns; of the hub: 'org/name@COMMIT'"
+    )
+
+
+def _require(ok: bool, field: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise SpecError(f"{field}={value!r} cannot be run; allowed: {allowed}")
+
+
+def _is_count(value: object, low: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASpec:
+    """A LoRA adapter: W' = W + (alpha / rank) · B A, A ~ U(±1/√d_in), B = 0 (PEFT's parametrisation).
+
+    Args:
+        rank: inner dimension, 1 or more.
+        alpha: numerator of the scale, > 0; 32 is the article's choice at every rank.
+        targets: `all-linear` (every linear layer but the head, as in PEFT), `attention`, `mlp`,
+            `all-linear+head`, or a tuple of module-name suffixes.
+        train_a: False freezes A at its random start, so only B learns.
+        init_a_scale: factor on A's initial values, > 0.
+        learning_rate_b_ratio: learning rate of B divided by that of A, > 0 (LoRA+, arXiv 2402.12354).
+
+    >>> LoRASpec(rank=4).scale
+    8.0
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: str | tuple[str, ...] = "all-linear"
+    train_a: bool = True
+    init_a_scale: float = 1.0
+    learning_rate_b_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(_is_count(self.rank), "rank", self.rank, "a whole number of 1 or more")
+        _require(_is_positive(self.alpha), "alpha", self.alpha, "a number above 0 (the article uses 32)")
+        _require(_is_positive(self.init_a_scale), "init_a_scale", self.init_a_scale, "a number above 0")
+        _require(_is_positive(self.learning_rate_b_ratio), "learning_rate_b_ratio", self.learning_rate_b_ratio,
+                 "a number above 0 (1 trains A and B alike)")
+        _require(isinstance(self.train_a, bool), "train_a", self.train_a, "True or False")
+        if isinstance(self.targets, list):
+            object.__setattr__(self, "targets", tuple(self.targets))
+        named = isinstance(self.targets, str) and self.targets in TARGET_GROUPS
+        listed = isinstance(self.targets, tuple) and self.targets and all(isinstance(t, str) for t in self.targets)
+        _require(bool(named or listed), "targets", self.targets,
+                 f"one of {', '.join(TARGET_GROUPS)}, or a tuple of module names such as ('q_proj', 'v_proj')")
+        for field in ("alpha", "init_a_scale", "learning_rate_b_ratio"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, the factor on B A."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTSpec:
+    """One supervised run with AdamW at a constant learning rate, without warm-up (the article's protocol).
+
+    Args:
+        learning_rate: peak and constant rate, > 0.
+        lora: the adapter, or None for full fine-tuning.
+        model: a name (`tiny`, `smollm2-135m-instruct-q4`, …), `org/name@COMMIT`, or what `register_model` returns.
+        dataset: a name (`reworded-skills`, …), or what `register_dataset` returns.
+        steps: optimizer steps. With a constant rate, every shorter run is a prefix of this one.
+        batch_size: sequences in one forward pass.
+        accumulation: forward passes per optimizer step; the loss is the mean over all label tokens of the step.
+        max_length: tokens per sequence, prompt included; longer ones are refused or windowed by the dataset.
+        weight_decay: AdamW's decoupled decay on matrices, ≥ 0.
+        max_grad_norm: clip the norm of each run's gradient, or None.
+        beta1, beta2, epsilon: AdamW's.
+        seed: decides A's start and the order of the data.
+        dtype: of the base weights; adapters are float32 (float64 over a float64 base).
+        evaluations: log-spaced points of the curve, 2 to 20.
+        evaluation_tokens: tokens of the validation set and of the test set, each.
+
+    >>> spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
+    >>> SFTSpec.from_json(spec.to_json()) == spec
+    True
+    """
+
+    learning_rate: float
+    lora: LoRASpec | None = LoRASpec()
+    model: str = "tiny"
+    dataset: str = "reworded-skills"
+    steps: int = 300
+    batch_size: int = 4
+    accumulation: int = 1
+    max_length: int = 64
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    seed: int = 0
+    dtype: str = "float32"
+    evaluations: int = 12
+    evaluation_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", resolve_name("models", self.model))
+        object.__setattr__(self, "dataset", resolve_name("datasets", self.dataset))
+        _require(_is_positive(self.learning_rate), "learning_rate", self.learning_rate, "a finite number above 0")
+        _require(self.lora is None or isinstance(self.lora, LoRASpec), "lora", self.lora,
+                 "a LoRASpec, or None for full fine-tuning")
+        for field in ("steps", "batch_size", "accumulation", "max_length", "evaluation_tokens"):
+            _require(_is_count(getattr(self, field)), field, getattr(self, field), "a whole number of 1 or more")
+        _require(_is_count(self.seed, 0), "seed", self.seed, "a whole number of 0 or more")
+        _require(_is_count(self.evaluations, 2) and self.evaluations <= 20, "evaluations", self.evaluations, "2 to 20")
+        _require(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", self.weight_decay, "0 or more")
+        _require(self.max_grad_norm is None or _is_positive(self.max_grad_norm), "max_grad_norm", self.max_grad_norm,
+                 "a number above 0, or None for no clipping")
+        for field in ("beta1", "beta2"):
+            _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "0 up to, not including, 1")
+        _require(_is_positive(self.epsilon), "epsilon", self.epsilon, "a number above 0")
+        _require(self.dtype in DTYPES, "dtype", self.dtype, ", ".join(DTYPES))
+        for field in ("learning_rate", "weight_decay"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+
+    @property
+    def method(self) -> str:
+        """`full` or `lora`."""
+        return "full" if self.lora is None else "lora"
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the hash of the canonical JSON: equal specs, and only they, have equal ids."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with `kind` and every field that differs from its default (model and dataset always)."""
+        out: dict[str, Any] = {"kind": "sft", "model": self.model, "dataset": self.dataset}
+        out |= _non_defaults(self, skip=("lora", "model", "dataset"))
+        out["lora"] = None if self.lora is None else _non_defaults(self.lora)
+        return out
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> SFTSpec:
+        """The spec that `to_json` wrote; an unknown field is an error that names the nearest known one."""
+        if not isinstance(data, dict) or data.get("kind") != "sft":
+            raise SpecError(f"not a supervised spec: kind={data.get('kind') if isinstance(data, dict) else data!r}")
+        fields = {k: v for k, v in data.items() if k != "kind"}
+        if fields.get("lora") is not None:
+            fields["lora"] = build(LoRASpec, fields["lora"])
+        return build(cls, fields)
+
+
+def _non_defaults(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        field.name: getattr(spec, field.name)
+        for field in dataclasses.fields(spec)
+        if field.name not in skip and getattr(spec, field.name) != field.default
+    }
+
+
+def build(cls: type[T], fields: dict[str, Any]) -> T:
+    """Build a spec from a mapping; a misspelt field is an error that suggests the right one."""
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for name in fields:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise SpecError(f"{cls.__name__} has no field {name!r}; {hint}fields: {', '.join(known)}")
+    return cls(**fields)
+
+
+def vary(base: SFTSpec, **axes: list[Any]) -> list[SFTSpec]:
+    """Every combination of the axes' values over `base`; `rank`, `alpha`, `targets`, … reach into the adapter.
+
+    An axis value of None for `rank` means full fine-tuning. An empty axis or a misspelt one is an error.
+
+    >>> base = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
+    >>> [s.learning_rate for s in vary(base, learning_rate=[1e-3, 1e-2])]
+    [0.001, 0.01]
+    >>> [s.method for s in vary(base, rank=[1, None])]
+    ['lora', 'full']
+    """
+    lora_fields = {field.name for field in dataclasses.fields(LoRASpec)}
+    known = lora_fields | {field.name for field in dataclasses.fields(SFTSpec)}
+    specs = [base]
+    for name, values in axes.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
+        if isinstance(values, str) or not list(values):
+            raise SpecError(f"axis {name!r} has no values: {values!r}; give a non-empty list")
+        specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in values]
+    return specs
+
+
+def _set(spec: SFTSpec, name: str, value: Any, in_lora: bool) -> SFTSpec:
+    if not in_lora:
+        return dataclasses.replace(spec, **{name: value})
+    if name == "rank" and value is None:
+        return dataclasses.replace(spec, lora=None)
+    if spec.lora is None and name != "rank":
+        raise SpecError(f"axis {name!r} belongs to LoRA, but the spec is full fine-tuning (lora=None)")
+    return dataclasses.replace(spec, lora=dataclasses.replace(spec.lora or LoRASpec(), **{name: value}))
