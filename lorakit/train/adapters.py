@@ -1,0 +1,226 @@
+"""LoRASpec -> PEFT: which modules a target selection adapts, and how the adapters start."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lorakit.specs import LoRASpec
+from lorakit.theory.shapes import RankWasteWarning, waste_message
+
+LINEAR = (nn.Linear, Conv1D)
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+GROUPS = {"attention": ("attention",), "mlp": ("mlp", "experts"), "all-linear+head": None}
+
+
+class TargetsError(ValueError):
+    """A target selection names something that this model does not have, or that LoRA cannot adapt."""
+
+
+class TiedHeadWarning(UserWarning):
+    """The head that a selection adapts shares its weight with the input embedding."""
+
+
+def component_of(name: str, model: nn.Module) -> str:
+    """The component that the module or parameter `name` belongs to.
+
+    Returns:
+        `attention`, `mlp`, `experts`, `router`, `head`, `embedding`, or `other` (norms and whatever else is left).
+    """
+    for kind, get in (("head", "get_output_embeddings"), ("embedding", "get_input_embeddings")):
+        module = getattr(model, get)() if hasattr(model, get) else None
+        if module is not None and name in _names_of(module, model):
+            return kind
+    parts = name.split(".")
+    if any("norm" in part for part in parts):
+        return "other"
+    if "experts" in parts:
+        return "experts"
+    if any("attn" in part or "attention" in part for part in parts):
+        return "attention"
+    if any("mlp" in part or part in ("feed_forward", "ffn", "block_sparse_moe") for part in parts):
+        return "router" if parts[-1] in ("gate", "router") or "gate" in parts or "router" in parts else "mlp"
+    return "other"
+
+
+def _names_of(module: nn.Module, model: nn.Module) -> set[str]:
+    return {name for name, child in model.named_modules() if child is module}
+
+
+def linear_names(model: nn.Module) -> list[str]:
+    """Full names of the linear layers of a model, the head included, in the order in which PEFT meets them."""
+    return [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
+
+
+def fused_names(model: nn.Module) -> list[str]:
+    """Full names of the fused experts: parameters of three dimensions (expert, rows, columns), which no layer wraps."""
+    return [name for name, parameter in model.named_parameters() if parameter.ndim == 3]
+
+
+def _short(selected: list[str], linear: list[str]) -> list[str]:
+    """Suffixes that match exactly `selected`, for an adapter_config.json that a person can read."""
+    last = {name.rpartition(".")[2] for name in selected}
+    matched = {name for name in linear if name.rpartition(".")[2] in last}
+    return sorted(last) if matched == set(selected) else sorted(selected)
+
+
+def _matches(name: str, suffix: str) -> bool:
+    return name == suffix or name.endswith("." + suffix)
+
+
+def _listed(targets: tuple[str, ...], model: nn.Module) -> tuple[list[str], list[str]]:
+    """Split a user's tuple into layers and fused parameters; a name that matches neither is an error."""
+    linear, fused = linear_names(model), fused_names(model)
+    layers, parameters = [], []
+    for target in targets:
+        if any(_matches(name, target) for name in linear):
+            layers.append(target)
+        elif any(_matches(name, target) for name in fused):
+            parameters.append(target)
+        else:
+            found = next((type(m).__name__ for n, m in model.named_modules() if n and _matches(n, target)), None)
+            known = sorted({name.rpartition(".")[2] for name in linear} | {".".join(n.split(".")[-3:]) for n in fused})
+            close = difflib.get_close_matches(target, known, n=1)
+            what = f"has type {found}, not a linear layer" if found else "matches no module of this model"
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TargetsError(f"target {target!r} {what}; {hint}available: {', '.join(known)}")
+    return layers, parameters
+
+
+def _head_names(model: nn.Module) -> list[str]:
+    return [name for name in linear_names(model) if component_of(name, model) == "head"]
+
+
+def _resolve(targets: str | tuple[str, ...], model: nn.Module) -> tuple[str | list[str], list[str]]:
+    """PEFT's target_modules and target_parameters for a selection on this model."""
+    if isinstance(targets, tuple):
+        return _listed(targets, model)
+    linear, head = linear_names(model), _head_names(model)
+    if not set(linear) - set(head):
+        raise TargetsError(f"targets={targets!r} match nothing: {type(model).__name__} has no linear layer but its head")
+    if targets == "all-linear":
+        return targets, []
+    if targets == "all-linear+head":
+        if not head:
+            raise TargetsError(f"targets={targets!r}: {type(model).__name__} has no linear head; take 'all-linear'")
+        return _short(linear, linear), []
+    selected = [name for name in linear if component_of(name, model) in (GROUPS[targets] or ())]
+    if not selected:
+        fused = sorted({".".join(name.split(".")[-3:]) for name in fused_names(model)})
+        hint = f"its experts are fused parameters: name them as targets=({', '.join(map(repr, fused))}); " if fused else ""
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+        raise TargetsError(f"targets={targets!r} match no linear layer of {type(model).__name__}; {hint}available: {known}")
+    return _short(selected, linear), []
+
+
+def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
+    """PEFT's configuration of a LoRASpec: no dropout, no biases, scale alpha / rank.
+
+    Args:
+        spec: the adapter.
+        model: the base that will carry it. With it the targets are checked and the traps warned about; without it a
+            group becomes the module names of a Llama- or Qwen-type model.
+
+    Raises:
+        TargetsError: a target that matches nothing; the message lists the names that exist.
+
+    Warns:
+        TiedHeadWarning: the head is adapted and shares its weight with the input embedding.
+        RankWasteWarning: the rank exceeds the smaller side of a matrix.
+
+    >>> config = peft_config(LoRASpec(rank=4, targets="attention"))
+    >>> sorted(config.target_modules), config.r, config.lora_alpha
+    (['k_proj', 'o_proj', 'q_proj', 'v_proj'], 4, 32.0)
+    """
+    modules: str | list[str]
+    parameters: list[str] = []
+    if model is not None:
+        modules, parameters = _resolve(spec.targets, model)
+    elif isinstance(spec.targets, tuple) or spec.targets == "all-linear":
+        modules = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
+    else:
+        by_group = {"attention": ATTENTION, "mlp": MLP, "all-linear+head": (*ATTENTION, *MLP, "lm_head")}
+        modules = list(by_group[spec.targets])
+    if model is not None:
+        _warn(spec, model, modules, parameters)
+    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", task_type=TaskType.CAUSAL_LM,  # type: ignore[arg-type]
+                      target_modules=modules, target_parameters=parameters or None)
+
+
+def _warn(spec: LoRASpec, model: nn.Module, modules: str | list[str], parameters: list[str]) -> None:
+    head = _head_names(model)
+    names = [n for n in linear_names(model)
+             if (n not in head if isinstance(modules, str) else any(_matches(n, m) for m in modules))]
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", False) and set(names) & set(head):
+        warnings.warn(
+            f"{head[0]} is adapted but shares its weight with the input embedding: the adapter acts on the head alone, "
+            "and merging it would also change the embedding. Keep it unmerged, untie the weights first, or leave the "
+            "head out (targets='all-linear')", TiedHeadWarning, stacklevel=3)
+    sides = {n: tuple(model.get_submodule(n).weight.shape) for n in names}
+    sides |= {n: (p.shape[0], *p.shape[1:]) for n, p in model.named_parameters()
+              if any(_matches(n, target) for target in parameters)}
+    message = waste_message(spec.rank, [(name, shape[-2], shape[-1], shape[0] if len(shape) == 3 else 1)
+                                        for name, shape in sides.items()])
+    if message:
+        warnings.warn(message, RankWasteWarning, stacklevel=3)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU's generator, from which PEFT draws A on every device, and put it back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def attach(model: nn.Module, spec: LoRASpec, seed: int) -> PeftModel:
+    """Put an adapter on a model, in place: A ~ U(±1/√d_in) · init_a_scale from `seed`, B = 0.
+
+    The one place that decides which modules are adapted and how they start. Adapters are float32 (float64 over a
+    float64 base); the base is frozen; the global random state is left as it was found.
+
+    Args:
+        model: a causal LM without an adapter.
+        spec: the adapter.
+        seed: decides A, 0 or more.
+
+    Raises:
+        TargetsError: a target that matches nothing.
+        ValueError: the model already carries an adapter.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("the model already carries an adapter: unload it first (model.unload()), or load the base anew")
+    config = peft_config(spec, model)
+    base_dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    with _seeded(seed), warnings.catch_warnings():
+        # peft_config has just warned about a tied head, and says more than PEFT's own message
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+    dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
+    for name, parameter in adapted.named_parameters():
+        if ".lora_A." in name:
+            parameter.data = parameter.data.to(dtype) * spec.init_a_scale
+            parameter.requires_grad_(spec.train_a)
+        elif ".lora_B." in name:
+            parameter.data = parameter.data.to(dtype)
+    return adapted
+
+
+def adapted_layers(model: Any) -> dict[str, Any]:
+    """The LoRA layers of a model that `attach` returned, by the name of the base module each one wraps.
+
+    Each value has PEFT's fields: `lora_A["default"].weight` (rank, d_in), `lora_B["default"].weight` (d_out, rank),
+    `scaling["default"]`.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return {name: module for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)}
