@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
 
 INK = "currentColor"
@@ -82,20 +83,18 @@ def _mix(first: str, second: str, share: float) -> str:
 def arm_scales(arms: Iterable[str]) -> tuple[list[str], list[str], list[str], list[list[int]]]:
     """The arms in order with their colours, point shapes and dashes: full fine-tuning is solid ink.
 
+    Arms of one rank (with other targets, say) share no colour: the second takes one outside the ramp.
+
     >>> arm_scales(["rank 1", "full"])
     (['full', 'rank 1'], ['currentColor', '#2a78d6'], ['circle', 'square'], [[1, 0], [7, 2]])
     """
     order = arm_order(arms)
-    colors, others = [], 0
+    colors: list[str] = []
+    spare = cycle(OTHERS)
     for arm in order:
         rank = arm_rank(arm)
-        if arm == "full":
-            colors.append(INK)
-        elif rank is not None:
-            colors.append(rank_color(rank))
-        else:
-            colors.append(OTHERS[others % len(OTHERS)])
-            others += 1
+        color = INK if arm == "full" else next(spare) if rank is None else rank_color(rank)
+        colors.append(color if color not in colors else next(spare))
     shift = 0 if "full" in order else 1
     places = [i + shift for i in range(len(order))]
     return order, colors, [SHAPES[i % len(SHAPES)] for i in places], [DASHES[i % len(DASHES)] for i in places]

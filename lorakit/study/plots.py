@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
+from lorakit.study.curves import pointwise_minimum
 from lorakit.study.palette import INK, arm_order, arm_scales, axis_title
 
 MAX_ROWS = 5_000
@@ -19,49 +20,24 @@ class PlotError(ValueError):
 
 
 def loss_against_steps(
-    frame: pd.DataFrame,
-    *,
-    y: str = "test_loss",
-    chosen_by: str = "validation_loss",
-    x: str = "step",
-    description: str | None = None,
-    note: str | None = None,
+    frame: pd.DataFrame, *, y: str = "test_loss", description: str | None = None, note: str | None = None
 ) -> alt.LayerChart:
     """Loss of each arm at its best learning rate for every training length: seeds as points, their mean as a line.
 
-    At each (arm, step) the rate with the least mean `chosen_by` over seeds is taken, and `y` read there (the
-    article's pointwise minimum, chosen on validation data and read on test data).
-
     Args:
-        frame: one row per (run, curve point): arm, learning_rate, seed, step and the columns named here.
+        frame: of `tidy` (then the pointwise minimum is taken), or of `pointwise_minimum`.
+        y: the loss that is drawn; rates are chosen on validation loss in any case.
         note: a line above the chart, such as "illustration: 3 seeds".
 
     Raises:
         PlotError: a missing column, no finite row, or more than 5,000 rows after the choice.
+        FrameError: the frame mixes experiments, or a run is missing.
     """
-    best = pointwise_best(frame, y=y, chosen_by=chosen_by, x=x)
-    text = description or f"{axis_title(y)} against {axis_title(x)}, best rate of each arm: {_names(best)}."
-    return lines(best, x, y, log_x=True, description=text, note=note)
-
-
-def pointwise_best(
-    frame: pd.DataFrame, *, y: str = "test_loss", chosen_by: str = "validation_loss", x: str = "step"
-) -> pd.DataFrame:
-    """The rows of the best learning rate of each (arm, x): arm, seed, learning_rate, x, y; x > 0 only.
-
-    A rate at which any seed lacks a finite value at that point is not a candidate.
-    """
-    require(frame, "arm", "seed", "learning_rate", x, y, chosen_by)
-    rows = frame[frame[x] > 0]
-    keys, arm_keys = ["arm", x, "learning_rate"], ["arm", "learning_rate"]
-    seeds = frame.groupby(arm_keys)["seed"].nunique().rename("seeds_run")
-    finite = rows.dropna(subset=[y, chosen_by])
-    found = finite.groupby(keys).agg(seeds_found=("seed", "nunique"), mean=(chosen_by, "mean")).reset_index()
-    means = found.join(seeds, on=arm_keys).query("seeds_found == seeds_run")
-    if means.empty:
-        raise PlotError(f"no learning rate has a finite {chosen_by} and {y}: every run diverged, or the frame is empty")
-    chosen = means.loc[means.groupby(["arm", x])["mean"].idxmin(), keys]
-    return rows.merge(chosen, on=keys)[[*dict.fromkeys(["arm", "seed", "learning_rate", x, y])]]
+    require(frame, "arm", "seed", "learning_rate", "step", y)
+    best = pointwise_minimum(frame) if "id" in frame.columns else frame
+    best = best[["arm", "seed", "learning_rate", "step", y]]
+    text = description or f"{axis_title(y)} against {axis_title('step')}, best rate of each arm: {_names(best)}."
+    return lines(best, "step", y, description=text, note=note)
 
 
 def u_curve(
@@ -83,13 +59,14 @@ def u_curve(
             (the untrained model, or nearly) plus a tenth of the range.
     """
     require(frame, "id", "arm", "seed", "learning_rate", "step", "status", y, chosen_by)
-    last = frame.sort_values("step").groupby("id", as_index=False).tail(1).copy()
+    rows = frame.replace(math.inf, math.nan).sort_values("step")
+    last = rows.groupby("id", as_index=False).tail(1).copy()
     finite = last.loc[last["status"] == "ok", y].dropna()
     if finite.empty:
         raise PlotError(f"no run has a finite {y}: nothing to draw a curve through")
     if ceiling is None:
-        first = frame.sort_values("step").groupby("id")[y].first().max()
-        top = first if math.isfinite(first) and first > finite.min() else finite.max()
+        start = rows.groupby("id")[y].first().max()
+        top = start if start > finite.min() else finite.max()
         ceiling = top + 0.1 * (top - finite.min())
     lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
     last["fate"] = lost.map({True: "diverged or above the chart", False: "finished"})
@@ -98,9 +75,9 @@ def u_curve(
     best = means.loc[means.groupby("arm")[chosen_by].idxmin()]
     pairs = set(zip(best["arm"], best["learning_rate"], strict=True))
     last["best"] = [pair in pairs for pair in zip(last["arm"], last["learning_rate"], strict=True)]
-    rows = last[["arm", "learning_rate", "seed", y, "fate", "best"]]
-    text = description or f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(rows)}."
-    return _u_curve_layers(rows, y, float(min(finite.min(), ceiling)), ceiling, text, note)
+    drawn = last[["arm", "learning_rate", "seed", y, "fate", "best"]]
+    text = description or f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(drawn)}."
+    return _u_curve_layers(drawn, y, float(min(finite.min(), ceiling)), ceiling, text, note)
 
 
 def _u_curve_layers(
@@ -200,7 +177,8 @@ def lines(
         PlotError: a missing column, no row, more than 5,000 rows, or a value ≤ 0 on a logarithmic axis.
     """
     require(frame, x, y, color)
-    rows = _checked(frame[[c for c in frame.columns if c in {x, y, color, "seed", "learning_rate"}]].dropna(subset=[y]))
+    kept = [c for c in frame.columns if c in {x, y, color, "seed", "learning_rate"}]
+    rows = _checked(frame[kept].replace([math.inf, -math.inf], math.nan).dropna(subset=[y]))
     for column, log in ((x, log_x), (y, log_y)):
         if log and (rows[column] <= 0).any():
             raise PlotError(f"{column} has values of 0 or less, which a logarithmic axis cannot show: drop those rows")
