@@ -70,7 +70,8 @@ def u_curve(
         ceiling = top + 0.1 * (top - finite.min())
     lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
     last["fate"] = lost.map({True: "diverged or above the chart", False: "finished"})
-    last.loc[lost, y] = ceiling
+    below = {arm: i * 0.03 * (ceiling - finite.min()) for i, arm in enumerate(arm_order(last["arm"]))}
+    last.loc[lost, y] = ceiling - last.loc[lost, "arm"].map(below)  # arms that fail at one rate lie side by side
     means = last[~lost].groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
     best = means.loc[means.groupby("arm")[chosen_by].idxmin()]
     pairs = set(zip(best["arm"], best["learning_rate"], strict=True))
@@ -134,7 +135,7 @@ def spectrum(
     description: str | None = None,
     note: str | None = None,
 ) -> alt.LayerChart:
-    """Spectrum of ΔW: one thin line per module, their mean (geometric for singular values) as a thick one.
+    """Spectrum of ΔW: one thin line per module, their median as a thick one.
 
     Args:
         frame: one row per (module, index): module, index (1 is the largest singular value) and the column `y`:

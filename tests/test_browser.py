@@ -1,0 +1,138 @@
+"""The built pages ask no other host for anything, and draw their charts in a browser that has no network.
+
+Chromium is looked for under its usual names; without one the browser's part is skipped, unless
+LORAKIT_REQUIRE_BROWSER=1 promises it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
+LINKS_THAT_FETCH_NOTHING = {"canonical", "author", "license", "search", "next", "prev", "index"}
+
+
+class Requests(HTMLParser):
+    """Addresses that a browser fetches when it opens the page, and the text of inline scripts."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        kinds = set((values.get("rel") or "").split())
+        if tag in FETCHING and values.get(FETCHING[tag]) and not (tag == "link" and kinds & LINKS_THAT_FETCH_NOTHING):
+            self.addresses.append(values[FETCHING[tag]])
+
+
+def foreign_addresses(page):
+    reader = Requests()
+    reader.feed(page)
+    return [address for address in reader.addresses if re.match(r"(?:https?:)?//", address)]
+
+
+def foreign_imports(css):
+    return re.findall(r"(?:@import\s+|url\()[\"']?(?:https?:)?//[^\"')]+", css)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A book of two pages, built as the real one is: same configuration, extension and static files."""
+    pytest.importorskip("jupyter_book", reason="needs the extra 'book'")
+    folder = tmp_path_factory.mktemp("mini")
+    (folder / "book" / "results").mkdir(parents=True)
+    shutil.copy(ROOT / "_config.yml", folder)
+    for part in ("_ext", "_static"):
+        shutil.copytree(ROOT / "book" / part, folder / "book" / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("references.md", "references.bib"):
+        shutil.copy(ROOT / "book" / name, folder / "book")
+    shutil.copy(ROOT / "tests" / "mini_book" / "mini.md", folder / "book")
+    (folder / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    command = [sys.executable, "-m", "jupyter_book", "build", str(folder), "-W", "-n", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return folder / "_build" / "html"
+
+
+def test_no_page_names_another_host_in_anything_that_is_fetched(built):
+    pages = sorted(built.rglob("*.html"))
+    assert len(pages) >= 3
+    assert {page.name: foreign_addresses(page.read_text(encoding="utf-8")) for page in pages} == {
+        page.name: [] for page in pages}
+    for sheet in built.rglob("*.css"):
+        assert foreign_imports(sheet.read_text(encoding="utf-8")) == [], sheet
+
+
+def test_a_foreign_script_would_be_found():
+    page = '<script src="//cdn.example/x.js"></script><link rel="stylesheet" href="https://a.example/y.css"><img src="z">'
+    assert foreign_addresses(page) == ["//cdn.example/x.js", "https://a.example/y.css"]
+    assert foreign_imports("@import url(https://a.example/y.css)")
+
+
+def test_chart_has_picture_description_and_caption_without_script(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    assert 'alt="Three arms fall together."' in page
+    assert "data:image/png;base64," in page
+    assert "A caption that ends in its finding." in page
+    assert "drawn from 18 rows" in re.sub(r"<[^>]+>", "", page)
+
+
+def browser():
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        if os.environ.get("LORAKIT_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"LORAKIT_REQUIRE_BROWSER=1, but none of {', '.join(BROWSERS)} is installed")
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    return found
+
+
+def open_page(page, folder, *options):
+    """The page's DOM after its scripts, and the addresses that the browser asked the network for."""
+    log = folder / "net.json"
+    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+               "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run",
+               "--disable-component-update", "--allow-file-access-from-files", f"--log-net-log={log}",
+               "--virtual-time-budget=15000", *options, "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, requested(log)
+
+
+def requested(log):
+    text = log.read_text(encoding="utf-8").rstrip().rstrip(",")
+    events = json.loads(text if text.endswith("]}") else text + "]}")["events"]
+    urls = {event["params"]["url"] for event in events if "url" in event.get("params", {})}
+    return sorted(url for url in urls if url.startswith(("http", "ws")))
+
+
+def test_chart_and_formula_are_drawn_with_the_network_blocked(built, tmp_path):
+    dom, asked = open_page(built / "book" / "mini.html", tmp_path)
+    chart = dom[dom.index('class="lorakit-chart"') :]
+    chart = chart[: chart.index("</figcaption>")]
+    assert re.search(r'<svg[^>]*class="marks"', chart), "Vega drew nothing"
+    assert chart.count('aria-roledescription="point"') == 18
+    assert 'stroke="currentColor"' in chart, "full fine-tuning follows the page's ink"
+    assert "data:image/png" not in chart, "the picture gives way to the chart"
+    assert "Save data as CSV" in chart
+    assert "Open in Vega Editor" not in chart
+    assert "<mjx-container" in dom, "MathJax drew nothing"
+    assert asked == [], f"the page asked for {asked}"
+
+
+def test_request_log_would_show_a_foreign_script(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<script src="https://cdn.example/x.js"></script>', encoding="utf-8")
+    _, asked = open_page(page, tmp_path)
+    assert "https://cdn.example/x.js" in asked
