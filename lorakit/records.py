@@ -1,0 +1,278 @@
+"""What a run left: one line of JSON per run, in files that survive a kill, two writers and a full disk."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from lorakit.durable import append_line, rewrite_lines
+from lorakit.specs import SFTSpec, SpecError, UnknownNameError
+
+SCHEMA = 1
+STATUSES = ("ok", "diverged", "failed")
+CURVE_POINTS = 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+
+
+class RecordError(ValueError):
+    """A record, or a line that should hold one, is not what it must be."""
+
+
+class SchemaError(RecordError):
+    """A line was written by a version of lorakit whose records this one cannot read."""
+
+
+class Spec(Protocol):
+    """What a record needs of a spec; `SFTSpec` is one."""
+
+    @property
+    def id(self) -> str:
+        """Equal specs, and only they, have equal ids."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with `kind`."""
+
+
+AnySpec = TypeVar("AnySpec", bound=Spec)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One run: what was asked (spec), how it ended (status), what was measured, and where it was measured.
+
+    Numbers may be numpy's or torch's scalars; they become plain ones. NaN and infinities become None, and
+    floats of the curve keep 5 significant digits (metrics keep all).
+
+    Args:
+        spec: `spec.to_json()`.
+        id: `spec.id`; one that does not belong to the spec is an error.
+        status: `ok`, `diverged` (a result, too) or `failed` (kept, but the run counts as missing).
+        metrics: name to number; losses in nats per label token.
+        curve: name of a column (`step`, `tokens`, `train_loss`, …) to its values, all equally long, 20 at most.
+        provenance: date (ISO 8601, UTC), code hash, versions, device, seconds, …: anything that JSON can hold.
+
+    Raises:
+        RecordError: which value is wrong, and what it may be.
+
+    >>> spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
+    >>> record = Record.from_run(spec, "ok", {"test_loss": 1.5}, {"step": [0, 9], "test_loss": [2.0, 1.4999999]}, {})
+    >>> record.curve["test_loss"]
+    [2.0, 1.5]
+    >>> Record.from_line(record.to_line()) == record
+    True
+    """
+
+    spec: dict[str, Any]
+    id: str
+    status: str
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    curve: dict[str, list[float | None]] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise RecordError(f"status={self.status!r}; allowed: {', '.join(STATUSES)}")
+        if not isinstance(self.id, str) or not self.id:
+            raise RecordError(f"id={self.id!r}; allowed: the spec's id, a string")
+        for name in ("spec", "metrics", "curve", "provenance"):
+            if not isinstance(getattr(self, name), dict):
+                raise RecordError(f"{name} must be a JSON object, got {getattr(self, name)!r}")
+        lengths = {name: len(c) if isinstance(c, list | tuple) else None for name, c in self.curve.items()}
+        if len(set(lengths.values())) > 1 or any(n is None or n > CURVE_POINTS for n in lengths.values()):
+            raise RecordError(f"curve columns must be lists of one length, at most {CURVE_POINTS}; got {lengths}")
+        curve = {name: [_number(name, v, digits=5) for v in column] for name, column in self.curve.items()}
+        object.__setattr__(self, "spec", _plain(self.spec))
+        object.__setattr__(self, "metrics", {name: _number(name, v) for name, v in self.metrics.items()})
+        object.__setattr__(self, "curve", curve)
+        object.__setattr__(self, "provenance", _plain(self.provenance))
+        _check_id(self.spec, self.id)
+
+    @classmethod
+    def from_run(cls, spec: Spec, status: str, metrics: dict[str, Any], curve: dict[str, Any],
+                 provenance: dict[str, Any]) -> Record:
+        """The record of a run of `spec`; `provenance` gets the date of now unless it has one."""
+        dated = {"date": datetime.now(UTC).isoformat(timespec="seconds")} | provenance
+        return cls(spec=spec.to_json(), id=spec.id, status=status, metrics=metrics, curve=curve, provenance=dated)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object with the schema's number."""
+        return {"schema": SCHEMA, "id": self.id, "status": self.status, "spec": self.spec, "metrics": self.metrics,
+                "curve": self.curve, "provenance": self.provenance}
+
+    def to_line(self) -> str:
+        """One line of ASCII JSON, without the line's end."""
+        try:
+            return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"record {self.id} holds something that JSON cannot: {error}") from error
+
+    @classmethod
+    def from_json(cls, data: Any) -> Record:
+        """The record that `to_json` wrote; another schema is a SchemaError that says what to do."""
+        if not isinstance(data, dict) or "schema" not in data:
+            raise RecordError("not a record: a JSON object with 'schema' was expected")
+        if data["schema"] != SCHEMA:
+            raise SchemaError(f"record of schema {data['schema']!r}, but this lorakit reads {SCHEMA}: upgrade it "
+                              "(pip install --upgrade lorakit); the file was left as it is")
+        try:
+            return cls(**{name: value for name, value in data.items() if name != "schema"})
+        except TypeError as error:
+            raise RecordError(f"fields are not those of a record: {error}") from error
+
+    @classmethod
+    def from_line(cls, line: str | bytes) -> Record:
+        """The record that `to_line` wrote."""
+        try:
+            data = json.loads(line)
+        except ValueError as error:  # also of bytes that are not UTF-8
+            raise RecordError(f"not JSON: {error}") from error
+        return cls.from_json(data)
+
+
+def _number(name: str, value: Any, digits: int | None = None) -> Any:
+    if value is None or type(value) is int:
+        return value
+    if type(value) is not float:
+        if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+            raise RecordError(f"{name}={value!r} is no number; allowed: a number, or None where there is none")
+        value = int(value) if isinstance(value, Integral) else float(value)
+    if not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") if digits and isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON gives it back: tuples as lists, None for NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_id(spec: dict[str, Any], given: str) -> None:
+    if spec.get("kind") != "sft":  # other kinds bring their own check
+        return
+    try:
+        expected = SFTSpec.from_json(spec).id
+    except (SpecError, UnknownNameError, TypeError) as error:
+        raise RecordError(f"record {given} has a spec that cannot be read: {error}; if a newer lorakit wrote it, "
+                          "upgrade this one") from error
+    if expected != given:
+        raise RecordError(f"id {given!r} does not belong to its spec, whose id is {expected!r}: the line was edited by "
+                          "hand, or a default of SFTSpec changed; restore the line, or delete it and run again")
+
+
+class Store:
+    """Records in JSON Lines: `root/<profile>/<experiment>.jsonl`.
+
+    A run exists when its whole line does. Lines that are torn or corrupt are skipped, kept in the file, and
+    listed in `problems`. Appends hold a lock on the file and end in fsync, so several processes may write.
+
+    >>> import tempfile
+    >>> store = Store(tempfile.mkdtemp())
+    >>> specs = [SFTSpec(model="m@1", dataset="d@1", learning_rate=rate) for rate in (1e-3, 1e-2)]
+    >>> store.append("cpu", "rank", Record.from_run(specs[0], "ok", {"test_loss": 1.5}, {}, {}))
+    >>> [spec.learning_rate for spec in store.missing(specs)]
+    [0.01]
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._read_files: dict[Path, tuple[tuple[int, int, int], list[Record], list[str]]] = {}
+
+    def path(self, profile: str, experiment: str) -> Path:
+        """The file of an experiment; names are letters, digits, `-` and `_`."""
+        for what, name in (("profile", profile), ("experiment", experiment)):
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise ValueError(f"{what}={name!r}; allowed: up to 100 letters, digits, '-' and '_', no sign first")
+        return self.root / profile / f"{experiment}.jsonl"
+
+    def append(self, profile: str, experiment: str, record: Record) -> None:
+        """Add a run, durably: when this returns, its line is on the disk.
+
+        Raises:
+            StoreError: a full disk, or no permission; the file is as it was before.
+        """
+        append_line(self.path(profile, experiment), record.to_line().encode())
+
+    def rewrite(self, profile: str, experiment: str, change: Callable[[Record], Record]) -> None:
+        """Replace every record of a file by `change(record)`, all or none; unreadable lines stay as they are."""
+        rewrite_lines(self.path(profile, experiment), lambda line: _changed(line, change))
+
+    def records(self, profile: str, experiment: str) -> list[Record]:
+        """The runs of one file, one record per id: the newest that did not fail, else the newest."""
+        return list(_newest(self._read(self.path(profile, experiment))[1]).values())
+
+    def find(self, ids: Iterable[str]) -> dict[str, Record]:
+        """The newest record that did not fail of each id, from all files; ids without one are left out."""
+        if isinstance(ids, str):
+            raise TypeError(f"ids={ids!r} is one string; give a list of ids")
+        wanted = dict.fromkeys(ids)
+        records = (record for path in self._files() for record in self._read(path)[1])
+        found = _newest(record for record in records if record.id in wanted and record.status != "failed")
+        return {wanted_id: found[wanted_id] for wanted_id in wanted if wanted_id in found}
+
+    def missing(self, specs: Iterable[AnySpec]) -> list[AnySpec]:
+        """The specs, each once, that no file has a record for (a failed run is none)."""
+        by_id = {spec.id: spec for spec in specs}
+        found = self.find(by_id)
+        return [spec for spec_id, spec in by_id.items() if spec_id not in found]
+
+    @property
+    def problems(self) -> list[str]:
+        """What was skipped in any file, with its line number."""
+        return [problem for path in self._files() for problem in self._read(path)[2]]
+
+    def _files(self) -> list[Path]:
+        return sorted(self.root.glob("*/*.jsonl"))
+
+    def _read(self, path: Path) -> tuple[tuple[int, int, int], list[Record], list[str]]:
+        try:
+            stat = path.stat()
+            version = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if path in self._read_files and self._read_files[path][0] == version:
+                return self._read_files[path]
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return (0, 0, 0), [], []
+        records: list[Record] = []
+        problems: list[str] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                records.append(Record.from_line(line))
+            except SchemaError as error:
+                raise SchemaError(f"{path}:{number}: {error}") from None
+            except RecordError as error:
+                torn = number == len(lines) and isinstance(error.__cause__, json.JSONDecodeError)
+                what = "skipped, torn last line (a killed writer, or one at work)" if torn else "skipped"
+                problems.append(f"{path}:{number}: {what}: {error}; a run that has no other line will run again")
+        self._read_files[path] = (version, records, problems)
+        return self._read_files[path]
+
+
+def _newest(records: Iterable[Record]) -> dict[str, Record]:
+    best: dict[str, tuple[tuple[bool, str], Record]] = {}
+    for record in records:
+        age = (record.status != "failed", str(record.provenance.get("date", "")))
+        if record.id not in best or age >= best[record.id][0]:  # of one date, the later line
+            best[record.id] = (age, record)
+    return {record_id: record for record_id, (_, record) in best.items()}
+
+
+def _changed(line: bytes, change: Callable[[Record], Record]) -> bytes:
+    try:
+        record = Record.from_line(line)
+    except RecordError:
+        return line
+    changed = change(record)
+    return line if changed == record else changed.to_line().encode()
