@@ -2,22 +2,262 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lorakit.theory.configs import MODEL_TYPES, ConfigError, ConfigFields, known_config
+
+COMPONENTS = ("attention", "mlp", "experts", "router", "head", "embedding", "norms")
+EXPERT_LAYOUTS = ("peft", "fused", "separate", "shared-outer")
+TARGETS = {"all-linear": ("attention", "mlp"), "attention": ("attention",), "mlp": ("mlp",),
+           "all-linear+head": ("attention", "mlp", "head")}
+
 
 class RankWasteWarning(UserWarning):
     """A LoRA rank exceeds the smaller side of a matrix, so part of the adapter can add nothing."""
 
 
-def waste_message(rank: int, matrices: list[tuple[str, int, int, int]]) -> str | None:
-    """What a rank wastes on matrices (name, d_out, d_in, count), in words; None when nothing is wasted.
+@dataclass(frozen=True)
+class Matrix:
+    """`count` weight matrices of one kind, each (d_out, d_in).
 
-    >>> waste_message(4, [("q_proj", 8, 8, 2)]) is None
+    `share_a` and `share_b` say how many of them share one A or one B (1: each has its own, as in PEFT);
+    `rank_factor` multiplies the rank.
+    """
+
+    component: str
+    name: str
+    d_out: int
+    d_in: int
+    count: int
+    share_a: int = 1
+    share_b: int = 1
+    rank_factor: int = 1
+
+    def lora_parameters(self, rank: int) -> int:
+        """Entries of A (rank, d_in) and B (d_out, rank), over all `count` matrices."""
+        return self._entries(rank * self.rank_factor)
+
+    def wasted_parameters(self, rank: int) -> int:
+        """Entries of A and B beyond the rank that a (d_out, d_in) matrix can have."""
+        return self._entries(max(0, rank * self.rank_factor - min(self.d_out, self.d_in)))
+
+    def _entries(self, rank: int) -> int:
+        return rank * (self.d_in * self.count // self.share_a + self.d_out * self.count // self.share_b)
+
+
+def waste_message(rank: int, matrices: list[Matrix]) -> str | None:
+    """What a rank wastes on these matrices, in words; None when nothing is wasted.
+
+    >>> waste_message(4, [Matrix("attention", "q_proj", 8, 8, 2)]) is None
     True
     """
-    wasted = [(name, o, i, c) for name, o, i, c in matrices if rank > min(o, i)]
+    wasted = [m for m in matrices if m.wasted_parameters(rank)]
     if not wasted:
         return None
-    parameters = sum((rank - min(o, i)) * (o + i) * c for _, o, i, c in wasted)
-    name, o, i, _ = min(wasted, key=lambda m: min(m[1], m[2]))
-    return (f"rank {rank} exceeds the smaller side of {len(wasted)} of the adapted matrices (the smallest is {name}, "
-            f"{o} × {i}): B A can never have a rank above {min(o, i)} there, so {parameters:,} adapter parameters "
-            f"are wasted; rank {min(o, i)} reaches every update of that matrix")
+    least = min(wasted, key=lambda m: min(m.d_out, m.d_in))
+    side = min(least.d_out, least.d_in)
+    return (f"rank {rank} exceeds the smaller side of {sum(m.count for m in wasted)} adapted matrices (the smallest: "
+            f"{least.name}, {least.d_out} × {least.d_in}, where B A has rank {side} at most): "
+            f"{sum(m.wasted_parameters(rank) for m in wasted):,} adapter parameters are wasted; "
+            f"rank {side} reaches every update of that matrix")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Every weight of a causal language model, by component. Counted: matrices, biases, norms. No buffers.
+
+    Args:
+        name: what to call it.
+        matrices: kinds of weight matrices; an expert matrix's `count` is layers × experts.
+        vectors: weights in vectors (norms, biases), by component.
+        tied: whether head and embedding share one matrix; its weights then count as the embedding's alone.
+        experts: experts of each sparse layer, or None.
+        active_experts: experts that one token visits, or None.
+
+    >>> shape = ModelShape.of("llama-3.1-8b")
+    >>> shape.parameters
+    8030261248
+    >>> shape.per_unit_rank()
+    {'attention': 851968, 'mlp': 1769472, 'head': 132352}
+    """
+
+    name: str
+    matrices: tuple[Matrix, ...]
+    vectors: Mapping[str, int]
+    tied: bool
+    experts: int | None = None
+    active_experts: int | None = None
+
+    @classmethod
+    def of(cls, source: Any) -> ModelShape:
+        """The shape of a known name, a Hugging Face config (dict or object) or a loaded model (its `.config`).
+
+        Raises:
+            UnknownNameError: a name that is not in `KNOWN`.
+            ConfigError: the config lacks a field, or its model_type is not one of `MODEL_TYPES`.
+
+        >>> ModelShape.of("tiny").parameters
+        393856
+        """
+        if isinstance(source, str):
+            return cls.from_config(known_config(source), name=source)
+        config = getattr(source, "config", source)
+        return cls.from_config(config, name=getattr(config, "name_or_path", None) or None)
+
+    @classmethod
+    def from_config(cls, config: Any, name: str | None = None) -> ModelShape:
+        """The shape that a Hugging Face config describes, as a dict (config.json) or an object with `to_dict`."""
+        if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+            raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
+        return _build(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name)
+
+    @property
+    def parameters_by_component(self) -> dict[str, int]:
+        """Weights of each component that has any; a tied head has none of its own."""
+        out = {c: sum(m.d_out * m.d_in * m.count for m in self.matrices if m.component == c) + self.vectors.get(c, 0)
+               for c in COMPONENTS if not (c == "head" and self.tied)}
+        return {component: count for component, count in out.items() if count}
+
+    @property
+    def parameters(self) -> int:
+        """All weights."""
+        return sum(self.parameters_by_component.values())
+
+    def adapted(self, targets: str | tuple[str, ...] = "all-linear", head: bool = False,
+                experts: str | None = "peft") -> list[Matrix]:
+        """The matrices that a selection adapts, each as LoRA sees it.
+
+        Args:
+            targets: `all-linear`, `attention`, `mlp` (the dense one), `all-linear+head`, or a tuple of matrix names.
+            head: also adapt the head.
+            experts: `peft` does as PEFT 0.21: the two all-linear groups reach Qwen's and Mixtral's fused experts (gate
+                and up together, at twice the rank) and routers, the other groups do not. None leaves both out. The
+                rest adds experts to any group: `fused` adapts the two fused matrices of each (PEFT's
+                target_parameters); `separate` gate, up and down of each; `shared-outer` shares, over a layer's
+                experts, the factor on the hidden side.
+        """
+        if experts is not None and experts not in EXPERT_LAYOUTS:
+            raise ValueError(f"experts={experts!r}; allowed: None (left out), {', '.join(EXPERT_LAYOUTS)}")
+        if isinstance(targets, str) and targets not in TARGETS:
+            raise ValueError(f"targets={targets!r}; allowed: {', '.join(TARGETS)}, or a tuple of matrix names")
+        if not isinstance(targets, str):
+            names = {m.name for m in self.matrices if m.component in ("attention", "mlp", "head")}
+            if unknown := [t for t in targets if t not in names]:
+                raise ValueError(f"no matrix is called {unknown[0]!r}; available: {', '.join(sorted(names))}")
+            chosen = [m for m in self.matrices if m.name in targets]
+        else:
+            chosen = [m for m in self.matrices if m.component in TARGETS[targets]]
+        if head:
+            chosen += [m for m in self.matrices if m.component == "head" and m not in chosen]
+        if experts == "peft":
+            if isinstance(targets, str) and targets.startswith("all-linear"):
+                chosen += [replace(m, rank_factor=2 if m.name == "gate_up_proj" else 1) for m in self.matrices
+                           if m.component in ("experts", "router")]
+        elif experts == "fused":
+            chosen += [m for m in self.matrices if m.component == "experts"]
+        elif experts:
+            shared = (self.experts or 1) if experts == "shared-outer" else 1
+            for m in (m for m in self.matrices if m.component == "experts"):
+                if m.name == "down_proj":
+                    chosen.append(Matrix("experts", m.name, m.d_out, m.d_in, m.count, share_b=shared))
+                else:
+                    half = (m.d_out // 2, m.d_in, m.count, shared)
+                    chosen += [Matrix("experts", "gate_proj", *half), Matrix("experts", "up_proj", *half)]
+        return chosen
+
+    def lora_parameters(self, rank: int, targets: str | tuple[str, ...] = "all-linear", head: bool = False,
+                        experts: str | None = "peft", expert_rank: int | None = None) -> dict[str, int]:
+        """Adapter weights of each component that a selection adapts: Σ rank · (d_out + d_in), biases none.
+
+        Args:
+            rank: rank of every adapter, 1 or more.
+            targets, head, experts: as in `adapted`.
+            expert_rank: rank of the experts' adapters; None means `rank`. The article divides by `active_experts`.
+
+        Warns:
+            RankWasteWarning: a rank exceeds the smaller side of a matrix.
+
+        >>> ModelShape.of("tiny").lora_parameters(1, head=True)  # 2 · 4 · (128 + 128), 2 · 3 · (128 + 256), 128 + 256
+        {'attention': 2048, 'mlp': 2304, 'head': 384}
+        """
+        for field, value in (("rank", rank), ("expert_rank", 1 if expert_rank is None else expert_rank)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{field}={value!r}; allowed: a whole number of 1 or more")
+        chosen = self.adapted(targets, head, experts)
+        out: dict[str, int] = {}
+        for m in chosen:
+            used = (expert_rank or rank) if m.component == "experts" else rank
+            out[m.component] = out.get(m.component, 0) + m.lora_parameters(used)
+        dense = [m for m in chosen if m.component != "experts"]
+        expert = [m for m in chosen if m.component == "experts"]
+        for r, matrices in ((rank, dense), (expert_rank or rank, expert)):
+            if message := waste_message(r, matrices):
+                warnings.warn(message, RankWasteWarning, stacklevel=2)
+        return out
+
+    def per_unit_rank(self, experts: str | None = "peft") -> dict[str, int]:
+        """Adapter weights that one unit of rank adds to each component, the head included."""
+        return self.lora_parameters(1, "all-linear+head", experts=experts)
+
+    def wasted_parameters(self, rank: int, targets: str | tuple[str, ...] = "all-linear", head: bool = False,
+                          experts: str | None = "peft") -> int:
+        """Adapter weights beyond the rank that each (d_out, d_in) matrix can have, Σ (rank - min) · (d_out + d_in).
+
+        >>> ModelShape.of("tiny").wasted_parameters(128), ModelShape.of("tiny").wasted_parameters(129)
+        (0, 4352)
+        """
+        return sum(m.wasted_parameters(rank) for m in self.adapted(targets, head, experts))
+
+
+def _build(config: ConfigFields, name: str | None) -> ModelShape:
+    kind = config("model_type")
+    if kind not in MODEL_TYPES:
+        raise ConfigError(f"model_type={kind!r} has shapes that are not known here; known: {', '.join(MODEL_TYPES)}")
+    hidden, layers, vocab = (config.count(f) for f in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    heads, inner = config.count("num_attention_heads"), config.count("intermediate_size")
+    # an older Llama config leaves these two out and means no grouping; Qwen 3's would be guessed wrongly
+    optional = not kind.startswith("qwen3")
+    head_dim = config.get("head_dim", hidden // heads) if optional else config.count("head_dim")
+    key_values = config.get("num_key_value_heads", heads) if optional else config.count("num_key_value_heads")
+    queries, keys = heads * head_dim, key_values * head_dim
+    sparse = _sparse_layers(kind, config, layers)
+    dense = layers - sparse
+    matrices = [Matrix("attention", "q_proj", queries, hidden, layers),
+                Matrix("attention", "k_proj", keys, hidden, layers),
+                Matrix("attention", "v_proj", keys, hidden, layers),
+                Matrix("attention", "o_proj", hidden, queries, layers)]
+    if dense:
+        matrices += [Matrix("mlp", "gate_proj", inner, hidden, dense), Matrix("mlp", "up_proj", inner, hidden, dense),
+                     Matrix("mlp", "down_proj", hidden, inner, dense)]
+    experts = active = None
+    if sparse:
+        experts, active = config.count("num_experts", "num_local_experts"), config.count("num_experts_per_tok")
+        width = config.count("moe_intermediate_size") if kind == "qwen3_moe" else inner
+        matrices += [Matrix("experts", "gate_up_proj", 2 * width, hidden, sparse * experts),
+                     Matrix("experts", "down_proj", hidden, width, sparse * experts),
+                     Matrix("router", "gate", experts, hidden, sparse)]
+    matrices += [Matrix("embedding", "embed_tokens", vocab, hidden, 1), Matrix("head", "lm_head", vocab, hidden, 1)]
+    vectors = {"norms": hidden * (2 * layers + 1), "attention": 0, "mlp": 0}
+    if kind in ("qwen3", "qwen3_moe"):
+        vectors["norms"] += 2 * head_dim * layers
+    if kind == "qwen2":
+        vectors["attention"] = (queries + 2 * keys) * layers
+    elif config.get("attention_bias", False):
+        vectors["attention"] = (queries + 2 * keys + hidden) * layers
+    if config.get("mlp_bias", False):
+        vectors["mlp"] = (2 * inner + hidden) * dense
+    return ModelShape(name=name or kind, matrices=tuple(matrices), vectors=vectors,
+                      tied=bool(config("tie_word_embeddings")), experts=experts, active_experts=active)
+
+
+def _sparse_layers(kind: str, config: ConfigFields, layers: int) -> int:
+    """How many layers hold experts: all of Mixtral's; of Qwen's every `decoder_sparse_step`-th that is not listed."""
+    if kind == "mixtral":
+        return layers
+    if kind != "qwen3_moe":
+        return 0
+    step, listed = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers", [])
+    return sum(1 for layer in range(layers) if layer not in listed and (layer + 1) % step == 0)

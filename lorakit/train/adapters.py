@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.specs import LoRASpec
-from lorakit.theory.shapes import RankWasteWarning, waste_message
+from lorakit.theory.shapes import Matrix, RankWasteWarning, waste_message
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -35,26 +36,22 @@ def component_of(name: str, model: nn.Module) -> str:
     """The component that the module or parameter `name` belongs to.
 
     Returns:
-        `attention`, `mlp`, `experts`, `router`, `head`, `embedding`, or `other` (norms and whatever else is left).
+        `attention`, `mlp`, `experts`, `router`, `head`, `embedding`, `norms`, or `other`.
     """
+    owner = model.get_submodule(name if name in dict(model.named_modules()) else name.rpartition(".")[0])
     for kind, get in (("head", "get_output_embeddings"), ("embedding", "get_input_embeddings")):
-        module = getattr(model, get)() if hasattr(model, get) else None
-        if module is not None and name in _names_of(module, model):
+        if hasattr(model, get) and getattr(model, get)() is owner:
             return kind
     parts = name.split(".")
     if any("norm" in part for part in parts):
-        return "other"
+        return "norms"
     if "experts" in parts:
         return "experts"
     if any("attn" in part or "attention" in part for part in parts):
         return "attention"
-    if any("mlp" in part or part in ("feed_forward", "ffn", "block_sparse_moe") for part in parts):
-        return "router" if parts[-1] in ("gate", "router") or "gate" in parts or "router" in parts else "mlp"
-    return "other"
-
-
-def _names_of(module: nn.Module, model: nn.Module) -> set[str]:
-    return {name for name, child in model.named_modules() if child is module}
+    if "gate" in parts or "router" in parts:
+        return "router"
+    return "mlp" if any("mlp" in part or part in ("feed_forward", "ffn") for part in parts) else "other"
 
 
 def linear_names(model: nn.Module) -> list[str]:
@@ -107,7 +104,7 @@ def _resolve(targets: str | tuple[str, ...], model: nn.Module) -> tuple[str | li
         return _listed(targets, model)
     linear, head = linear_names(model), _head_names(model)
     if not set(linear) - set(head):
-        raise TargetsError(f"targets={targets!r} match nothing: {type(model).__name__} has no linear layer but its head")
+        raise TargetsError(f"targets={targets!r} match nothing: {type(model).__name__} has no layer beside its head")
     if targets == "all-linear":
         return targets, []
     if targets == "all-linear+head":
@@ -117,9 +114,10 @@ def _resolve(targets: str | tuple[str, ...], model: nn.Module) -> tuple[str | li
     selected = [name for name in linear if component_of(name, model) in (GROUPS[targets] or ())]
     if not selected:
         fused = sorted({".".join(name.split(".")[-3:]) for name in fused_names(model)})
-        hint = f"its experts are fused parameters: name them as targets=({', '.join(map(repr, fused))}); " if fused else ""
+        names = ", ".join(map(repr, fused))
+        hint = f"its experts are fused parameters: give targets=({names}); " if fused else ""
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        raise TargetsError(f"targets={targets!r} match no linear layer of {type(model).__name__}; {hint}available: {known}")
+        raise TargetsError(f"targets={targets!r} match no layer of {type(model).__name__}; {hint}available: {known}")
     return _short(selected, linear), []
 
 
@@ -142,23 +140,47 @@ def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
     >>> sorted(config.target_modules), config.r, config.lora_alpha
     (['k_proj', 'o_proj', 'q_proj', 'v_proj'], 4, 32.0)
     """
-    modules: str | list[str]
-    parameters: list[str] = []
-    if model is not None:
-        modules, parameters = _resolve(spec.targets, model)
-    elif isinstance(spec.targets, tuple) or spec.targets == "all-linear":
-        modules = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
-    else:
+    if model is None:
         by_group = {"attention": ATTENTION, "mlp": MLP, "all-linear+head": (*ATTENTION, *MLP, "lm_head")}
-        modules = list(by_group[spec.targets])
-    if model is not None:
-        _warn(spec, model, modules, parameters)
-    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", task_type=TaskType.CAUSAL_LM,  # type: ignore[arg-type]
+        named = by_group.get(spec.targets, spec.targets) if isinstance(spec.targets, str) else spec.targets
+        return _config(spec, named if isinstance(named, str) else list(named))
+    modules, parameters = _resolve(spec.targets, model)
+    config = _config(spec, modules, parameters)
+    if fused_names(model) and spec.targets in ("all-linear", "all-linear+head"):
+        config = _expanded(spec, model)
+    _warn(spec, model, config)
+    return config
+
+
+def _config(spec: LoRASpec, modules: str | list[str], parameters: list[str] | None = None) -> LoraConfig:
+    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", task_type=TaskType.CAUSAL_LM,
                       target_modules=modules, target_parameters=parameters or None)
 
 
-def _warn(spec: LoRASpec, model: nn.Module, modules: str | list[str], parameters: list[str]) -> None:
-    head = _head_names(model)
+def weightless(model: nn.Module) -> nn.Module:
+    """A copy of a model's modules on torch's meta device: no weights, next to no memory."""
+    empty: dict[int, Any] = {id(t): t.to("meta") for t in model.buffers()}
+    empty |= {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, empty)
+
+
+def _expanded(spec: LoRASpec, model: nn.Module) -> LoraConfig:
+    """What `all-linear` becomes on a model with fused experts, which PEFT decides by model type: tried on a copy.
+
+    PEFT 0.21 maps Qwen's and Mixtral's experts and routers to `target_parameters` (the fused gate and up at twice the
+    rank and alpha), and leaves the experts of other types, such as GPT-OSS, out.
+    """
+    tried = _config(spec, "all-linear")
+    with torch.device("meta"), _quiet():
+        get_peft_model(weightless(model), tried)
+    head = _head_names(model) if spec.targets == "all-linear+head" else []
+    config = _config(spec, sorted({*(tried.target_modules or ()), *head}), sorted(tried.target_parameters or ()))
+    config.rank_pattern, config.alpha_pattern = tried.rank_pattern, tried.alpha_pattern
+    return config
+
+
+def _warn(spec: LoRASpec, model: nn.Module, config: LoraConfig) -> None:
+    head, modules = _head_names(model), config.target_modules
     names = [n for n in linear_names(model)
              if (n not in head if isinstance(modules, str) else any(_matches(n, m) for m in modules))]
     if getattr(getattr(model, "config", None), "tie_word_embeddings", False) and set(names) & set(head):
@@ -166,11 +188,14 @@ def _warn(spec: LoRASpec, model: nn.Module, modules: str | list[str], parameters
             f"{head[0]} is adapted but shares its weight with the input embedding: the adapter acts on the head alone, "
             "and merging it would also change the embedding. Keep it unmerged, untie the weights first, or leave the "
             "head out (targets='all-linear')", TiedHeadWarning, stacklevel=3)
-    sides = {n: tuple(model.get_submodule(n).weight.shape) for n in names}
-    sides |= {n: (p.shape[0], *p.shape[1:]) for n, p in model.named_parameters()
-              if any(_matches(n, target) for target in parameters)}
-    message = waste_message(spec.rank, [(name, shape[-2], shape[-1], shape[0] if len(shape) == 3 else 1)
-                                        for name, shape in sides.items()])
+    weights = {n: model.get_parameter(f"{n}.weight") for n in names}
+    matrices = [Matrix("layer", n, w.shape[0], w.shape[1], 1) for n, w in weights.items()]
+    for n, p in model.named_parameters():
+        if any(_matches(n, target) for target in config.target_parameters or ()):
+            factor = 2 if config.rank_pattern and n.endswith("gate_up_proj") else 1
+            matrices.append(Matrix("layer", n, p.shape[-2], p.shape[-1], p.shape[0] if p.ndim == 3 else 1,
+                                   rank_factor=factor))
+    message = waste_message(spec.rank, matrices)
     if message:
         warnings.warn(message, RankWasteWarning, stacklevel=3)
 
@@ -180,6 +205,18 @@ def _seeded(seed: int) -> Iterator[None]:
     """Seed the CPU's generator, from which PEFT draws A on every device, and put it back afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence two of PEFT's messages: our own about a tied head says more, and that about rank patterns is wrong.
+
+    PEFT 0.21 reports the patterns that it derives for fused experts as ignored, and applies them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys did not match.*")
         yield
 
 
@@ -199,13 +236,11 @@ def attach(model: nn.Module, spec: LoRASpec, seed: int) -> PeftModel:
         ValueError: the model already carries an adapter.
     """
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError("the model already carries an adapter: unload it first (model.unload()), or load the base anew")
+        raise ValueError("the model already carries an adapter: unload it (model.unload()), or load the base anew")
     config = peft_config(spec, model)
     base_dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    with _seeded(seed), warnings.catch_warnings():
-        # peft_config has just warned about a tied head, and says more than PEFT's own message
-        warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
-        adapted = get_peft_model(model, config)  # type: ignore[arg-type]
+    with _seeded(seed), _quiet():
+        adapted = get_peft_model(model, config)
     dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
     for name, parameter in adapted.named_parameters():
         if ".lora_A." in name:
