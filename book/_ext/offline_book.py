@@ -19,6 +19,7 @@ def setup(app: Any) -> dict[str, Any]:
     """Register the two steps ahead of every other extension that looks at sources or static files."""
     app.connect("config-inited", write_generated_pages, priority=1)
     app.connect("config-inited", add_scripts, priority=2)
+    app.connect("config-inited", leave_thebe_out, priority=3)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -71,7 +72,8 @@ def add_vega(folder: Path) -> None:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    bundle.write_text(vl_convert.javascript_bundle(), encoding="utf-8")
+    # In a function, since its top-level names would clash with those of the theme's scripts.
+    bundle.write_text("(() => {" + vl_convert.javascript_bundle() + "})();\n", encoding="utf-8")
     stamp.write_text(version)
 
 
@@ -88,3 +90,11 @@ def add_mathjax(folder: Path) -> None:
             shutil.copytree(source / part, target)
         else:
             shutil.copyfile(source / part, target)
+
+
+def leave_thebe_out(app: Any, _config: Any) -> None:
+    """Jupyter Book always loads sphinx-thebe, which would put another host's address into every page, twice."""
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if getattr(listener.handler, "__name__", "") in ("init_thebe_core", "update_thebe_context"):
+                app.disconnect(listener.id)

@@ -1,0 +1,201 @@
+import math
+
+import altair as alt
+import pandas as pd
+import pytest
+
+from lorakit.study import palette, plots, rendering
+
+WHITE, DARK = "#ffffff", "#121212"
+
+
+def sweep_frame(*, diverged=("full", 1e-1)):
+    """Two arms, three rates, two seeds, three steps; the loss is known in closed form."""
+    rows = []
+    for arm, rank, best in (("full", math.nan, 1e-3), ("rank 4", 4.0, 1e-2)):
+        for rate in (1e-4, 1e-3, 1e-2, 1e-1):
+            for seed in (0, 1):
+                for step in (0, 1, 10):
+                    loss = 3.0 - 0.1 * step / (1 + abs(math.log10(rate / best))) + 0.01 * seed
+                    lost = (arm, rate) == diverged and step == 10
+                    values = dict.fromkeys(("train_loss", "validation_loss", "test_loss"), math.inf if lost else loss)
+                    rows.append({"id": f"{arm} {rate} {seed}", "model": "m", "dataset": "d", "batch_size": 4,
+                                 "method": "full" if arm == "full" else "lora", "rank": rank, "arm": arm,
+                                 "learning_rate": rate, "seed": seed, "step": step, "tokens": step * 256.0, **values,
+                                 "status": "diverged" if (arm, rate) == diverged else "ok"})
+    return pd.DataFrame(rows)
+
+
+def embedded(chart):
+    """The rows that the chart carries with it."""
+    (rows,) = chart.to_dict()["datasets"].values()
+    return pd.DataFrame(rows)
+
+
+def marks(chart):
+    return [layer["mark"]["type"] for layer in chart.to_dict()["layer"]]
+
+
+def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("color", [palette.rank_color(2**k) for k in range(10)] + list(palette.OTHERS))
+def test_every_colour_can_be_seen_on_white_and_on_the_dark_page(color):
+    assert contrast(color, WHITE) >= 3
+    assert contrast(color, DARK) >= 3
+
+
+def test_an_arm_has_one_colour_on_every_chart_and_another_shape_than_its_neighbours():
+    alone = dict(zip(*palette.arm_scales(["rank 4"])[:2], strict=True))
+    order, colors, shapes, dashes = palette.arm_scales(["rank 128", "rank 4", "full", "rank 1"])
+    assert order == ["full", "rank 1", "rank 4", "rank 128"]
+    assert alone["rank 4"] == colors[order.index("rank 4")]
+    assert len(set(colors)) == len(set(shapes)) == len(set(map(tuple, dashes))) == 4
+    assert (colors[0], dashes[0]) == (palette.INK, [1, 0])
+
+
+def test_arms_of_one_rank_differ_in_colour():
+    _, colors, _, _ = palette.arm_scales(["rank 8", "rank 8, attention", "rank 8, mlp"])
+    assert len(set(colors)) == 3
+
+
+def test_loss_against_steps_draws_the_best_rate_of_each_arm():
+    rows = embedded(plots.loss_against_steps(sweep_frame()))
+    last = rows[rows["step"] == 10].set_index(["arm", "seed"])
+    assert last.loc[("full", 0), "learning_rate"] == 1e-3
+    assert last.loc[("rank 4", 1), "learning_rate"] == 1e-2
+    assert last.loc[("rank 4", 1), "test_loss"] == pytest.approx(2.01)
+    assert set(rows["step"]) == {1, 10}
+
+
+def test_every_chart_of_runs_shows_seeds_and_their_mean():
+    frame = sweep_frame()
+    for chart in (plots.loss_against_steps(frame), plots.u_curve(frame),
+                  plots.early_steps(frame, learning_rate=1e-3, reference="rank 4")):
+        assert marks(chart)[:2] == ["line", "point"]
+        mean, seeds = chart.to_dict()["layer"][:2]
+        assert mean["encoding"]["y"]["aggregate"] == "mean"
+        assert "aggregate" not in seeds["encoding"]["y"]
+        assert "strokeDash" in mean["encoding"]
+        assert "shape" in seeds["encoding"]
+
+
+def test_u_curve_rings_the_best_rate_and_keeps_the_diverged_runs_at_the_top():
+    chart = plots.u_curve(sweep_frame())
+    rows = embedded(chart)
+    lost = rows[rows["fate"] != "finished"]
+    assert set(zip(lost["arm"], lost["learning_rate"], strict=True)) == {("full", 0.1)}
+    top = chart.to_dict()["layer"][0]["encoding"]["y"]["scale"]["domain"][1]
+    assert (lost["test_loss"] == top).all()
+    assert set(rows.loc[rows["best"], "learning_rate"]) == {1e-3, 1e-2}
+    assert chart.to_dict()["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+def test_u_curve_puts_runs_above_the_ceiling_with_the_diverged():
+    rows = embedded(plots.u_curve(sweep_frame(diverged=()), ceiling=2.6))
+    assert set(rows["fate"]) == {"finished", "diverged or above the chart"}
+    assert rows["test_loss"].max() <= 2.6
+
+
+def test_early_steps_subtracts_the_reference_seed_by_seed():
+    rows = embedded(plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 4"))
+    assert (rows.loc[rows["arm"] == "rank 4", "test_loss_difference"] == 0).all()
+    late = rows[(rows["arm"] == "full") & (rows["step"] == 10)]
+    assert late["test_loss_difference"].tolist() == pytest.approx([-0.5, -0.5])
+
+
+def test_early_steps_names_the_arms_that_there_are():
+    with pytest.raises(plots.PlotError, match="no run of arm 'rank 16' at learning rate 0.001; arms there: full, rank 4"):
+        plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 16")
+
+
+def test_spectrum_has_a_line_per_module_and_a_middle_one():
+    frame = pd.DataFrame({"module": ["q"] * 3 + ["k"] * 3, "index": [1, 2, 3] * 2, "singular_value": [4, 2, 0, 3, 2, 1]})
+    chart = plots.spectrum(frame)
+    thin, thick = chart.to_dict()["layer"]
+    assert thin["encoding"]["detail"]["field"] == "module"
+    assert thick["encoding"]["y"]["aggregate"] == "median"
+    assert len(embedded(chart)) == 5, "a zero has no place on a logarithmic axis"
+
+
+def test_axes_say_quantity_and_unit():
+    layer = plots.u_curve(sweep_frame()).to_dict()["layer"][1]["encoding"]
+    assert layer["y"]["title"] == "test loss (nats per label token)"
+    assert layer["x"]["title"] == "learning rate (AdamW, constant)"
+
+
+@pytest.mark.parametrize("draw", [plots.loss_against_steps, plots.u_curve])
+def test_a_missing_column_is_named_with_those_that_exist(draw):
+    with pytest.raises(plots.PlotError, match=r"the frame lacks .*test_loss.*; it has .*train_loss"):
+        draw(sweep_frame().drop(columns="test_loss"))
+
+
+def test_an_empty_frame_says_what_to_run():
+    with pytest.raises(plots.PlotError, match="lorakit run EXPERIMENT"):
+        plots.u_curve(sweep_frame().iloc[:0])
+
+
+def test_too_many_rows_are_refused():
+    frame = pd.DataFrame({"arm": "full", "step": range(1, 5002), "test_loss": 1.0})
+    with pytest.raises(plots.PlotError, match=r"5,001 rows; a chart holds 5,000"):
+        plots.lines(frame, "step", "test_loss")
+
+
+def test_a_logarithmic_axis_refuses_zero():
+    frame = pd.DataFrame({"arm": ["full"], "step": [0], "test_loss": [1.0]})
+    with pytest.raises(plots.PlotError, match="step has values of 0 or less"):
+        plots.lines(frame, "step", "test_loss")
+
+
+def test_bars_describe_their_numbers():
+    chart = plots.bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]}))
+    assert chart.to_dict()["description"] == "trainable parameters (count): attention 10, mlp 20."
+
+
+@pytest.fixture
+def book_rendering():
+    theme, renderer = alt.theme.active, alt.renderers.active
+    rendering.setup()
+    yield
+    alt.theme.enable(theme)
+    alt.renderers.enable(renderer)
+
+
+def test_a_chart_leaves_its_cell_in_three_forms(book_rendering):
+    pytest.importorskip("vl_convert", reason="needs the extra 'book'")
+    bundle, _ = plots.u_curve(sweep_frame(), note="illustration: 2 seeds")._repr_mimebundle_(), None
+    forms = bundle[0] if isinstance(bundle, tuple) else bundle
+    assert set(forms) == {"text/html", "image/svg+xml", "image/png", "text/plain"}
+    assert forms["text/html"].count("<img alt=") == 1
+    assert "currentColor" in forms["text/html"]
+    assert "currentColor" not in forms["image/svg+xml"], "a picture has no page whose ink it could take"
+
+
+def test_a_chart_without_description_is_refused(book_rendering):
+    with pytest.raises(rendering.RenderingError, match="no description"):
+        rendering.mimebundle({"mark": "bar"})
+
+
+def test_a_description_cannot_break_out_of_the_page():
+    page = rendering.chart_html({"description": '"><script>'}, "cG5n")
+    assert page.count("<script") == 1
+    assert "&quot;&gt;&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf])
+def test_a_value_that_is_none_or_not_finite_is_not_glued(value):
+    with pytest.raises(rendering.RenderingError, match="cannot state it"):
+        rendering.glue("name", value, ".2f")
+
+
+def test_glue_returns_the_words_of_the_page():
+    assert rendering.glue("share", 0.256, ".1%") == "25.6%"
+    assert rendering.glue("verdict", "does not hold") == "does not hold"
