@@ -134,10 +134,10 @@ class ModelShape:
             targets: `all-linear`, `attention`, `mlp` (the dense one), `all-linear+head`, or a tuple of matrix names.
             head: also adapt the head.
             experts: `peft` does as PEFT 0.21: the two all-linear groups reach Qwen's and Mixtral's fused experts (gate
-                and up together, at twice the rank) and routers, the other groups do not. None leaves both out. The
-                rest adds experts to any group: `fused` adapts the two fused matrices of each (PEFT's
-                target_parameters); `separate` gate, up and down of each; `shared-outer` shares, over a layer's
-                experts, the factor on the hidden side.
+                and up together, at twice the rank) and routers, but no dense MLP of the same model; the other groups
+                reach neither. None leaves experts and routers out. The rest adds experts to any group: `fused` the
+                two fused matrices of each (PEFT's target_parameters); `separate` gate, up and down of each;
+                `shared-outer` the same, sharing over a layer's experts the factor on the hidden side.
         """
         if experts is not None and experts not in EXPERT_LAYOUTS:
             raise ValueError(f"experts={experts!r}; allowed: None (left out), {', '.join(EXPERT_LAYOUTS)}")
@@ -153,7 +153,9 @@ class ModelShape:
         if head:
             chosen += [m for m in self.matrices if m.component == "head" and m not in chosen]
         if experts == "peft":
-            if isinstance(targets, str) and targets.startswith("all-linear"):
+            if self.experts and isinstance(targets, str) and targets.startswith("all-linear"):
+                # PEFT moves gate, up and down by name to the experts, and so loses the dense layers of a mixed model
+                chosen = [m for m in chosen if m.component != "mlp"]
                 chosen += [replace(m, rank_factor=2 if m.name == "gate_up_proj" else 1) for m in self.matrices
                            if m.component in ("experts", "router")]
         elif experts == "fused":
