@@ -1,0 +1,74 @@
+# `make book` and `make test` need Python 3.11 to 3.13 and make, nothing else.
+PYTHON ?= python3
+SIZE ?= record
+
+BIN := .venv/bin
+READY := .venv/.ready
+PAGE := $(CURDIR)/_build/html/index.html
+SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+ifeq ($(filter $(SIZE),record live),)
+$(error SIZE=$(SIZE) is unknown; allowed: record (committed records), live (train the small sizes now))
+endif
+
+# An active environment must not leak into ours, nor a kernel of the same name that the user installed elsewhere.
+unexport VIRTUAL_ENV
+unexport CONDA_PREFIX
+unexport PYTHONHOME
+unexport PYTHONPATH
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+export TOKENIZERS_PARALLELISM := false
+
+# pip reads PIP_FIND_LINKS (separated by spaces), uv UV_FIND_LINKS (by commas): wheels at hand serve both.
+ifdef PIP_FIND_LINKS
+empty :=
+space := $(empty) $(empty)
+comma := ,
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help book test lint record clean
+
+help:
+	@echo "make book              run every chapter from the committed records, build the HTML, print its first page"
+	@echo "make book SIZE=live    train the live sizes instead (minutes)"
+	@echo "make test              ruff, mypy and pytest"
+	@echo "make lint              ruff and mypy alone"
+	@echo "make record            train what the records lack (hours; resumable), then execute what changed"
+	@echo "make clean             remove what was built; .venv and records stay"
+	@echo "PYTHON=python3.12 names the interpreter; UV_TORCH_BACKEND=cpu gets the small torch on Linux without a GPU."
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c '$(SUITABLE)' || { \
+	  echo "error: lorakit needs Python 3.11, 3.12 or 3.13; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "Name one of these: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@if test -x $(BIN)/python && ! $(BIN)/python -c '$(SUITABLE)'; then \
+	  echo "error: .venv holds another Python; remove it and try again: rm -r .venv" >&2; exit 1; fi
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import uv' 2>/dev/null || \
+	  $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+	@echo "installing the pinned packages into .venv"
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+	  --editable '.[train,book,dev]'
+	@touch $@
+
+book: $(READY)
+	@LORAKIT_SIZE=$(SIZE) $(BIN)/jupyter-book build . -W -n --keep-going -q
+	@test -f "$(PAGE)" || { echo "error: the build left no $(PAGE)" >&2; exit 1; }
+	@echo "The book's first page: $(PAGE)"
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+
+record: $(READY)
+	@$(BIN)/python -m lorakit.cli refresh --profile cpu --size record
+
+clean:
+	rm -rf _build build .pytest_cache .ruff_cache .mypy_cache

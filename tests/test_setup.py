@@ -1,0 +1,154 @@
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINS = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")]
+TORCH = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm"}
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements}
+
+
+def triggers(workflow: dict) -> dict:
+    return workflow[True]  # YAML 1.1 reads the key `on` as a truth value
+
+
+def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | environment)
+
+
+def test_constraints_are_exact_and_name_no_place():
+    for pin in PINS:
+        assert re.fullmatch(r"[a-z0-9.-]+==[A-Za-z0-9.]+", pin), pin
+    pinned = [pin.split("==")[0] for pin in PINS]
+    assert pinned == sorted(set(pinned))
+    assert "torch==2.13.0" in PINS
+
+
+def test_constraints_pin_every_direct_dependency():
+    extras = PROJECT["optional-dependencies"]
+    direct = names(PROJECT["dependencies"] + extras["train"] + extras["book"] + extras["dev"])
+    assert direct <= {pin.split("==")[0] for pin in PINS}
+
+
+def test_torchvision_is_never_let_in():
+    assert not {"torchvision", "torchaudio"} & {pin.split("==")[0] for pin in PINS}
+
+
+def test_base_install_needs_no_torch():
+    assert names(PROJECT["dependencies"]) == {"altair", "numpy", "pandas", "scipy"}
+    extras = PROJECT["optional-dependencies"]
+    assert set(extras) == {"train", "book", "vllm", "dev"}
+    assert not TORCH & names(extras["book"] + extras["dev"])
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+
+
+def test_conda_environment_installs_the_pinned_extras():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == ["-c constraints.txt", "-e .[train,book,dev,vllm]"]
+
+
+def test_ci_runs_what_the_readme_says():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "set -euo pipefail" in script
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    for command in ("make test", "make book"):
+        assert f"\n{command}\n" in script
+        assert f"\n{command} " in readme
+
+
+def test_make_builds_with_warnings_as_errors_and_passes_the_size():
+    dry = make("--dry-run", "--assume-old=.venv/.ready", "book", "SIZE=live").stdout
+    assert "LORAKIT_SIZE=live" in dry
+    assert re.search(r"jupyter-book build \. -W -n --keep-going", dry)
+    assert "_build/html/index.html" in dry
+
+
+def test_make_refuses_an_unknown_size():
+    done = make("--dry-run", "book", "SIZE=big")
+    assert done.returncode != 0
+    assert "SIZE=big is unknown; allowed: record" in done.stderr
+
+
+def fresh_copy(folder: Path) -> Path:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (folder / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    return folder
+
+
+def test_make_names_an_unsuitable_python(tmp_path):
+    old = tmp_path / "python-old"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = make("-C", str(fresh_copy(tmp_path)), "test", f"PYTHON={old}")
+    assert done.returncode != 0
+    assert "lorakit needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert "Python 3.9.1" in done.stderr
+    assert "make test PYTHON=python3.12" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_gives_uv_the_wheels_that_pip_is_told_of(tmp_path):
+    probe = tmp_path / "probe.mk"
+    probe.write_text(f"include {ROOT / 'Makefile'}\nprobe:\n\t@echo \"$$UV_FIND_LINKS|$$VIRTUAL_ENV\"\n")
+    environment = {"PIP_FIND_LINKS": "/wheels /more", "VIRTUAL_ENV": "/another"}
+    assert make("-f", str(probe), "probe", **environment).stdout == "/wheels,/more|\n"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_pin_actions_limit_rights_and_end(path):
+    text = path.read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert "pull_request_target" not in text
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "group" in workflow["concurrency"]
+    for name, job in workflow["jobs"].items():
+        assert job["timeout-minutes"] > 0, name
+        for step in job["steps"]:
+            assert "${{" not in step.get("run", ""), "text of an event in a script can run as code; pass it by env"
+    for line in re.findall(r"uses:.*", text):
+        assert re.fullmatch(r"uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
+
+
+def test_workflows_are_the_three_that_the_book_needs():
+    assert [path.stem for path in WORKFLOWS] == ["book", "gpu", "tests"]
+    tests, book = (yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text()) for n in ("tests", "book"))
+    assert tests["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+    assert book["jobs"]["deploy"]["if"] == "github.ref == 'refs/heads/main'"
+    assert book["jobs"]["deploy"]["permissions"] == {"pages": "write", "id-token": "write"}
+
+
+def test_gpu_workflow_never_runs_for_a_pull_request():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/gpu.yml").read_text(encoding="utf-8"))
+    assert set(triggers(workflow)) == {"workflow_dispatch", "schedule"}
+    refresh, propose = workflow["jobs"]["refresh"], workflow["jobs"]["propose"]
+    assert "self-hosted" in refresh["runs-on"]
+    assert "refs/heads/main" in refresh["if"]
+    assert "permissions" not in refresh, "the job on our own machine may read and nothing else"
+    assert propose["runs-on"] == "ubuntu-latest"
+    assert propose["permissions"] == {"contents": "write", "pull-requests": "write"}
+    assert any("lorakit refresh --profile gpu" in step.get("run", "") for step in refresh["steps"])
+
+
+def test_pre_commit_hooks_use_the_pinned_tools():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    assert {hook["id"] for hook in hooks[0]["hooks"]} >= {"ruff", "mypy"}
+
+
+def test_this_python_is_one_of_those_promised():
+    assert (3, 11) <= sys.version_info[:2] <= (3, 13)
