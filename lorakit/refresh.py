@@ -1,0 +1,297 @@
+"""Chapters as executed notebooks: jupytext, papermill, strip; only those whose inputs changed; no source is touched."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.codehash import code_hash
+from lorakit.specs import PACKAGE
+
+PROFILES = ("cpu", "gpu", "paper")
+SIZES = ("live", "record")
+KERNEL = "lorakit-refresh"
+CHAPTER_FILES = "[0-9][0-9]-*.md"
+
+
+class RefreshError(RuntimeError):
+    """Some chapters failed; the message lists each with its reason, and the others were finished."""
+
+
+class ParameterError(ValueError):
+    """A chapter or a parameter was named that does not exist, or has a value that is not allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """What `refresh` did with one chapter.
+
+    Args:
+        chapter: stem of its source, such as `02-rank`.
+        notebook: the executed notebook.
+        changed: the inputs that had changed and made it run; empty when it was up to date.
+    """
+
+    chapter: str
+    notebook: Path
+    changed: tuple[str, ...]
+
+
+def refresh(
+    chapters: Sequence[str] = (),
+    profile: str = "cpu",
+    size: str = "record",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    root: Path | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[Refreshed]:
+    """Execute chapters into `_build/executed/<stem>.ipynb`, skipping those whose inputs are unchanged.
+
+    The inputs are the chapter's source, the records under `book/results`, the code of lorakit with the
+    fingerprints of its weights and data, the parameters and Python's version; they are kept beside the output in
+    `<stem>.json`. A chapter asks the study for its runs and trains what the records lack, so with all records
+    present nothing is trained. A chapter that adds records makes the ones before it run once more next time, from
+    records alone. The notebook holds no absolute path, no timing and no random id: equal inputs give equal files.
+
+    Args:
+        chapters: stems (`02-rank`), file names, or the part after the number (`rank`); empty means all.
+        profile: `cpu`, `gpu` or `paper`.
+        size: `live` or `record`.
+        parameters: more names of the chapters' `parameters` cell, with their values.
+        root: the clone of the repository, None for the current folder.
+        force: execute even what is up to date.
+        report: is called with one line per chapter.
+
+    Returns:
+        One entry per chapter, in the book's order.
+
+    Raises:
+        ParameterError: before anything runs; names what is allowed and the nearest name.
+        RefreshError: after every chapter had its turn, when some failed.
+        ModuleNotFoundError: the extra `book` is not installed.
+    """
+    root = (Path.cwd() if root is None else Path(root)).resolve()
+    passed = {"profile": _one_of("profile", profile, PROFILES), "size": _one_of("size", size, SIZES)}
+    passed |= dict(parameters or {})
+    sources = _choose(root / "book", chapters)
+    notebooks = {source: _read(source) for source in sources}
+    for source, notebook in notebooks.items():
+        _check_parameters(source.stem, notebook, passed)
+    done, failures = [], []
+    for source, notebook in notebooks.items():
+        target = root / "_build" / "executed" / f"{source.stem}.ipynb"
+        changed = ("forced",) if force else _changed(target, _inputs(root, source, passed))
+        report(f"{source.stem}: {'running (' + ', '.join(changed) + ')' if changed else 'up to date'}")
+        if changed:
+            try:
+                executed = _execute(root, source.stem, notebook, passed)
+            except Exception as error:  # noqa: BLE001 - whatever a chapter raises must not stop the others
+                report(f"{source.stem}: failed")
+                failures.append(f"{source.stem}: {_reason(error)}")
+                continue
+            _write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            # Taken after the run: what the chapter itself added to the records must not make it stale.
+            _write(target.with_suffix(".json"), json.dumps(_inputs(root, source, passed), indent=1) + "\n")
+        done.append(Refreshed(chapter=source.stem, notebook=target, changed=changed))
+    if failures:
+        listed = "\n  ".join(failures)
+        raise RefreshError(f"{len(failures)} of {len(sources)} chapters failed; as far as each came: "
+                           f"_build/refresh/<chapter>.ipynb\n  {listed}")
+    return done
+
+
+def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
+    """Values of `-p name=value`: a Python literal where it is one, else the text itself.
+
+    >>> parse_parameters(["rank=4", "profile=gpu", "ranks=[1, 2]"])
+    {'rank': 4, 'profile': 'gpu', 'ranks': [1, 2]}
+    """
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ParameterError(f"parameter {pair!r} cannot be read; write name=value, such as size=live")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    return values
+
+
+def strip(notebook: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The notebook without what differs from machine to machine and from run to run.
+
+    Cell ids are numbered, papermill's metadata and every time stamp go, and in outputs the paths of the
+    repository, of Python, of the home folder and of the kernel's temporary files are shortened.
+
+    >>> cell = {"id": "x1", "metadata": {"execution": {"t": 1}}, "outputs": [{"text": "/a/b/book/c"}]}
+    >>> strip({"cells": [cell]}, Path("/a/b"))["cells"]
+    [{'id': 'cell-0', 'metadata': {}, 'outputs': [{'text': './book/c'}]}]
+    """
+    shorten = _shortener(root)
+    cells = []
+    for index, cell in enumerate(notebook["cells"]):
+        metadata = {k: v for k, v in cell.get("metadata", {}).items() if k not in ("papermill", "execution")}
+        kept = dict(cell) | {"id": f"cell-{index}", "metadata": metadata}
+        if "outputs" in cell:
+            kept["outputs"] = shorten(cell["outputs"])
+        cells.append(kept)
+    return dict(notebook) | {"cells": cells, "metadata": {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }}
+
+
+def _shortener(root: Path) -> Callable[[Any], Any]:
+    kernel_files = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
+    places = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
+    patterns = [(re.compile(re.escape(p) + r"(?![\w.-])"), short) for p, short in places.items() if p != "/"]
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, str):
+            value = kernel_files.sub("<cell>", value)
+            for pattern, short in patterns:
+                value = pattern.sub(short, value)
+        elif isinstance(value, Mapping):
+            value = {key: shorten(item) for key, item in value.items()}
+        elif isinstance(value, list):
+            value = [shorten(item) for item in value]
+        return value
+
+    return shorten
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise ParameterError(f"{name}={value!r}; {_nearest(value, allowed)}allowed: {', '.join(allowed)}")
+    return value
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
+    sources = {path.stem: path for path in sorted(book.glob(CHAPTER_FILES))}
+    if not sources:
+        raise ParameterError(f"no chapter {CHAPTER_FILES} in {book}; run this in a clone of the repository")
+    names = dict.fromkeys(sources, "") | {stem.partition("-")[2]: stem for stem in sources}
+    chosen = set()
+    for given in chapters:
+        name = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
+        if name not in names:
+            raise ParameterError(f"no chapter {given!r}; {_nearest(name, list(names))}chapters: {', '.join(sources)}")
+        chosen.add(names[name] or name)
+    return [path for stem, path in sources.items() if stem in chosen or not chapters]
+
+
+def _read(source: Path) -> Any:
+    try:
+        import jupytext
+        import papermill  # noqa: F401 - say so now, not after the first chapter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; chapters need the extra: pip install 'lorakit[book]'") from error
+    return jupytext.read(source, fmt="md:myst")
+
+
+def _check_parameters(chapter: str, notebook: Any, passed: Mapping[str, Any]) -> None:
+    """Papermill only warns of an unknown parameter, and the run would go on with another value than asked for."""
+    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and "parameters" in c["metadata"].get("tags", ())]
+    if len(cells) != 1:
+        raise ParameterError(f"chapter {chapter} has {len(cells)} cells tagged 'parameters'; it needs one, with "
+                             'profile = "cpu" and size = "record"')
+    tree = ast.parse(cells[0]["source"])
+    targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
+    targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
+    known = [target.id for target in targets if isinstance(target, ast.Name)]
+    for name in passed:
+        if name not in known:
+            raise ParameterError(f"chapter {chapter} has no parameter {name!r}; {_nearest(name, known)}"
+                                 f"its parameters: {', '.join(known)}")
+
+
+def _inputs(root: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
+    records = hashlib.sha256()
+    for path in sorted((root / "book" / "results").rglob("*.jsonl")):
+        records.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    fingerprints = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
+    return {
+        "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
+        "records": records.hexdigest()[:16],
+        "code": code_hash([PACKAGE]),
+        "fingerprints": hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
+        "parameters": json.dumps(dict(passed), sort_keys=True, default=repr),
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
+
+
+def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
+    try:
+        before = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return ("never executed",)
+    if not isinstance(before, dict) or not target.exists():
+        return ("never executed",)
+    return tuple(f"{name} changed" for name, value in inputs.items() if before.get(name) != value)
+
+
+def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) -> Any:
+    import nbformat
+    import papermill
+
+    work = root / "_build" / "refresh"
+    work.mkdir(parents=True, exist_ok=True)
+    converted = work / f"{stem}.ipynb"
+    nbformat.write(notebook, converted)
+    with _own_kernel(work):
+        return papermill.execute_notebook(
+            str(converted), str(converted), parameters=dict(passed), kernel_name=KERNEL, language="python",
+            cwd=str(root / "book"), progress_bar=False,
+        )
+
+
+@contextlib.contextmanager
+def _own_kernel(work: Path) -> Iterator[None]:
+    """A kernel of this very Python: one called `python3` may belong to another environment of the user."""
+    folder = work / "jupyter" / "kernels" / KERNEL
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "argv": [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "lorakit", "language": "python", "env": {"IPYTHONDIR": str(work / "ipython")},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(work / "jupyter"), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JUPYTER_PATH"]
+        else:
+            os.environ["JUPYTER_PATH"] = before
+
+
+def _reason(error: Exception) -> str:
+    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    return f"{name}: {value}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,173 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from lorakit.refresh import ParameterError, RefreshError, parse_parameters, refresh
+
+HEAD = """---
+jupytext:
+  text_representation:
+    format_name: myst
+kernelspec:
+  name: python3
+  display_name: Python 3
+---
+
+# {title}
+
+```{{code-cell}} ipython3
+:tags: [parameters]
+
+profile = "cpu"
+size = "record"
+rank: int = 4
+```
+
+```{{code-cell}} ipython3
+{code}
+```
+"""
+
+
+def write_chapter(root: Path, stem: str, code: str) -> Path:
+    (root / "book" / "results" / "cpu").mkdir(parents=True, exist_ok=True)
+    path = root / "book" / f"{stem}.md"
+    path.write_text(HEAD.format(title=stem, code=code), encoding="utf-8")
+    return path
+
+
+def outputs(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "".join(str(output.get("text", "")) for cell in cells for output in cell.get("outputs", []))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.fixture
+def without_kernel(monkeypatch):
+    """Nothing is executed: these tests are about what runs again, and a kernel takes seconds to start."""
+    monkeypatch.setattr("lorakit.refresh._execute", lambda root, stem, notebook, passed: notebook)
+
+
+def test_chapters_run_in_book_with_parameters_and_then_are_up_to_date(tmp_path):
+    source = write_chapter(tmp_path, "01-first", 'import os; print(os.getcwd(), profile, size, rank)')
+    before = source.read_bytes()
+    lines: list[str] = []
+    (first,) = refresh(profile="gpu", size="live", parameters={"rank": 7}, root=tmp_path, report=lines.append)
+    assert outputs(first.notebook) == "./book gpu live 7\n"
+    assert first.notebook == tmp_path / "_build" / "executed" / "01-first.ipynb"
+    assert source.read_bytes() == before
+    assert {path.name for path in (tmp_path / "book").iterdir()} == {"01-first.md", "results"}
+
+    once = first.notebook.read_bytes()
+    (again,) = refresh(profile="gpu", size="live", parameters={"rank": 7}, root=tmp_path, report=lines.append)
+    assert again.changed == ()
+    assert lines[-1] == "01-first: up to date"
+
+    (forced,) = refresh(profile="gpu", size="live", parameters={"rank": 7}, root=tmp_path, force=True, report=quiet)
+    assert forced.changed == ("forced",)
+    assert forced.notebook.read_bytes() == once, "equal inputs must give equal files"
+
+
+def test_notebook_holds_no_path_no_timing_and_no_papermill_metadata(tmp_path):
+    code = 'import sys, warnings; print(sys.prefix, __import__("pathlib").Path.home()); warnings.warn("careful")'
+    write_chapter(tmp_path, "01-first", code)
+    (done,) = refresh(root=tmp_path, report=quiet)
+    text = done.notebook.read_text(encoding="utf-8")
+    for trace in (str(tmp_path), f"{Path.home()}\\n", "ipykernel_", '"papermill": {', "start_time", "iopub"):
+        assert trace not in text
+    assert "careful" in text
+    assert json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
+    cells = json.loads(text)["cells"]
+    assert [cell["id"] for cell in cells] == [f"cell-{i}" for i in range(len(cells))]
+    assert any("injected-parameters" in cell["metadata"].get("tags", []) for cell in cells)
+
+
+@pytest.mark.parametrize("kind", ["source", "records", "parameters"])
+def test_each_input_makes_a_chapter_run_again(tmp_path, without_kernel, kind):
+    source = write_chapter(tmp_path, "01-first", "print(1)")
+    inputs = dict(parameters={})
+    refresh(root=tmp_path, report=quiet, **inputs)
+    if kind == "source":
+        source.write_text(source.read_text().replace("print(1)", "print(2)"))
+    elif kind == "records":
+        (tmp_path / "book" / "results" / "cpu" / "rank.jsonl").write_text("{}\n")
+    else:
+        inputs = dict(parameters={"rank": 5})
+    (done,) = refresh(root=tmp_path, report=quiet, **inputs)
+    assert done.changed == (f"{kind} changed",)
+
+
+def test_code_is_an_input(tmp_path, without_kernel, monkeypatch):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    refresh(root=tmp_path, report=quiet)
+    monkeypatch.setattr("lorakit.refresh.code_hash", lambda modules: "another")
+    (done,) = refresh(root=tmp_path, report=quiet)
+    assert done.changed == ("code changed",)
+
+
+def test_records_that_a_chapter_adds_do_not_make_it_stale(tmp_path):
+    write_chapter(tmp_path, "01-first", 'open("results/cpu/rank.jsonl", "a").write("{}\\n")')
+    refresh(root=tmp_path, report=quiet)
+    (done,) = refresh(root=tmp_path, report=quiet)
+    assert done.changed == ()
+
+
+def test_a_failed_chapter_stops_no_other_and_is_named(tmp_path):
+    write_chapter(tmp_path, "01-first", 'raise RuntimeError("no weights")')
+    write_chapter(tmp_path, "02-second", "print(2)")
+    with pytest.raises(RefreshError, match=r"1 of 2 chapters failed(.|\n)*01-first: RuntimeError: no weights"):
+        refresh(root=tmp_path, report=quiet)
+    executed = tmp_path / "_build" / "executed"
+    assert sorted(p.name for p in executed.iterdir()) == ["02-second.ipynb", "02-second.json"]
+    assert (tmp_path / "_build" / "refresh" / "01-first.ipynb").exists()
+
+    lines: list[str] = []
+    with pytest.raises(RefreshError):
+        refresh(root=tmp_path, report=lines.append)
+    assert lines == ["01-first: running (never executed)", "01-first: failed", "02-second: up to date"]
+
+
+def test_bad_names_are_errors_before_anything_runs(tmp_path):
+    write_chapter(tmp_path, "01-first", 'open("ran", "w")')
+    with pytest.raises(ParameterError, match=r"01-first has no parameter 'rnk'; did you mean 'rank'.*: profile, size,"):
+        refresh(parameters={"rnk": 1}, root=tmp_path)
+    with pytest.raises(ParameterError, match=r"size='lvie'; did you mean 'live'\? allowed: live, record"):
+        refresh(size="lvie", root=tmp_path)
+    with pytest.raises(ParameterError, match=r"profile='cuda'; .*allowed: cpu, gpu, paper"):
+        refresh(profile="cuda", root=tmp_path)
+    with pytest.raises(ParameterError, match=r"no chapter 'frist'; did you mean 'first'\? chapters: 01-first"):
+        refresh(["frist"], root=tmp_path)
+    with pytest.raises(ParameterError, match="run this in a clone"):
+        refresh(root=tmp_path / "nowhere")
+    assert not (tmp_path / "book" / "ran").exists()
+
+
+def test_a_chapter_without_its_parameters_cell_is_an_error(tmp_path):
+    source = write_chapter(tmp_path, "01-first", "print(1)")
+    source.write_text(source.read_text().replace(":tags: [parameters]\n", ""))
+    with pytest.raises(ParameterError, match="01-first has 0 cells tagged 'parameters'"):
+        refresh(root=tmp_path)
+
+
+def test_chapters_are_chosen_by_stem_file_or_topic(tmp_path, without_kernel):
+    for stem in ("01-first", "02-second", "03-third"):
+        write_chapter(tmp_path, stem, "print(1)")
+    done = refresh(["third", "book/01-first.md"], root=tmp_path, report=quiet)
+    assert [d.chapter for d in done] == ["01-first", "03-third"]
+
+
+def test_missing_extra_says_what_to_install(tmp_path, monkeypatch):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    monkeypatch.setitem(__import__("sys").modules, "papermill", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lorakit\[book\]'"):
+        refresh(root=tmp_path)
+
+
+def test_unreadable_parameter_pairs_are_errors():
+    for pair in ("rank", "=4", "my rank=4"):
+        with pytest.raises(ParameterError, match="write name=value"):
+            parse_parameters([pair])
