@@ -61,7 +61,7 @@ def resolve_name(kind: str, name: str) -> str:
         return f"{name}@{names[name]}"
     if "/" in name:
         raise UnknownNameError(
-            f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights or rows"
+            f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights"
         )
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -184,7 +184,8 @@ class SFTSpec:
             _require(_is_count(getattr(self, field)), field, getattr(self, field), "a whole number of 1 or more")
         _require(_is_count(self.seed, 0), "seed", self.seed, "a whole number of 0 or more")
         _require(_is_count(self.evaluations, 2) and self.evaluations <= 20, "evaluations", self.evaluations, "2 to 20")
-        _require(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", self.weight_decay, "0 or more")
+        _require(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", self.weight_decay,
+                 "0 or more")
         _require(self.max_grad_norm is None or _is_positive(self.max_grad_norm), "max_grad_norm", self.max_grad_norm,
                  "a number above 0, or None for no clipping")
         for field in ("beta1", "beta2"):

@@ -1,0 +1,154 @@
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lorakit"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm")
+PLOTTING = ("altair", "vl_convert", "tyro")
+# A layer may import those to its left in the design's arrow, never those to its right; each line says what is not
+# allowed, as prefixes of module names, at import time or (deep) anywhere in the file.
+FORBIDDEN = {
+    "lorakit": (*HEAVY, *PLOTTING),
+    "lorakit.specs": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
+    "lorakit.records": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
+    "lorakit.codehash": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
+    "lorakit.theory": (*HEAVY, *PLOTTING, "lorakit.train", "lorakit.study", "lorakit.records"),
+    "lorakit.train": (*PLOTTING, "lorakit.study"),
+    "lorakit.study": ("lorakit.refresh", "lorakit.cli"),
+}
+OUTERMOST = ("lorakit.refresh", "lorakit.cli")
+HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorakit.study.sweeps", "lorakit.study.experiments")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def imported(source: str, module: str, package: bool, *, deep: bool) -> set[str]:
+    """Absolute names that a module imports; `deep` counts imports inside functions too, never those for types."""
+    found: set[str] = set()
+    pending: list[ast.AST] = list(ast.parse(source).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level + (1 if package else 0) or None] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {stem} | {f"{stem}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+        elif deep or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            pending += ast.iter_child_nodes(node)
+    return found
+
+
+def imports(path: Path, *, deep: bool) -> set[str]:
+    text = path.read_text(encoding="utf-8")
+    return imported(text, module_name(path), path.name == "__init__.py", deep=deep)
+
+
+def trespasses(path: Path, forbidden: tuple[str, ...], *, deep: bool) -> list[str]:
+    return sorted(name for name in imports(path, deep=deep) for bad in forbidden if within(name, bad))
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """Files of the repository: committed, or new and not ignored."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / line for line in done.stdout.splitlines()]
+    return [path for path in files if path.is_file() and (not suffixes or path.suffix in suffixes)]
+
+
+def test_the_parser_sees_every_form_of_import():
+    source = ("import a.b as c\nfrom .d import e\nfrom .. import f\n"
+              "def g():\n    import h\nif TYPE_CHECKING:\n    import i\n")
+    at_import = {"a.b", "p.q.d", "p.q.d.e", "p", "p.f"}
+    assert imported(source, "p.q.r", package=False, deep=False) == at_import
+    assert imported(source, "p.q.r", package=False, deep=True) == at_import | {"h"}
+    assert imported("from .d import e", "p.q", package=True, deep=False) == {"p.q.d", "p.q.d.e"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_data_flows_one_way(path):
+    name = module_name(path)
+    for layer, forbidden in FORBIDDEN.items():
+        if name == layer or (layer != "lorakit" and within(name, layer)):
+            assert not trespasses(path, forbidden, deep=layer != "lorakit"), f"{name} may not import these"
+    if not within(name, "lorakit.cli"):
+        assert not trespasses(path, ("lorakit.cli",), deep=True), "only the command line knows the command line"
+    if name not in OUTERMOST:
+        assert not trespasses(path, OUTERMOST, deep=True), "nothing but the command line calls refresh"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if within(module_name(p), "lorakit.study")], ids=module_name)
+def test_only_sweeps_reach_for_training(path):
+    name = module_name(path)
+    assert not trespasses(path, HEAVY, deep=False), f"{name} is read on machines without torch"
+    if not name.startswith("lorakit.study.sweep"):
+        assert not trespasses(path, ("lorakit.train",), deep=False)
+
+
+def loaded(statement: str) -> set[str]:
+    code = f"import sys, json\n{statement}\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_lorakit_loads_no_torch():
+    assert not loaded("import lorakit") & {*HEAVY, *PLOTTING}
+
+
+def test_light_modules_load_no_torch():
+    light = [module_name(p) for p in MODULES
+             if not within(module_name(p), "lorakit.train") and not module_name(p).startswith("lorakit.study.sweep")]
+    assert not loaded(f"import {', '.join(light)}") & set(HEAVY)
+
+
+@pytest.mark.parametrize("name", HAS_TO_RUN_ON_A_BARE_GPU_HOST)
+def test_running_needs_no_plotting(name):
+    absent = ", ".join(f"{package}=None" for package in PLOTTING)
+    assert "lorakit" in loaded(f"sys.modules.update({absent})\nimport {name}")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_file_holds_one_idea(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    vague = {"utils", "util", "common", "helpers", "helper", "misc"}
+    assert not set(path.relative_to(ROOT).with_suffix("").parts) & vague
+
+
+def test_every_module_says_what_it_is():
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{module_name(path)} has no docstring"
+
+
+def test_tracked_files_name_no_registry_and_no_path_of_a_machine():
+    parts = (r"pypi\." + "org", "pythonhosted" + r"\.", r"registry\.npm" + "js", "/opt/" + "(wheels|pypi)",
+             "file:" + "//")
+    registry = re.compile("|".join(parts))
+    place = re.compile("(?<![\\w.~])(?:/" + "work/|/" + "root/|/" + r"home/\w+/)")
+    suffixes = (".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".cff", ".json", ".jsonl", ".cfg", ".bib", ".css", "")
+    for path in tracked(*suffixes):
+        if path.is_relative_to(PACKAGE / "data"):
+            continue  # text that others wrote, shipped as training data
+        text = path.read_text(encoding="utf-8")
+        for pattern in (registry, place):
+            found = pattern.search(text)
+            assert not found, f"{path.relative_to(ROOT)} names {found.group()!r}"
