@@ -113,12 +113,13 @@ def test_early_steps_subtracts_the_reference_seed_by_seed():
 
 
 def test_early_steps_names_the_arms_that_there_are():
-    with pytest.raises(plots.PlotError, match="no run of arm 'rank 16' at learning rate 0.001; arms there: full, rank 4"):
+    with pytest.raises(plots.PlotError, match=r"no run of arm 'rank 16' at learning rate 0\.001; arms .*full, rank 4"):
         plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 16")
 
 
 def test_spectrum_has_a_line_per_module_and_a_middle_one():
-    frame = pd.DataFrame({"module": ["q"] * 3 + ["k"] * 3, "index": [1, 2, 3] * 2, "singular_value": [4, 2, 0, 3, 2, 1]})
+    values = [4, 2, 0, 3, 2, 1]
+    frame = pd.DataFrame({"module": ["q"] * 3 + ["k"] * 3, "index": [1, 2, 3] * 2, "singular_value": values})
     chart = plots.spectrum(frame)
     thin, thick = chart.to_dict()["layer"]
     assert thin["encoding"]["detail"]["field"] == "module"
@@ -171,8 +172,7 @@ def book_rendering():
 
 def test_a_chart_leaves_its_cell_in_three_forms(book_rendering):
     pytest.importorskip("vl_convert", reason="needs the extra 'book'")
-    bundle, _ = plots.u_curve(sweep_frame(), note="illustration: 2 seeds")._repr_mimebundle_(), None
-    forms = bundle[0] if isinstance(bundle, tuple) else bundle
+    forms = plots.u_curve(sweep_frame(), note="illustration: 2 seeds")._repr_mimebundle_()
     assert set(forms) == {"text/html", "image/svg+xml", "image/png", "text/plain"}
     assert forms["text/html"].count("<img alt=") == 1
     assert "currentColor" in forms["text/html"]

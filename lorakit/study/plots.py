@@ -88,13 +88,13 @@ def _u_curve_layers(
     vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(domain=domain, nice=False, zero=False))
     base = alt.Chart(_checked(rows)).encode(x=_x("learning_rate", True), color=_color(rows["arm"], "arm"))
     finished = base.transform_filter("datum.fate == 'finished'")
-    keys = ["arm", "learning_rate"]
-    best = finished.transform_filter("datum.best").transform_aggregate(mean=f"mean({y})", groupby=keys)
+    best = finished.transform_filter("datum.best").transform_aggregate(
+        mean=f"mean({y})", groupby=["arm", "learning_rate"])
     ring = best.mark_point(size=260, strokeWidth=2, filled=False, shape="circle").encode(y="mean:Q")
     lost = base.transform_filter("datum.fate != 'finished'").mark_point(size=60, strokeWidth=2, shape=CROSS).encode(
-        y=vertical, tooltip=[*keys, "seed", "fate"])
+        y=vertical, tooltip=["arm", "learning_rate", "seed", "fate"])
     layers = _mean_and_seeds(finished, rows, vertical, y, "arm")
-    return alt.layer(*layers, ring, lost).properties(description=text, **_heading(note))
+    return alt.LayerChart(layer=[*layers, ring, lost], description=text, **_heading(note))
 
 
 def early_steps(
@@ -152,7 +152,7 @@ def spectrum(
         y=vertical, detail="module:N", tooltip=["module", "index", y])
     middle = alt.Y(f"median({y}):Q", title=axis_title(y))
     thick = base.mark_line(strokeWidth=2.5, color=INK).encode(y=middle)
-    return alt.layer(thin, thick).properties(description=text, **_heading(note))
+    return alt.LayerChart(layer=[thin, thick], description=text, **_heading(note))
 
 
 def lines(
@@ -189,7 +189,7 @@ def lines(
     arms = ", ".join(arm_order(rows[color].astype(str)))
     text = description or f"{title} against {x_title or axis_title(x)}: {arms}."
     layers = _mean_and_seeds(base, rows, alt.Y(f"{y}:Q", title=title, scale=scale), y, color)
-    return alt.layer(*layers).properties(description=text, **_heading(note))
+    return alt.LayerChart(layer=layers, description=text, **_heading(note))
 
 
 def _mean_and_seeds(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, color: str) -> list[alt.Chart]:

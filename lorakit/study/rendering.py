@@ -37,7 +37,7 @@ def setup() -> None:
 
 def theme() -> alt.theme.ThemeConfig:
     """The book's theme in the type that Altair's registry wants."""
-    return alt.theme.ThemeConfig(palette.theme())  # type: ignore[typeddict-item]
+    return alt.theme.ThemeConfig(**palette.theme())  # type: ignore[typeddict-item]
 
 
 def mimebundle(spec: dict[str, Any], **_: Any) -> dict[str, str]:

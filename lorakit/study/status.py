@@ -1,4 +1,4 @@
-"""The execution-status page: which records the book's numbers come from, and where, when and with what they were made."""
+"""The execution-status page: the records behind the book's numbers, and where, when and with what they were made."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ def status_page(store: Store) -> str:
     every = [record for profile, name in found for record in store.records(profile, name)]
     if not every:
         return HEAD + "No experiment has records yet: `lorakit run EXPERIMENT` makes them.\n"
+    columns = ["runs", "device", "threads", "engine", *LIBRARIES]
+    problems = [problem.replace(f"{store.root}/", "") for problem in store.problems]
     parts = [
         HEAD + table(["profile", "experiment", "runs", "diverged", "failed", "first to last date", "run hours"], rows),
-        "## Machines and versions\n\n" + table(["runs", "device", "threads", "engine", *LIBRARIES], machine_rows(every)),
-        "## Lines that could not be read\n\n" + problem_list([problem.replace(f"{store.root}/", "") for problem in store.problems]),
+        "## Machines and versions\n\n" + table(columns, machine_rows(every)),
+        "## Lines that could not be read\n\n" + problem_list(problems),
     ]
     return "\n".join(parts)
 
