@@ -1,0 +1,108 @@
+"""Records in, tidy frames out: one row per curve point, or one row per run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lorakit.specs import LoRASpec, SFTSpec
+
+if TYPE_CHECKING:
+    from lorakit.records import Record
+
+RUN_COLUMNS = ("id", "model", "dataset", "method", "rank", "arm", "alpha", "targets", "learning_rate", "seed",
+               "batch_size")
+LOSS_COLUMNS = ("train_loss", "validation_loss", "test_loss")
+CURVE_COLUMNS = (*RUN_COLUMNS, "step", "tokens", *LOSS_COLUMNS, "status")
+
+
+def arm_name(lora: LoRASpec | None) -> str:
+    """What a legend calls a configuration: `full`, `rank 8`, and what else departs from the defaults.
+
+    >>> arm_name(None), arm_name(LoRASpec(rank=8)), arm_name(LoRASpec(rank=8, alpha=16, targets="mlp"))
+    ('full', 'rank 8', 'rank 8, alpha 16, mlp')
+    """
+    if lora is None:
+        return "full"
+    plain = LoRASpec(rank=lora.rank)
+    parts = [f"rank {lora.rank}"]
+    if lora.alpha != plain.alpha:
+        parts.append(f"alpha {lora.alpha:g}")
+    if lora.targets != plain.targets:
+        parts.append(_targets(lora))
+    if not lora.train_a:
+        parts.append("A frozen")
+    if lora.init_a_scale != plain.init_a_scale:
+        parts.append(f"A start × {lora.init_a_scale:g}")
+    if lora.learning_rate_b_ratio != plain.learning_rate_b_ratio:
+        parts.append(f"rate of B × {lora.learning_rate_b_ratio:g}")
+    return ", ".join(parts)
+
+
+def tidy(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per (record, curve point), with the columns of `CURVE_COLUMNS`; losses in nats per label token.
+
+    A diverged run keeps its rows: a point whose validation loss was not finite has losses of +inf, so that it loses
+    every comparison instead of vanishing from it. Failed runs left no result and are absent. `rank`, `alpha` and
+    `targets` are missing for full fine-tuning.
+
+    Args:
+        records: runs of supervised specs.
+    """
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        if record.status == "failed":
+            continue
+        run = _run(record)
+        for index in range(len(record.curve.get("step", []))):
+            losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS}
+            if record.status == "diverged" and math.isnan(losses["validation_loss"]):
+                losses = dict.fromkeys(LOSS_COLUMNS, math.inf)
+            step, tokens = int(_at(record.curve, "step", index)), _at(record.curve, "tokens", index)
+            rows.append({**run, "step": step, "tokens": tokens, **losses, "status": record.status})
+    return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
+
+
+def runs(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per record: the run's columns, its length, status, every metric, and the tokens it trained on."""
+    rows = []
+    for record in records:
+        if record.status == "failed":
+            continue
+        metrics = {name: math.nan if value is None else value for name, value in record.metrics.items()}
+        steps = SFTSpec.from_json(record.spec).steps
+        tokens = record.provenance.get("tokens")
+        rows.append({**metrics, **_run(record), "steps": steps, "status": record.status, "tokens": tokens})
+    frame = pd.DataFrame(rows)
+    return frame if rows else frame.reindex(columns=[*RUN_COLUMNS, "steps", "status", "tokens"])
+
+
+def _run(record: Record) -> dict[str, Any]:
+    spec = SFTSpec.from_json(record.spec)
+    lora = spec.lora
+    return {
+        "id": record.id,
+        "model": spec.model,
+        "dataset": spec.dataset,
+        "method": spec.method,
+        "rank": math.nan if lora is None else float(lora.rank),
+        "arm": arm_name(lora),
+        "alpha": math.nan if lora is None else lora.alpha,
+        "targets": None if lora is None else _targets(lora),
+        "learning_rate": spec.learning_rate,
+        "seed": spec.seed,
+        "batch_size": spec.batch_size * spec.accumulation,
+    }
+
+
+def _targets(lora: LoRASpec) -> str:
+    return lora.targets if isinstance(lora.targets, str) else "+".join(lora.targets)
+
+
+def _at(curve: dict[str, list[Any]], name: str, index: int) -> float:
+    values = curve.get(name, [])
+    value = values[index] if index < len(values) else None
+    return math.nan if value is None else float(value)

@@ -1,0 +1,238 @@
+"""Intervals over seeds, equivalence, and the best learning rate of a U-shaped sweep."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+Size = Literal["live", "record"]
+
+
+class SeedError(ValueError):
+    """Two arms cannot be paired: their seeds differ, or there are fewer than two."""
+
+
+class GridEdgeError(ValueError):
+    """The best learning rate is the first or last of its grid, so the optimum may lie outside."""
+
+
+class GridEdgeWarning(UserWarning):
+    """As `GridEdgeError`, at the live size, which gives no verdict."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over `n` seeds with its t interval from `low` to `high`; infinite where a run diverged."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    confidence: float = 0.95
+
+    def scaled(self, factor: float) -> Interval:
+        """The same interval in another unit; `factor` > 0."""
+        return Interval(self.mean * factor, self.low * factor, self.high * factor, self.n, self.confidence)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of one value per seed and its t interval: mean ± t · s / √n with n − 1 degrees of freedom.
+
+    A value that is not finite (a diverged run) makes the interval (−inf, inf): nothing can be concluded from it.
+
+    Raises:
+        SeedError: fewer than two values.
+        ValueError: confidence outside (0, 1).
+
+    >>> mean_interval([1.0, 3.0]).mean
+    2.0
+    >>> mean_interval([2.0, 2.0, 2.0]).high
+    2.0
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence!r} is not a probability; give a number between 0 and 1, such as 0.95")
+    array = np.asarray(list(values), dtype=float)
+    n = len(array)
+    if n < 2:
+        raise SeedError(f"an interval over seeds needs at least 2 seeds, got {n}; run more seeds")
+    if not np.isfinite(array).all():
+        mean = math.inf if np.isposinf(array).any() else -math.inf if np.isneginf(array).any() else math.nan
+        return Interval(mean, -math.inf, math.inf, n, confidence)
+    mean = float(array.mean())
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(array.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n, confidence)
+
+
+def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Interval:
+    """The mean over seeds of a − b with its paired t interval: what the seeds share (data, order) cancels.
+
+    Args:
+        a, b: a value per seed; dicts, or pandas Series indexed by seed.
+
+    Raises:
+        SeedError: the seeds of a and b differ, or there are fewer than two.
+
+    >>> paired_difference({0: 3.0, 1: 4.0}, {0: 1.0, 1: 2.0}).low
+    2.0
+    """
+    left, right = dict(a.items()), dict(b.items())
+    if left.keys() != right.keys() or len(left) != len(a) or len(right) != len(b):
+        raise SeedError(f"seeds do not pair: {sorted(a.keys())} against {sorted(b.keys())}; "
+                        "run each arm once with each seed, or drop the odd ones from both")
+    return mean_interval([_minus(left[seed], right[seed]) for seed in sorted(left)], confidence)
+
+
+def _minus(a: float, b: float) -> float:
+    return math.nan if math.isinf(a) and math.isinf(b) else float(a) - float(b)
+
+
+def equivalent(interval: Interval, margin: float) -> Literal["equal", "different", "undecided"]:
+    """Three-way test of equality: failing to see a difference is not equality.
+
+    `equal` when the whole interval lies within ±margin; `different` when all of it lies beyond the margin on one
+    side (its sign says which); `undecided` otherwise.
+
+    Args:
+        interval: of a difference.
+        margin: > 0, in the interval's unit; the book's is 5 % of full fine-tuning's improvement over the base.
+
+    >>> equivalent(Interval(0.0, -0.01, 0.02, 5), margin=0.05), equivalent(Interval(0.0, -0.01, 0.2, 5), margin=0.05)
+    ('equal', 'undecided')
+    """
+    if not (margin > 0 and math.isfinite(margin)):
+        raise ValueError(f"margin={margin!r} must be a finite number above 0: the difference that still counts as none")
+    if -margin <= interval.low and interval.high <= margin:
+        return "equal"
+    return "different" if interval.low > margin or interval.high < -margin else "undecided"
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best learning rate of an arm.
+
+    Args:
+        learning_rate: geometric mean over seeds of the fitted best rates.
+        low, high: its t interval over seeds (of log10); None with a single seed.
+        grid_rate: the trained rate with the least mean loss over seeds.
+        per_seed: fitted best rate of each seed.
+        edge: `lowest` or `highest` if `grid_rate` is that end of the grid, else None.
+    """
+
+    learning_rate: float
+    low: float | None
+    high: float | None
+    grid_rate: float
+    per_seed: dict[int, float]
+    edge: Literal["lowest", "highest"] | None
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the optimum may lie outside the grid."""
+        return self.edge is not None
+
+
+def optimum(
+    learning_rates: Sequence[float],
+    losses: Sequence[Sequence[float]] | np.ndarray,
+    *,
+    seeds: Sequence[int] | None = None,
+    size: Size = "record",
+    arm: str = "this arm",
+    confidence: float = 0.95,
+) -> Optimum:
+    """Best learning rate of a U-shaped sweep, with its interval over seeds.
+
+    For each seed: the minimum of the parabola in log(rate) through the floor of its curve, that is its best grid rate
+    and the two neighbours; it never lies further than half a grid step from the best grid rate. Where a neighbour
+    diverged, or the floor is flat, the best grid rate itself stands; a seed whose best rate is an end of the grid
+    counts with that end.
+
+    Args:
+        learning_rates: R different rates > 0.
+        losses: of shape (seeds, rates); a diverged run is +inf (NaN is read as +inf), never left out.
+        seeds: labels of the rows; 0, 1, … if None.
+        size: at an edge of the grid, `record` raises and `live` warns.
+        arm: its name, for messages.
+
+    Raises:
+        GridEdgeError: size `record`, and the least mean loss is at the first or last rate.
+        ValueError: shapes that do not match, fewer than three rates, or every rate diverged for some seed.
+
+    >>> best = optimum([1e-4, 1e-3, 1e-2], [[2.0, 1.0, 2.0], [3.0, 2.0, 3.0]])
+    >>> round(best.learning_rate, 9), best.at_edge
+    (0.001, False)
+    """
+    rates = np.asarray(learning_rates, dtype=float)
+    table = np.atleast_2d(np.asarray(losses, dtype=float))
+    if rates.ndim != 1 or table.ndim != 2 or table.shape[1] != len(rates):
+        raise ValueError(f"losses of shape {table.shape} do not fit {rates.size} learning rates; give (seeds, rates)")
+    if len(rates) < 3 or len(set(rates.tolist())) < len(rates) or not (rates > 0).all():
+        raise ValueError(f"a fit needs 3 or more different learning rates above 0, got {rates.tolist()}")
+    labels = list(range(len(table))) if seeds is None else [int(seed) for seed in seeds]
+    if len(labels) != len(table):
+        raise ValueError(f"{len(labels)} seeds named for {len(table)} rows of losses")
+    order = np.argsort(rates)
+    rates, table = rates[order], np.where(np.isnan(table[:, order]), np.inf, table[:, order])
+    if not np.isfinite(table).any(axis=1).all():
+        raise ValueError(f"{arm}: every learning rate from {rates[0]:g} to {rates[-1]:g} diverged for some seed; "
+                         "try lower rates")
+    means = table.mean(axis=0)
+    if not np.isfinite(means).any():
+        raise ValueError(f"{arm}: at every learning rate some seed diverged; add rates below {rates[0]:g}")
+    best = int(np.argmin(means))
+    edge = edge_of(rates.tolist(), float(rates[best]), arm=arm, size=size)
+    per_seed = {label: 10 ** _floor(np.log10(rates), row) for label, row in zip(labels, table, strict=True)}
+    logs = [math.log10(rate) for rate in per_seed.values()]
+    span = mean_interval(logs, confidence) if len(logs) > 1 else None
+    return Optimum(10 ** float(np.mean(logs)), 10**span.low if span else None, 10**span.high if span else None,
+                   float(rates[best]), per_seed, edge)
+
+
+def _floor(logs: np.ndarray, losses: np.ndarray) -> float:
+    """log10 of the rate at the parabola's minimum through the best point and its neighbours."""
+    best = int(np.argmin(losses))
+    near = slice(best - 1, best + 2)
+    if best in (0, len(logs) - 1) or not np.isfinite(losses[near]).all():
+        return float(logs[best])
+    curvature, slope, _ = np.polyfit(logs[near] - logs[best], losses[near] - losses[best], 2)
+    return float(logs[best]) if curvature <= 0 else float(logs[best] - slope / (2 * curvature))
+
+
+def edge_of(
+    rates: Sequence[float], best: float, *, arm: str, size: Size, stacklevel: int = 3
+) -> Literal["lowest", "highest"] | None:
+    """Which end of the grid the best rate is, or None; says so as a warning (`live`) or an error (`record`).
+
+    Raises:
+        GridEdgeError: an end of the grid at the record size, with rates to add.
+    """
+    grid = sorted(rates)
+    if grid[0] < best < grid[-1]:
+        return None
+    side: Literal["lowest", "highest"] = "lowest" if best <= grid[0] else "highest"
+    ratio = grid[1] / grid[0] if len(grid) > 1 else 3.0
+    more = [best / ratio**2, best / ratio] if side == "lowest" else [best * ratio, best * ratio**2]
+    text = (f"{arm}: the best learning rate, {best:.3g}, is the {side} of its grid, so the optimum may lie outside; "
+            f"widen the grid {'downwards' if side == 'lowest' else 'upwards'}, for example with "
+            f"{more[0]:.3g} and {more[1]:.3g}")
+    if size == "record":
+        raise GridEdgeError(text)
+    warnings.warn(text, GridEdgeWarning, stacklevel=stacklevel)
+    return side
+
+
+def ratio_interval(a: Optimum, b: Optimum, confidence: float = 0.95) -> Interval:
+    """The ratio of two best rates, a / b: geometric mean over seeds, and the interval of the paired log ratio.
+
+    Raises:
+        SeedError: the seeds differ, or there are fewer than two.
+    """
+    logs = [{seed: math.log10(rate) for seed, rate in arm.per_seed.items()} for arm in (a, b)]
+    span = paired_difference(logs[0], logs[1], confidence)
+    return Interval(10**span.mean, 10**span.low, 10**span.high, span.n, confidence)
