@@ -1,0 +1,215 @@
+"""The ledger: each claim of the sources with its rule, and the verdict that the records give on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from lorakit.specs import SFTSpec
+from lorakit.study import rules
+from lorakit.study.evidence import OPEN, OUTCOMES, UNTESTED, Evidence, Finding, Outcome, Scale
+from lorakit.study.frames import runs, tidy
+from lorakit.study.regime import pretraining_facts
+from lorakit.study.statistics import GridEdgeError, Interval
+
+if TYPE_CHECKING:
+    from lorakit.records import Store
+
+PROFILES = ("cpu", "gpu", "paper")
+
+
+class UnknownClaimError(KeyError):
+    """No claim, or no verdict, has this id."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class VerdictChanged(RuntimeError):  # noqa: N818 - named for what happened: the records say something else now
+    """The records no longer say what a chapter's prose says."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a source, and how it is judged.
+
+    Args:
+        id: such as `C1`.
+        source: citation key in the book's references.
+        statement: the claim in our own words, as a clause that can follow "that".
+        rule_text: the rule that `evaluate` follows, in words, fixed before the records.
+        scope: about what the source makes the claim.
+        experiments: names in `lorakit.study.experiments`.
+        chapter: document that shows the evidence.
+        evaluate: the rule in code: pure, from the runs of one base model to a finding.
+    """
+
+    id: str
+    source: str
+    statement: str
+    rule_text: str
+    scope: str
+    experiments: tuple[str, ...]
+    chapter: str
+    evaluate: Callable[[Evidence], Finding]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records say of a claim at one scale; `others` are those at the other scales that have records."""
+
+    claim: Claim
+    outcome: Outcome
+    reason: str
+    effect: str | None = None
+    interval: Interval | None = None
+    seeds: int = 0
+    scale: Scale | None = None
+    regime: str | None = None
+    others: tuple[Verdict, ...] = ()
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        id="C1",
+        source="schulman2025lora",
+        statement="LoRA of high rank ends at the test loss of full fine-tuning on small and medium-sized datasets",
+        rule_text=rules.C1_RULE,
+        scope="Post-training on instruction and reasoning data, Llama 3 and Qwen3 models of 1B to 30B parameters.",
+        experiments=("rank",),
+        chapter="02-rank",
+        evaluate=rules.equal_to_full,
+    ),
+    Claim(
+        id="C2",
+        source="schulman2025lora",
+        statement="past its capacity LoRA leaves the common loss curve at a step that grows with its rank, and from "
+        "there learns more slowly instead of stopping at a floor",
+        rule_text=rules.C2_RULE,
+        scope="Datasets that exceed what the adapter can hold.",
+        experiments=("rank",),
+        chapter="02-rank",
+        evaluate=rules.rank_sets_departure,
+    ),
+    Claim(
+        id="C4",
+        source="schulman2025lora",
+        statement="at one learning rate the first steps are the same for every rank",
+        rule_text=rules.C4_RULE,
+        scope="LoRA with the scale alpha / rank, alpha the same for all ranks.",
+        experiments=("rank",),
+        chapter="02-rank",
+        evaluate=rules.same_first_steps,
+    ),
+)
+
+
+def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
+    """The verdict at the largest scale whose records are complete (if none is complete, the largest of all).
+
+    Size is the base's number of parameters, then tokens. Only runs of the record size belong into `evidence`. No
+    verdict but `inconclusive` comes from too few seeds, from missing runs, or from a best rate at its grid's edge.
+    """
+    pieces = [piece for piece in evidence if len(piece.curves)]
+    if not pieces:
+        names = ", ".join(claim.experiments)
+        return Verdict(claim, UNTESTED, f"There are no records of the record size yet (experiment: {names}).")
+    pieces.sort(key=lambda e: (e.missing > 0, -(e.scale.parameters or 0), -(e.scale.tokens or 0), e.model))
+    verdicts = [_judge(claim, piece) for piece in pieces]
+    return replace(verdicts[0], others=tuple(verdicts[1:]))
+
+
+def _judge(claim: Claim, evidence: Evidence) -> Verdict:
+    try:
+        finding = _refusal(evidence) or claim.evaluate(evidence)
+    except GridEdgeError as error:
+        finding = Finding(OPEN, f"{error}.")
+    return Verdict(claim, finding.outcome, finding.reason, finding.effect, finding.interval, evidence.seeds,
+                   evidence.scale, finding.regime)
+
+
+def _refusal(evidence: Evidence) -> Finding | None:
+    if evidence.missing:
+        return Finding(OPEN, f"Needs every run of its experiments; {evidence.missing} have no record.")
+    if evidence.seeds < evidence.seeds_needed:
+        return Finding(OPEN, f"Needs {evidence.seeds_needed} seeds, the records have {evidence.seeds}.")
+    return None
+
+
+def gather(
+    claim: Claim,
+    store: Store,
+    specs_of: Callable[[str, str], Sequence[Any]] | None = None,
+    facts: Callable[[str], Mapping[str, Any]] = pretraining_facts,
+) -> list[Evidence]:
+    """The record-size runs of a claim's experiments, one `Evidence` for each profile and base model.
+
+    Args:
+        store: of `lorakit.records`.
+        specs_of: (experiment, profile) to its specs of the record size; None asks `lorakit.study.experiments`.
+        facts: model name to what is known of its pre-training: `peak_learning_rate`, `parameters`.
+    """
+    specs_of = specs_of or _record_specs
+    found = []
+    for profile in PROFILES:
+        named = [spec for name in claim.experiments for spec in specs_of(name, profile)]
+        specs = {spec.id: spec for spec in named if isinstance(spec, SFTSpec)}
+        records = store.find(list(specs))  # failed runs are not among them: they count as missing
+        for model in sorted({spec.model for spec in specs.values()}):
+            ids = [key for key, spec in specs.items() if spec.model == model]
+            mine = [records[key] for key in ids if key in records]
+            known = facts(model)
+            found.append(Evidence(profile, model, tidy(mine), runs(mine), len(ids) - len(mine),
+                                  known.get("peak_learning_rate"), known.get("parameters")))
+    return found
+
+
+def _record_specs(experiment: str, profile: str) -> Sequence[Any]:
+    from lorakit.study import experiments
+
+    return experiments.get(experiment).specs(profile, "record")
+
+
+def verdict(claim_id: str, store: Store, **sources: Any) -> Verdict:
+    """The verdict on one claim from the records; `sources` as in `gather`.
+
+    Raises:
+        UnknownClaimError: no claim has this id.
+    """
+    claim = _by_id(claim_id, {claim.id: claim for claim in CLAIMS})
+    return evaluate(claim, gather(claim, store, **sources))
+
+
+def ledger(store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> list[Verdict]:
+    """The verdict on every claim, in the ledger's order; `sources` as in `gather`."""
+    return [evaluate(claim, gather(claim, store, **sources)) for claim in claims]
+
+
+def expect_verdict(claim_id: str, outcome: str, verdicts: Iterable[Verdict]) -> Verdict:
+    """Guard a sentence of the book: return the verdict if it is the one that the sentence supposes.
+
+    Args:
+        outcome: one of `holds`, `does not hold`, `inconclusive`, `not tested at this scale`.
+
+    Raises:
+        VerdictChanged: the records say something else; the build stops until prose and records agree.
+        UnknownClaimError: there is no verdict on this claim.
+        ValueError: no such outcome.
+    """
+    if outcome not in OUTCOMES:
+        raise ValueError(f"outcome={outcome!r} does not exist; allowed: {', '.join(OUTCOMES)}")
+    found: Verdict = _by_id(claim_id, {verdict.claim.id: verdict for verdict in verdicts})
+    if found.outcome != outcome:
+        raise VerdictChanged(
+            f"{claim_id}: the prose says {outcome!r}, the records say {found.outcome!r} "
+            f"({found.scale or 'no records'}, {found.seeds} seeds). {found.reason} "
+            "Rewrite the sentence, or find out why the records changed."
+        )
+    return found
+
+
+def _by_id(claim_id: str, known: Mapping[str, Any]) -> Any:
+    if claim_id not in known:
+        raise UnknownClaimError(f"no claim {claim_id!r}; known: {', '.join(known)}")
+    return known[claim_id]

@@ -1,0 +1,176 @@
+import math
+from dataclasses import replace
+
+import pytest
+from synthetic_records import changed, curve_loss, make
+
+from lorakit.records import Store
+from lorakit.specs import SFTSpec
+from lorakit.study.claims import (
+    CLAIMS,
+    UnknownClaimError,
+    VerdictChanged,
+    evaluate,
+    expect_verdict,
+    gather,
+    ledger,
+    verdict,
+)
+from lorakit.study.claims_page import ledger_markdown, sentence
+from lorakit.study.evidence import Evidence
+from lorakit.study.frames import runs, tidy
+
+C1 = CLAIMS[0]
+
+
+def evidence(records, *, profile="cpu", parameters=None, missing=0):
+    model = records[0].spec["model"]
+    return Evidence(profile, model, tidy(records), runs(records), missing, 1e-2, parameters)
+
+
+def specs_of(records, profile="cpu"):
+    specs = [SFTSpec.from_json(record.spec) for record in records]
+    return lambda experiment, asked: specs if asked == profile else []
+
+
+@pytest.fixture
+def store(tmp_path):
+    filled = Store(tmp_path)
+    for record in make():
+        filled.append("cpu", "rank", record)
+    return filled
+
+
+SOURCES = {"specs_of": specs_of(make()), "facts": lambda model: {"peak_learning_rate": 1e-2, "parameters": 362_000}}
+
+
+def test_a_changed_record_changes_the_verdict_and_stops_the_build(store):
+    before = ledger(store, **SOURCES)
+    assert expect_verdict("C1", "holds", before).outcome == "holds"
+    for record in make(ranks=(16,), rates=[1e-3]):
+        store.append("cpu", "rank", changed(record, test_loss=record.curve["test_loss"][-1] + 0.3))
+    after = ledger(store, **SOURCES)
+    with pytest.raises(VerdictChanged, match=r"C1: the prose says 'holds', the records say 'does not hold'.*rank 16"):
+        expect_verdict("C1", "holds", after)
+    assert ledger_markdown(before) != ledger_markdown(after)
+    assert verdict("C1", store, **SOURCES).outcome == "does not hold"
+
+
+def test_a_missing_run_leaves_no_verdict(store):
+    more = make() + make(ranks=(128,), rates=[1e-3], seeds=[0])
+    found = verdict("C1", store, specs_of=specs_of(more), facts=SOURCES["facts"])
+    assert found.outcome == "inconclusive"
+    assert "1 have no record" in found.reason
+
+
+def test_a_failed_run_is_a_missing_run(tmp_path):
+    store = Store(tmp_path)
+    for record in [*make()[:-1], replace(make()[-1], status="failed")]:
+        store.append("cpu", "rank", record)
+    (found,) = gather(C1, store, **SOURCES)
+    assert found.missing == 1
+
+
+def test_runs_that_the_experiment_does_not_name_do_not_enter(store):
+    for record in make(curve_loss, ranks=(32,), dataset="reworded-skills@1"):
+        store.append("cpu", "other", record)
+    (found,) = gather(C1, store, **SOURCES)
+    assert "rank 32" not in set(found.curves["arm"])
+    assert found.scale.parameters == 362_000
+
+
+def test_an_empty_store_says_not_tested(tmp_path):
+    found = verdict("C1", Store(tmp_path), **SOURCES)
+    assert found.outcome == "not tested at this scale"
+    assert found.scale is None
+    assert "no records" in sentence(found)
+
+
+@pytest.mark.parametrize(("profile", "seeds", "outcome"), [("cpu", 4, "inconclusive"), ("cpu", 5, "holds"),
+                                                           ("gpu", 3, "holds"), ("gpu", 2, "inconclusive")])
+def test_seeds_that_each_profile_needs(profile, seeds, outcome):
+    found = evaluate(C1, [evidence(make(seeds=range(seeds)), profile=profile)])
+    assert found.outcome == outcome
+    assert found.seeds == seeds
+    if outcome == "inconclusive":
+        assert f"Needs {5 if profile == 'cpu' else 3} seeds, the records have {seeds}" in found.reason
+
+
+def test_the_headline_is_the_largest_complete_scale():
+    tiny = evidence(make(), parameters=360_000)
+    large = evidence(make(model="large@1", seeds=range(3)), profile="gpu", parameters=135_000_000)
+    found = evaluate(C1, [tiny, large])
+    assert found.scale.model == "large@1"
+    assert [other.scale.model for other in found.others] == ["base@1"]
+    begun = replace(large, missing=7)
+    assert evaluate(C1, [begun, tiny]).scale.model == "base@1"
+
+
+def test_a_best_rate_at_the_edge_gives_no_verdict():
+    def downhill(rank, rate, seed, step):
+        return 2 - math.log10(rate) / 10
+
+    found = evaluate(C1, [evidence(make(downhill))])
+    assert found.outcome == "inconclusive"
+    assert "widen the grid upwards" in found.reason
+
+
+def test_guards_name_what_exists():
+    found = [evaluate(claim, []) for claim in CLAIMS]
+    with pytest.raises(UnknownClaimError, match="no claim 'C9'; known: C1, C2, C4"):
+        expect_verdict("C9", "holds", found)
+    with pytest.raises(ValueError, match="allowed: holds, does not hold"):
+        expect_verdict("C1", "true", found)
+    with pytest.raises(UnknownClaimError):
+        verdict("C9", Store("nowhere"))
+
+
+def test_claims_are_complete_and_their_rules_name_their_thresholds():
+    assert [claim.id for claim in CLAIMS] == ["C1", "C2", "C4"]
+    for claim in CLAIMS:
+        assert claim.source == "schulman2025lora"
+        assert "5%" in claim.rule_text
+        assert "95 %" in claim.rule_text
+        assert not claim.statement.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [(0.0, "the records bear out, at this scale, that LoRA"),
+     (0.3, "the records do not bear out, at this scale, that LoRA"),
+     (None, "the records do not settle whether LoRA")],
+)
+def test_a_sentence_follows_its_verdict(shift, words):
+    def loss(rank, rate, seed, step):
+        lora = 0.2 * (seed - 2) if shift is None else shift
+        return curve_loss(rank, rate, seed, step) + (lora if rank else 0.0)
+
+    text = sentence(evaluate(C1, [evidence(make(loss))]))
+    assert words in text
+    assert text.startswith("With base, 360,000 parameters, 32,768 training tokens, 5 seeds")
+    assert "95% interval" in text
+
+
+def test_the_page_shows_each_verdict_alike():
+    def worse(rank, rate, seed, step):
+        return curve_loss(rank, rate, seed, step) + (0.3 if rank else 0.0)
+
+    good, bad = evaluate(C1, [evidence(make())]), replace(evaluate(C1, [evidence(make(worse))]))
+    pages = {v.outcome: ledger_markdown([v]) for v in (good, bad)}
+    assert "1 claims: 1 holds, 0 does not hold" in pages["holds"]
+    assert "| **does not hold at this scale** |" in pages["does not hold"]
+    assert "## C1: does not hold at this scale" in pages["does not hold"]
+    forms = [[line[:3] for line in page.splitlines()] for page in pages.values()]
+    assert forms[0] == forms[1]
+    for page in pages.values():
+        assert "{cite}`schulman2025lora`" in page
+        assert C1.rule_text in page
+        rows = [line for line in page.splitlines() if line.startswith("|")]
+        assert {row.count("|") - row.count("\\|") for row in rows} == {8}
+
+
+def test_the_page_lists_smaller_scales_too():
+    large = evidence(make(model="large@1", seeds=range(3)), profile="gpu", parameters=135_000_000)
+    page = ledger_markdown([evaluate(C1, [evidence(make()), large])])
+    rows = [line for line in page.splitlines() if line.startswith("| **C1**")]
+    assert ["large" in row for row in rows] == [True, False]

@@ -1,0 +1,181 @@
+import math
+
+import pytest
+from synthetic_records import BASE, curve_loss, jitter, make
+
+from lorakit.study.evidence import Comparison, Evidence, Finding, all_equal, combine
+from lorakit.study.frames import runs, tidy
+from lorakit.study.rules import equal_to_full, rank_sets_departure, same_first_steps
+
+ASSOCIATIONS = "random-associations@1"
+
+
+def evidence(records, peak=1e-2):
+    return Evidence("cpu", "base@1", tidy(records), runs(records), peak_learning_rate=peak)
+
+
+def shifted(shift, only=lambda rank: rank is not None and rank >= 16):
+    """`curve_loss` with LoRA's loss raised by `shift` (of an improvement of 1.5) times a factor by seed."""
+    def loss(rank, rate, seed, step):
+        return curve_loss(rank, rate, seed, step) + (shift(seed) if only(rank) else 0.0)
+    return loss
+
+
+def test_c1_holds_where_high_ranks_equal_full_and_low_ones_may_not():
+    found = equal_to_full(evidence(make(shifted(lambda seed: 0.4, only=lambda rank: rank == 1))))
+    assert found.outcome == "holds"
+    assert abs(found.interval.mean) < 1
+    assert "rank 16" in found.reason
+    assert "rank 1:" not in found.reason
+    assert found.regime.startswith("reworded-skills: post-training")
+
+
+def test_c1_fails_in_either_direction_and_says_whose_favour():
+    worse = equal_to_full(evidence(make(shifted(lambda seed: 0.3))))
+    better = equal_to_full(evidence(make(shifted(lambda seed: -0.3))))
+    assert worse.outcome == better.outcome == "does not hold"
+    assert worse.interval.mean == pytest.approx(20, abs=1)
+    assert "full fine-tuning's favour" in worse.reason
+    assert "LoRA's favour" in better.reason
+
+
+def test_c1_is_inconclusive_where_seeds_disagree():
+    found = equal_to_full(evidence(make(shifted(lambda seed: 0.2 * (seed - 2)))))
+    assert found.outcome == "inconclusive"
+
+
+def test_c1_one_rank_that_differs_is_enough():
+    found = equal_to_full(evidence(make(shifted(lambda seed: 0.3, only=lambda rank: rank == 16))))
+    assert found.outcome == "does not hold"
+    assert found.effect.startswith("reworded-skills, rank 16")
+
+
+def test_c1_is_not_tested_outside_post_training():
+    found = equal_to_full(evidence(make(metrics={"delta_norm": 0.4})))
+    assert found.outcome == "not tested at this scale"
+    assert "new-skill regime" in found.reason
+    assert "‖ΔW‖/‖W‖ 0.4" in found.reason
+    assert equal_to_full(evidence(make(), peak=1e-3)).outcome == "not tested at this scale"
+
+
+def test_c1_leaves_out_data_made_to_exceed_capacity_and_the_control():
+    bad = shifted(lambda seed: 0.3)
+    records = make() + make(bad, dataset=ASSOCIATIONS) + make(bad, dataset="new-skills@1")
+    assert equal_to_full(evidence(records)).outcome == "holds"
+    assert equal_to_full(evidence(make(dataset=ASSOCIATIONS))).outcome == "not tested at this scale"
+
+
+def test_c1_needs_an_improvement_to_compare_with():
+    found = equal_to_full(evidence(make(lambda *run: BASE + 0.1 + abs(math.log10(run[1]) + 3) / 10)))
+    assert found.outcome == "inconclusive"
+    assert "not clearly above zero" in found.reason
+
+
+def memorise(leaves, slope=0.15):
+    """Loss falls with log2 steps; a rank falls more slowly after `leaves[rank]` steps."""
+    def loss(rank, rate, seed, step):
+        common = BASE - 0.3 * math.log2(1 + step) + (math.log10(rate) + 3) ** 2 / 10
+        late = max(0.0, math.log2((1 + step) / (1 + leaves.get(rank, 10_000)))) * (0.3 - slope)
+        return common + late + 0.01 * seed + jitter(rank or 500, seed, step)
+    return loss
+
+
+def departures(leaves, slope=0.15, ranks=(None, 1, 4, 16, 64)):
+    return rank_sets_departure(evidence(make(memorise(leaves, slope), ranks=ranks, dataset=ASSOCIATIONS)))
+
+
+def test_c2_holds_where_higher_ranks_leave_later_and_keep_learning():
+    found = departures({1: 4, 4: 16, 16: 32})
+    assert found.outcome == "holds"
+    assert found.interval.low > 0
+    assert "rank 1 at step 8" in found.reason
+    assert "rank 64 never" in found.reason
+
+
+def test_c2_fails_where_rank_does_not_matter():
+    assert departures({1: 8, 4: 8, 16: 8, 64: 8}).outcome == "does not hold"
+
+
+def test_c2_fails_where_higher_ranks_leave_first():
+    assert departures({1: 32, 4: 16, 16: 8, 64: 4}).outcome == "does not hold"
+
+
+def test_c2_fails_at_a_floor():
+    found = departures({1: 4, 4: 16, 16: 32}, slope=0.0)
+    assert found.outcome == "does not hold"
+    assert "Standing still at the end, as at a floor: rank 1" in found.reason
+
+
+def test_c2_is_inconclusive_where_nothing_ran_out_or_too_few_ranks():
+    assert "No rank ran out of capacity" in departures({}).reason
+    assert departures({}).outcome == "inconclusive"
+    assert departures({1: 4}, ranks=(None, 1, 4)).outcome == "inconclusive"
+
+
+def test_c2_looks_only_at_random_associations():
+    assert rank_sets_departure(evidence(make())).outcome == "not tested at this scale"
+
+
+def first(offset):
+    """A common early curve, with a rank's own offset as a fraction of the improvement so far."""
+    def loss(rank, rate, seed, step):
+        gain = 0.5 * math.log10(1 + step) * (1 - (math.log10(rate) + 3) ** 2 / 10)
+        return BASE - gain * (1 + offset(rank, seed)) + 0.001 * jitter(rank, rate, seed, step)
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("offset", "outcome"),
+    [(lambda rank, seed: 0.001 * (seed - 2), "holds"),
+     (lambda rank, seed: 0.2 if rank == 1 else 0.0, "does not hold"),
+     (lambda rank, seed: -0.2 if rank == 1 else 0.0, "does not hold"),
+     (lambda rank, seed: 0.1 * (seed - 2) if rank == 1 else 0.0, "inconclusive")],
+)
+def test_c4_outcomes(offset, outcome):
+    found = same_first_steps(evidence(make(first(offset), ranks=(1, 16, 64))))
+    assert found.outcome == outcome
+    assert "rank 64" in found.effect
+
+
+def test_c4_margin_is_of_the_improvement_so_far_not_of_the_run():
+    def loss(rank, rate, seed, step):  # 20 % apart at step 8, which is 3 % of what the whole run gains
+        gain = 0.02 * step * (0.8 if rank == 1 and step <= 8 else 1) - (math.log10(rate) + 3) ** 2 / 1000
+        return BASE - gain + 0.0001 * jitter(rank, seed, step)
+
+    assert same_first_steps(evidence(make(loss, ranks=(1, 16)))).outcome == "does not hold"
+
+
+def test_c4_ignores_late_steps_and_compares_at_one_rate():
+    def loss(rank, rate, seed, step):
+        late = 0.5 if rank == 1 and step > 10 else 0.0
+        own_rate = 0.3 * abs(math.log10(rate) + 3) if rank == 1 else 0.0
+        return first(lambda *_: 0.0)(rank, rate, seed, step) + late + own_rate
+
+    assert same_first_steps(evidence(make(loss, ranks=(1, 16)))).outcome == "holds"
+
+
+def test_c4_needs_two_ranks_two_steps_and_the_common_rate():
+    assert same_first_steps(evidence(make(ranks=(None, 16)))).outcome == "not tested at this scale"
+    assert same_first_steps(evidence(make(ranks=(1, 16), steps=(8, 64, 128)))).outcome == "inconclusive"
+    apart = make(first(lambda *_: 0.0), ranks=(16,)) + make(first(lambda *_: 0.0), ranks=(1,), rates=[2e-4, 2e-3])
+    assert "Not run at learning rate 0.001: rank 1" in same_first_steps(evidence(apart)).reason
+
+
+def test_many_comparisons_do_not_refute_by_chance():
+    values = [0.060, 0.062, 0.064, 0.066, 0.078]
+    one = Comparison("a", dict(enumerate(values)), dict.fromkeys(range(5), 0.0), margin=0.0555, unit=1.0)
+    equal = Comparison("b", {0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}, margin=0.0555, unit=1.0)
+    assert all_equal([one])[0] == "does not hold"
+    assert all_equal([one, *[equal] * 9])[0] == "inconclusive"
+    with pytest.raises(ValueError, match="at least one"):
+        all_equal([])
+
+
+def test_combined_findings():
+    holds, fails, unsure = Finding("holds", "a"), Finding("does not hold", "b"), Finding("inconclusive", "c")
+    untested = Finding("not tested at this scale", "d")
+    assert combine({"x": holds, "y": unsure}).outcome == "inconclusive"
+    assert combine({"x": holds, "y": unsure, "z": fails}).outcome == "does not hold"
+    assert combine({"x": holds, "y": untested}).outcome == "holds"
+    assert combine({"y": untested}).outcome == "not tested at this scale"
+    assert combine({}).outcome == "not tested at this scale"
