@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -94,7 +95,7 @@ def _u_curve_layers(
     lost = base.transform_filter("datum.fate != 'finished'").mark_point(size=60, strokeWidth=2, shape=CROSS).encode(
         y=vertical, tooltip=["arm", "learning_rate", "seed", "fate"])
     layers = _mean_and_seeds(finished, rows, vertical, y, "arm")
-    return alt.LayerChart(layer=[*layers, ring, lost], description=text, **_heading(note))
+    return alt.LayerChart(layer=[*layers, ring, lost], description=text, title=_heading(note))
 
 
 def early_steps(
@@ -152,7 +153,7 @@ def spectrum(
         y=vertical, detail="module:N", tooltip=["module", "index", y])
     middle = alt.Y(f"median({y}):Q", title=axis_title(y))
     thick = base.mark_line(strokeWidth=2.5, color=INK).encode(y=middle)
-    return alt.LayerChart(layer=[thin, thick], description=text, **_heading(note))
+    return alt.LayerChart(layer=[thin, thick], description=text, title=_heading(note))
 
 
 def lines(
@@ -189,7 +190,7 @@ def lines(
     arms = ", ".join(arm_order(rows[color].astype(str)))
     text = description or f"{title} against {x_title or axis_title(x)}: {arms}."
     layers = _mean_and_seeds(base, rows, alt.Y(f"{y}:Q", title=title, scale=scale), y, color)
-    return alt.LayerChart(layer=layers, description=text, **_heading(note))
+    return alt.LayerChart(layer=layers, description=text, title=_heading(note))
 
 
 def _mean_and_seeds(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, color: str) -> list[alt.Chart]:
@@ -237,7 +238,7 @@ def bars(
         color=fill,
         tooltip=list(rows.columns),
         **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}),
-    ).properties(description=text, height=alt.Step(24), **_heading(note))
+    ).properties(description=text, height=alt.Step(24), title=_heading(note))
 
 
 def require(frame: pd.DataFrame, *columns: str) -> None:
@@ -268,8 +269,8 @@ def _color(values: Sequence[str] | pd.Series, column: str) -> alt.Color:
     return alt.Color(f"{column}:N", scale=alt.Scale(domain=order, range=colors), title=None)
 
 
-def _heading(note: str | None) -> dict[str, alt.TitleParams]:
-    return {"title": alt.TitleParams(note, fontStyle="italic", fontSize=12)} if note else {}
+def _heading(note: str | None) -> Any:
+    return alt.TitleParams(note, fontStyle="italic", fontSize=12) if note else alt.Undefined
 
 
 def _names(rows: pd.DataFrame) -> str:

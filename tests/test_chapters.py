@@ -1,0 +1,172 @@
+"""The anatomy of a chapter, and the rule that no result is typed into prose.
+
+What a reader could take for a result is a decimal, a percentage, a multiple or a number of four digits and more. Such
+a number may stand in a code cell, in a formula, in a role (`{glue:text}`), in a paragraph that cites its source, and in
+a prediction, which is arithmetic from before the run. Anywhere else it has to be glued.
+"""
+
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+jupytext = pytest.importorskip("jupytext", reason="needs the extra 'book'")
+
+BOOK = Path(__file__).parent.parent / "book"
+CHAPTERS = sorted(BOOK.glob("[0-9][0-9]-*.md"))
+SECTIONS = {
+    "Question": r"\*\*Question\.?\*\*|^#+ .*question",
+    "what you will be able to decide": r"what you will be able to decide",
+    "Prediction": r"\*\*Prediction\.?\*\*|^#+ .*prediction",
+    "Takeaway": r"\{admonition\} Takeaway",
+    "Card": r"\} Card\b|^#+ Card\b",
+    "Exercises": r"^#+ Exercises",
+}
+HIDDEN = {"remove-cell", "remove-input", "hide-cell", "hide-input"}
+LONGEST_CELL, LONGEST_MEDIAN, WIDEST_LINE = 15, 5, 120
+RESULT = re.compile(
+    r"\d+[.]\d+"  # a decimal
+    r"|\d+\s?%"  # a share
+    r"|\d+\s?×|×\s?\d+|\d+-fold|\d+ times"  # a multiple
+    r"|\d{1,3}(?:,\d{3})+"  # a large count
+    r"|\d+e[+-]?\d+"  # 3e-4
+)
+BLOCKS = re.DOTALL | re.MULTILINE
+NO_PROSE = re.compile(
+    r"\$\$.*?\$\$|\$[^$]+\$"  # formulas
+    r"|\{[\w:]+\}`[^`]*`|``.+?``|`[^`]*`"  # roles and code
+    r"|\]\([^)]*\)|<[^>]*>|https?://\S+"  # addresses
+    r"|\b[A-Za-z][\w.]*-\w[\w.-]*"  # names with a version in them: Llama-3.1-8B
+    r"|\b(?:Python|version|arXiv) \d[\d.]*"
+    r"|\d+ × \d+(?: × \d+)*(?! ?[a-z]* ?(?:faster|more|less|slower))"  # shapes: 8 × 64 tokens
+    r"|\b95 % (?:confidence )?interval",
+    re.DOTALL,
+)
+
+
+def typed_results(markdown):
+    """Numbers in prose that look like results, each with the start of its paragraph."""
+    text = re.sub(r"^(`{3,})(?:\{(?:math|bibliography|code-cell)\}.*?|\w*\n.*?)^\1\s*$", "", markdown, flags=BLOCKS)
+    found, predicting = [], False
+    for paragraph in re.split(r"\n\s*\n", text):
+        predicting = paragraph.startswith("**Prediction") or (predicting and not re.match(r"#|\*\*[A-Z]", paragraph))
+        if predicting or "{cite" in paragraph:
+            continue
+        prose = NO_PROSE.sub(" ", paragraph)
+        found += [f"{match.group()} in: {paragraph.strip()[:60]}" for match in RESULT.finditer(prose)]
+    return found
+
+
+@pytest.mark.parametrize("sentence", [
+    "Rank 4 ends at 1.73 nats.", "The gap is 12 %.", "LoRA is 3× slower.", "It grew 8-fold.", "That is 10 times more.",
+    "It has 1,769,472 weights.", "The best rate is 3e-4.", "The best is at .. 2.5 x.", "| full | 0.97 |",
+])
+def test_a_typed_result_is_found(sentence):
+    assert typed_results(sentence)
+
+
+@pytest.mark.parametrize("sentence", [
+    "Two cores, ranks 1 to 128, 5 seeds.", "Llama-3.1-8B and SmolLM2-135M.", "Python 3.11 is enough.",
+    "A batch of 8 × 64 tokens.", "The loss is {glue:text}`rank-loss` nats.", r"A factor $2^{16} = 65{,}536$.",
+    "The article reports 0.49 billion {cite}`schulman2025lora`.", "Use `learning_rate=3e-4`.", "A 95 % interval.",
+    "**Prediction.** About 15 % of the update.", "```{code-cell} ipython3\nx = 1.5\n```", "```bash\nsleep 1.5\n```",
+])
+def test_what_is_no_result_may_be_typed(sentence):
+    assert typed_results(sentence) == []
+
+
+def test_a_prediction_ends_with_its_section():
+    assert typed_results("**Prediction.** About 15 %.\n\nThen 16 %.\n\n## The run\n\nIt was 17 %.") == [
+        "17 % in: It was 17 %."]
+
+
+def notebook(path):
+    return jupytext.reads(path.read_text(encoding="utf-8"), fmt="md:myst")
+
+
+def code_cells(path):
+    return [cell for cell in notebook(path).cells if cell.cell_type == "code"]
+
+
+def code_lines(cell):
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+def prose(path):
+    return "\n\n".join(cell.source for cell in notebook(path).cells if cell.cell_type == "markdown")
+
+
+def figure(cell):
+    return cell.metadata.get("mystnb", {}).get("figure", {})
+
+
+def draws(cell):
+    """Whether the cell's last expression is a chart."""
+    last = re.split(r"\n(?=\S)", cell.source.strip())[-1]
+    return bool(re.match(r"(?:\(?plots\.\w+\(|\(?alt\.\w*[Cc]hart\(|alt\.layer\()", last))
+
+
+def test_there_are_chapters():
+    assert CHAPTERS
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+class TestChapter:
+    @pytest.mark.parametrize("section", SECTIONS)
+    def test_has_every_section(self, path, section):
+        assert re.search(SECTIONS[section], prose(path), flags=re.IGNORECASE | re.MULTILINE), f"no {section}"
+
+    def test_has_two_exercises_or_more_with_folded_solutions(self, path):
+        after = path.read_text(encoding="utf-8").split("# Exercises")[-1]
+        assert len(re.findall(r"^(?:\*\*\d+\.|\d+\. |#+ Exercise)", after, flags=re.MULTILINE)) >= 2
+        assert len(re.findall(r"hide-(?:cell|input)|\{dropdown\}|:class: .*dropdown", after)) >= 2
+
+    def test_has_one_parameters_cell_with_profile_and_size(self, path):
+        (cell,) = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+        assert {line.split("=")[0].strip() for line in code_lines(cell)} >= {"profile", "size"}
+        assert 'profile = "cpu"' in cell.source
+        assert 'size = "record"' in cell.source
+
+    def test_turns_the_book_rendering_on(self, path):
+        assert any(re.search(r"^(?:\w+\.)*setup\(\)", cell.source, flags=re.MULTILINE) for cell in code_cells(path))
+
+    def test_has_short_cells(self, path):
+        lengths = {cell.source[:60]: len(code_lines(cell)) for cell in code_cells(path)}
+        assert {start: n for start, n in lengths.items() if n > LONGEST_CELL} == {}
+        shown = [len(code_lines(cell)) for cell in code_cells(path) if not HIDDEN & set(cell.metadata.get("tags", []))]
+        assert statistics.median(shown) <= LONGEST_MEDIAN
+
+    def test_has_no_code_line_wider_than_the_project_allows(self, path):
+        assert [line for cell in code_cells(path) for line in code_lines(cell) if len(line) > WIDEST_LINE] == []
+
+    def test_installs_nothing_and_runs_no_shell(self, path):
+        lines = [line.lstrip() for cell in code_cells(path) for line in code_lines(cell)]
+        assert [line for line in lines if line.startswith(("!", "%"))] == []
+
+    def test_every_chart_has_a_caption_and_a_name(self, path):
+        for cell in filter(draws, code_cells(path)):
+            assert figure(cell).get("caption", "").strip().endswith("."), f"no caption: {cell.source[:60]}"
+            assert figure(cell).get("name", "").startswith("fig-"), f"no name: {cell.source[:60]}"
+            if "plots." not in cell.source:
+                assert "description=" in cell.source, f"no description: {cell.source[:60]}"
+
+    def test_no_result_is_typed_into_prose_or_captions(self, path):
+        captions = [figure(cell).get("caption", "") for cell in code_cells(path)]
+        assert typed_results("\n\n".join([prose(path), *captions])) == []
+
+    def test_no_name_is_glued_twice(self, path):
+        names = re.findall(r"glue\(\s*[\"']([\w-]+)[\"']", "\n".join(cell.source for cell in code_cells(path)))
+        assert sorted(names) == sorted(set(names))
+
+
+def test_the_first_page_states_no_result():
+    assert typed_results((BOOK / "index.md").read_text(encoding="utf-8")) == []
+
+
+def test_every_cited_key_is_in_the_bibliography():
+    bibliography = (BOOK / "references.bib").read_text(encoding="utf-8")
+    keys = set(re.findall(r"^@\w+\{([\w-]+),", bibliography, flags=re.MULTILINE))
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in BOOK.glob("*.md"))
+    cited = {key.strip() for group in re.findall(r"\{cite(?::\w+)?\}`([^`]+)`", pages) for key in group.split(",")}
+    assert cited <= keys
