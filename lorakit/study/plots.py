@@ -232,13 +232,13 @@ def bars(
     text = description or f"{x_title or axis_title(x)}: {listed}."
     order = list(dict.fromkeys(rows[y]))
     fill = _color(rows[color], color) if color else alt.value("#2a78d6")
-    return alt.Chart(rows).mark_bar(height=16, opacity=0.9).encode(
+    return alt.Chart(rows, title=_heading(note)).mark_bar(height=16, opacity=0.9).encode(
         x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s")),
         y=alt.Y(f"{y}:N", sort=order, title=None),
         color=fill,
         tooltip=list(rows.columns),
         **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}),
-    ).properties(description=text, height=alt.Step(24), title=_heading(note))
+    ).properties(description=text, height=alt.Step(24))
 
 
 def require(frame: pd.DataFrame, *columns: str) -> None:
