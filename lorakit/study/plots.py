@@ -220,7 +220,7 @@ def bars(
     description: str | None = None,
     note: str | None = None,
 ) -> alt.Chart:
-    """Counts per component as horizontal bars, in the frame's order, each with its number at its end.
+    """Counts per component as horizontal bars, in the frame's order; the description lists the numbers.
 
     >>> import pandas as pd
     >>> bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]})).description
