@@ -270,7 +270,8 @@ def _own_kernel(work: Path) -> Iterator[None]:
     folder = work / "jupyter" / "kernels" / KERNEL
     folder.mkdir(parents=True, exist_ok=True)
     spec = {
-        "argv": [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
+                 "--log-level=ERROR"],
         "display_name": "lorakit", "language": "python", "env": {"IPYTHONDIR": str(work / "ipython")},
     }
     (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
