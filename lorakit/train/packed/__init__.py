@@ -1,0 +1,1 @@
+"""The packed engine: K configurations share one forward and one backward pass."""

@@ -1,0 +1,169 @@
+"""Train a pack: K configurations, one forward and backward, each with its own loss, rate, data order and fate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+
+from lorakit.specs import SFTSpec
+from lorakit.train.packed.model import PackedModel
+from lorakit.train.packed.truncation import truncated_losses
+from lorakit.train.tokens import TokenSplit, order
+
+EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
+
+
+@dataclass
+class RunResult:
+    """What one configuration left behind.
+
+    Args:
+        spec: what was run.
+        status: `ok`, or `diverged` when a training or evaluation loss stopped being finite.
+        metrics: final numbers; see `lorakit.records`.
+        curve: columns step, tokens, train_loss, validation_loss, test_loss (nats per label token).
+        weights: of the configuration, when they were asked for.
+    """
+
+    spec: SFTSpec
+    status: str
+    metrics: dict[str, float | None]
+    curve: dict[str, list[Any]]
+    weights: dict[str, Any] = field(default_factory=dict, repr=False)
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def pack_key(spec: SFTSpec) -> tuple[Any, ...]:
+    """What configurations of one pack must share; everything else may differ between them.
+
+    The rank is part of it as a bucket (up to 8, 16, 32, 64, …): padding rank 8 to 128 would cost 2.5 times the time.
+    """
+    bucket = None if spec.lora is None else max(8, 1 << (spec.lora.rank - 1).bit_length())
+    targets = None if spec.lora is None else spec.lora.targets
+    return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
+            spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens, bucket, targets)
+
+
+def evaluation_steps(steps: int, count: int) -> list[int]:
+    """At most `count` log-spaced steps from 1 to `steps`, the last one included.
+
+    >>> evaluation_steps(100, 5)
+    [1, 3, 10, 32, 100]
+    """
+    return sorted({int(round(s)) for s in numpy.geomspace(1, steps, count)})
+
+
+@torch.no_grad()
+def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
+    """Mean negative log likelihood per label token of `split`, (K,), in nats."""
+    count = len(packed.specs)
+    rows = max(1, EVALUATION_ROWS // (count * split.input_ids.shape[1]))
+    total, tokens = None, 0
+    for start in range(0, len(split), rows):
+        ids, labels = split.input_ids[start : start + rows], split.labels[start : start + rows]
+        sums, counts = packed.loss_sums(ids.expand(count, -1, -1), labels.expand(count, -1, -1))
+        total = sums if total is None else total + sums
+        tokens += int(counts[0])
+    assert total is not None
+    return total / tokens
+
+
+def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
+               keep_weights: bool = False, on_step: Callable[[int, int], None] | None = None) -> list[RunResult]:
+    """Train every spec of a pack together and measure each as if it had run alone.
+
+    Args:
+        specs: K specs with equal `pack_key`.
+        model: the base; unchanged afterwards. Its device and dtype are the run's.
+        splits: `train`, `validation` and `test` sequences.
+        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights.
+        on_step: called with (steps done, steps in all) after every step.
+
+    Returns:
+        One result a spec, in the order of the specs.
+
+    Raises:
+        ValueError: specs that cannot share a pack.
+    """
+    if len({pack_key(spec) for spec in specs}) != 1:
+        raise ValueError("these specs cannot share a pack: they differ in model, data, shape, optimizer or rank bucket")
+    first, count = specs[0], len(specs)
+    device = next(model.parameters()).device
+    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    validation, test = (_to(s.head(first.evaluation_tokens), device) for s in (validation, test))
+    base_text = _to(base_text, device) if base_text is not None else None
+    per_step = first.batch_size * first.accumulation
+    orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
+    points = evaluation_steps(first.steps, first.evaluations)
+
+    started = time.perf_counter()
+    with PackedModel(model, specs) as packed:
+        base_losses = [evaluate(packed, split).tolist() for split in (validation, test)]
+        forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
+        curves: list[dict[str, list[Any]]] = [
+            {name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")} for _ in specs]
+        recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
+        finite = torch.ones(count, dtype=torch.bool)
+        for step in range(1, first.steps + 1):
+            chosen = orders[:, (step - 1) * per_step : step * per_step].view(count, first.accumulation, first.batch_size)
+            loss, tokens = _accumulate(packed, train, chosen, device)
+            recent.append(loss)
+            seen += tokens
+            norm = packed.optimizer.step()
+            first_norm = norm.cpu() if step == 1 else first_norm
+            if step in points:
+                mean = torch.stack(recent).mean(0).cpu()
+                recent = []
+                now = [evaluate(packed, split).cpu() for split in (validation, test)]
+                finite &= torch.isfinite(mean) & torch.isfinite(now[0]) & torch.isfinite(now[1])
+                for k, curve in enumerate(curves):
+                    row = (step, int(seen[k]), mean[k].item(), now[0][k].item(), now[1][k].item())
+                    for column, value in zip(curve.values(), row, strict=True):
+                        column.append(value)
+            if on_step:
+                on_step(step, first.steps)
+        forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
+        norms = packed.delta_norms()
+        truncated = truncated_losses(packed, test, evaluate) if packed.is_full else [{} for _ in specs]
+        seconds = (time.perf_counter() - started) / count
+        results = []
+        for k, spec in enumerate(specs):
+            curve = curves[k]
+            metrics: dict[str, float | None] = {
+                "base_validation_loss": base_losses[0][k], "base_test_loss": base_losses[1][k],
+                "train_loss": curve["train_loss"][-1], "validation_loss": curve["validation_loss"][-1],
+                "test_loss": curve["test_loss"][-1], "parameters": packed.parameters_trained[k], "delta_norm": norms[k],
+                "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k],
+                "grad_norm_first": first_norm[k].item(), **truncated[k],
+            }
+            results.append(RunResult(spec, "ok" if finite[k] else "diverged", metrics, curve,
+                                     packed.configuration(k) if keep_weights else {}, seconds, int(seen[k])))
+    return results
+
+
+def _accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
+                device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the gradients of one optimizer step: each configuration's loss is the mean over its own label tokens."""
+    labels = train.labels[chosen]  # (K, accumulation, B, T)
+    counts = (labels[..., 1:] != -100).sum((1, 2, 3))
+    divisor = counts.clamp(min=1).to(device)
+    total = torch.zeros(len(counts), device=device)
+    for micro in range(chosen.shape[1]):
+        ids = train.input_ids[chosen[:, micro]].to(device, non_blocking=True)
+        sums, _ = packed.loss_sums(ids, labels[:, micro].to(device, non_blocking=True))
+        losses = sums / divisor
+        losses.sum().backward()
+        total = total + losses.detach()
+    return total, counts
+
+
+def _to(split: TokenSplit, device: torch.device) -> TokenSplit:
+    return TokenSplit(split.input_ids.to(device), split.labels.to(device))

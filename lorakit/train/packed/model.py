@@ -1,0 +1,206 @@
+"""A Hugging Face causal LM turned into one that trains K configurations at once, by replacing modules in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lorakit.specs import SFTSpec
+from lorakit.train.adapters import adapted_layers, attach
+from lorakit.train.packed.layers import PackedLoRALinear, stacked
+from lorakit.train.packed.optimizer import Group, PackedAdamW
+from lorakit.train.tokens import IGNORE
+
+LOGITS_AT_ONCE = 2**27  # K · M · vocabulary beyond which logits are made in chunks and remade in the backward pass
+
+
+class PackedModel:
+    """K configurations over one base model. Use as a context manager: on exit the base is as it was.
+
+    Args:
+        model: a Llama- or Qwen-type causal LM (a backbone and an output head); its weights are never changed.
+        specs: one a configuration; all LoRA or all full fine-tuning.
+
+    Attributes:
+        optimizer: AdamW with a learning rate per configuration.
+        parameters_trained: trainable parameters of each configuration, padding not counted.
+    """
+
+    def __init__(self, model: Any, specs: Sequence[SFTSpec]) -> None:
+        self.model, self.specs = model, list(specs)
+        self.is_full = specs[0].lora is None
+        if any((spec.lora is None) != self.is_full for spec in specs):
+            raise ValueError("a pack is either all LoRA or all full fine-tuning; split the specs")
+        self._originals: dict[str, nn.Module] = {}
+        self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        self.base_square_norm = sum(float(p.detach().double().square().sum()) for p in model.parameters() if p.ndim > 1)
+        self.layers: dict[str, Any] = {}
+        try:
+            groups = self._stack() if self.is_full else self._adapt()
+        except BaseException:
+            self.__exit__()
+            raise
+        first = self.specs[0]
+        clip = None
+        if any(s.max_grad_norm is not None for s in specs):
+            clip = self._vector([math.inf if s.max_grad_norm is None else s.max_grad_norm for s in specs], groups)
+        self.optimizer = PackedAdamW(groups, (first.beta1, first.beta2), first.epsilon, clip)
+
+    def __enter__(self) -> PackedModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, module in self._originals.items():
+            _replace(self.model, name, module)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(self._requires_grad.get(name, True))
+
+    def _vector(self, values: list[float], like: Sequence[Group]) -> torch.Tensor:
+        parameter = like[0].parameters[0]
+        return torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
+
+    def _swap(self, name: str, new: nn.Module) -> None:
+        self._originals[name] = self.model.get_submodule(name)
+        _replace(self.model, name, new)
+        self.layers[name] = new
+
+    def _stack(self) -> list[Group]:
+        tied = getattr(self.model.config, "tie_word_embeddings", False)
+        head = self.model.get_output_embeddings()
+        for name, module in list(self.model.named_modules()):
+            if tied and module is head:
+                continue
+            new = stacked(module, len(self.specs))
+            if new is not None:
+                self._swap(name, new)
+        if tied:
+            name = next(n for n, m in self.model.named_modules() if m is head)
+            embedding = self.model.get_input_embeddings()
+            new_head = stacked(head, len(self.specs))
+            new_head.weight = embedding.weight  # type: ignore[union-attr]
+            self._swap(name, new_head)  # type: ignore[arg-type]
+        unique = {id(p): p for layer in self.layers.values() for p in layer.parameters()}.values()
+        matrices, vectors = [p for p in unique if p.ndim > 2], [p for p in unique if p.ndim <= 2]
+        # As in transformers' Trainer: norms and biases are not decayed.
+        rate = torch.tensor([s.learning_rate for s in self.specs], dtype=matrices[0].dtype, device=matrices[0].device)
+        decay = torch.tensor([s.weight_decay for s in self.specs], dtype=rate.dtype, device=rate.device)
+        self.parameters_trained = [sum(p.numel() for p in unique) // len(self.specs)] * len(self.specs)
+        groups = [Group(matrices, rate, decay)]
+        return groups + ([Group(vectors, rate, torch.zeros_like(decay))] if vectors else [])
+
+    def _adapt(self) -> list[Group]:
+        starts: list[dict[str, tuple[torch.Tensor, torch.Tensor]]] = []
+        for spec in self.specs:
+            assert spec.lora is not None
+            adapted = attach(self.model, spec.lora, spec.seed)
+            starts.append({name: (layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone())
+                           for name, layer in adapted_layers(adapted).items()})
+            self.model = adapted.unload()
+        self.model.requires_grad_(False)
+        count, rank = len(self.specs), max(s.lora.rank for s in self.specs if s.lora)
+        scale = [s.lora.scale for s in self.specs if s.lora]
+        names = [n for n, _ in self.model.named_modules() if any(n in start for start in starts)]
+        for name in names:
+            base = self.model.get_submodule(name)
+            example = next(start[name][0] for start in starts if name in start)
+            a = torch.zeros(count, base.in_features, rank, dtype=example.dtype, device=base.weight.device)
+            b = torch.zeros(count, rank, base.out_features, dtype=example.dtype, device=base.weight.device)
+            for k, start in enumerate(starts):
+                if name in start:
+                    start_a, start_b = start[name]
+                    a[k, :, : len(start_a)] = start_a.T
+                    b[k, : len(start_a)] = start_b.T
+            self._swap(name, PackedLoRALinear(base, a, b, torch.tensor(scale, dtype=a.dtype, device=a.device)))
+        self.parameters_trained = [sum((a.numel() if s.lora and s.lora.train_a else 0) + b.numel() for a, b in start.values())
+                                   for s, start in zip(self.specs, starts, strict=True)]
+        layers = [self.layers[name] for name in names]
+        like = layers[0].a
+
+        def vector(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+        decay = [s.weight_decay for s in self.specs]
+        rate_a = [s.learning_rate if s.lora and s.lora.train_a else 0.0 for s in self.specs]
+        rate_b = [s.learning_rate * s.lora.learning_rate_b_ratio for s in self.specs if s.lora]
+        frozen_decay = [d if r else 0.0 for d, r in zip(decay, rate_a, strict=True)]
+        return [Group([layer.a for layer in layers], vector(rate_a), vector(frozen_decay)),
+                Group([layer.b for layer in layers], vector(rate_b), vector(decay))]
+
+    def loss_sums(self, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Summed negative log likelihood of the label tokens, and their number, per configuration.
+
+        Args:
+            input_ids: (K, B, T), padded on the right.
+            labels: (K, B, T), -100 where the loss does not count.
+
+        Returns:
+            sums (K,) in nats and counts (K,).
+        """
+        count, batch, length = input_ids.shape
+        hidden = self.model.model(input_ids=input_ids.reshape(count * batch, length), use_cache=False).last_hidden_state
+        targets = labels[:, :, 1:].reshape(count, -1)
+        mask = targets != IGNORE
+        totals = mask.sum(1)
+        # Only the positions that count go through the head; rows with fewer of them repeat position 0 with weight 0.
+        width = int(totals.max())
+        places = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        weight = mask.gather(1, places)
+        hidden = hidden.view(count, batch, length, -1)[:, :, :-1].reshape(count, batch * (length - 1), -1)
+        picked = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        goals = targets.gather(1, places).where(weight, 0)
+        chunk = max(1, LOGITS_AT_ONCE // (count * self.model.config.vocab_size))
+        sums = torch.zeros(count, dtype=hidden.dtype, device=hidden.device).to(torch.float64 if hidden.dtype == torch.float64 else torch.float32)
+        for start in range(0, width, chunk):
+            part = (picked[:, start : start + chunk], goals[:, start : start + chunk], weight[:, start : start + chunk])
+            if width > chunk and torch.is_grad_enabled():
+                sums = sums + checkpoint(self._head_loss, *part, use_reentrant=False)
+            else:
+                sums = sums + self._head_loss(*part)
+        return sums, totals
+
+    def _head_loss(self, hidden: torch.Tensor, goals: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        logits = self.model.lm_head(hidden)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = functional.cross_entropy(logits.flatten(0, 1), goals.flatten(), reduction="none").view(goals.shape)
+        return losses.where(weight, 0.0).sum(1)
+
+    def configuration(self, k: int) -> dict[str, Any]:
+        """Weights of configuration k, padding cut off: `(A (r, d_in), B (d_out, r))` a layer, or plain weights for full."""
+        spec = self.specs[k]
+        if spec.lora is None:
+            return {f"{name}.{part}": p[k].detach().clone()
+                    for name, layer in self.layers.items() for part, p in layer.named_parameters()}
+        rank = spec.lora.rank
+        return {name: (layer.a[k, :, :rank].detach().T.contiguous(), layer.b[k, :rank].detach().T.contiguous())
+                for name, layer in self.layers.items() if bool(layer.a[k].any()) or bool(layer.b[k].any())}
+
+    @torch.no_grad()
+    def delta_norms(self) -> list[float]:
+        """‖ΔW‖ / ‖W‖ of each configuration: Frobenius norms over all matrices of the model."""
+        squares = torch.zeros(len(self.specs), dtype=torch.float64)
+        for name, layer in self.layers.items():
+            if isinstance(layer, PackedLoRALinear):
+                # ‖A B‖² = ⟨AᵀA, B Bᵀ⟩ needs r × r products only
+                a, b = layer.a.double(), layer.b.double()
+                inner = (torch.bmm(a.transpose(1, 2), a) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
+                squares += (inner * layer.scale.double().flatten().square()).cpu()
+            else:
+                original = self._originals[name]
+                for part, p in layer.named_parameters():
+                    if p.ndim > 2 and not (part == "weight" and self._is_tied_head(name)):
+                        squares += (p.double() - getattr(original, part).double()).square().sum((1, 2)).cpu()
+        return [math.sqrt(s / self.base_square_norm) if math.isfinite(s) else math.inf for s in squares.tolist()]
+
+    def _is_tied_head(self, name: str) -> bool:
+        return bool(getattr(self.model.config, "tie_word_embeddings", False)) and name == "lm_head"
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, child, module)

@@ -1,0 +1,226 @@
+"""Datasets by name: what a spec's `dataset` means, as text, with train, validation and test disjoint by construction.
+
+A row is a list of segments `(text, learn)`: the loss counts the tokens of the segments with `learn=True` only.
+`lorakit.train.tokens` turns rows into arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorakit.specs import PACKAGE, UnknownNameError, resolve_name
+from lorakit.train.models import cache_folder
+from lorakit.train.skills import (
+    HELD_OUT_WORDING,
+    NEW_SKILLS,
+    SKILLS,
+    SPLITS,
+    Question,
+    Skill,
+    draw_question,
+    generator,
+)
+
+Row = list[tuple[str, bool]]
+ASSOCIATION_PAIRS = 256
+ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
+ASSOCIATIONS_PER_ROW = 5
+
+
+class DatasetError(ValueError):
+    """A dataset cannot be trained on as it is; the message says which row and what to do."""
+
+
+@dataclass(frozen=True)
+class TextData:
+    """A dataset as text.
+
+    Args:
+        name: without its hash.
+        splits: rows of `train`, `validation` and `test`.
+        stream: True if the rows of a split are one running text to be cut into windows of `max_length` tokens;
+            False if each row is one sequence, which must fit into `max_length`.
+        bits: information in the learnt part where it is known exactly, else None.
+    """
+
+    name: str
+    splits: dict[str, list[Row]]
+    stream: bool = False
+    bits: float | None = None
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of all rows of all splits."""
+        text = json.dumps([self.stream, self.splits], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _questions(skills: tuple[Skill, ...], wording: int, split: str, count: int, seed: object) -> list[Question]:
+    rng = generator("questions", seed, split, [skill.name for skill in skills])
+    return [draw_question(rng.choice(skills), wording, split, rng) for _ in range(count)]
+
+
+def _skill_data(name: str, skills: tuple[Skill, ...]) -> TextData:
+    counts = {"train": 6000, "validation": 600, "test": 600}
+    return TextData(name, {
+        split: [[(q.prompt, False), (q.completion, True)] for q in _questions(skills, HELD_OUT_WORDING, split, n, name)]
+        for split, n in counts.items()
+    })
+
+
+def reworded_skills() -> TextData:
+    """Skills that the embedded models have practised, in the one wording they have never seen."""
+    return _skill_data("reworded-skills", SKILLS)
+
+
+def new_skills() -> TextData:
+    """Skills that the embedded models have never seen: the labelled control, outside post-training."""
+    return _skill_data("new-skills", NEW_SKILLS)
+
+
+def random_associations() -> TextData:
+    """256 keys, each with 6 random letters out of 16: 24 bits a pair, 6,144 bits in all, learnt by heart.
+
+    There is nothing to generalise, so validation and test are two halves of the pairs that are trained on:
+    their loss says how much has been stored. Training rows hold five pairs each, regrouped 40 times, so that no
+    pair can be told from its neighbours.
+    """
+    rng = generator("random-associations", ASSOCIATION_PAIRS)
+    keys: list[str] = []
+    while len(keys) < ASSOCIATION_PAIRS:
+        key = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(4))
+        if key not in keys:
+            keys.append(key)
+    pairs = [(f"{key}=", "".join(rng.choice("abcdefghijklmnop") for _ in range(6))) for key in keys]
+
+    def rows(chosen: list[tuple[str, str]]) -> list[Row]:
+        groups = [chosen[i : i + ASSOCIATIONS_PER_ROW] for i in range(0, len(chosen), ASSOCIATIONS_PER_ROW)]
+        return [[part for key, value in group for part in ((key, False), (value, True), ("\n", False))]
+                for group in groups]
+
+    train: list[Row] = []
+    for _ in range(40):
+        train += rows(rng.sample(pairs, len(pairs)))
+    half = ASSOCIATION_PAIRS // 2
+    return TextData("random-associations", {"train": train, "validation": rows(pairs[:half]), "test": rows(pairs[half:])},
+                    bits=float(ASSOCIATION_PAIRS * ASSOCIATION_BITS))
+
+
+def real_text() -> TextData:
+    """Programming problems and their solutions (reasoning-gym's codeio, Apache-2.0): real text, unseen by `tiny`."""
+    with lzma.open(PACKAGE / "data" / "real-text.jsonl.xz", "rt", encoding="utf-8") as handle:
+        documents = [json.loads(line) for line in handle]
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for document in documents:
+        splits[document["split"]].append([(document["text"], True)])
+    return TextData("real-text", splits, stream=True)
+
+
+BUILDERS: dict[str, Callable[[], TextData]] = {
+    "reworded-skills": reworded_skills,
+    "new-skills": new_skills,
+    "random-associations": random_associations,
+    "real-text": real_text,
+}
+
+
+def base_text() -> str:
+    """Held-out text of the kind that the embedded models were pre-trained on (documentation and code, 16 kB)."""
+    return (PACKAGE / "data" / "base-text.txt").read_text(encoding="utf-8")
+
+
+def load_dataset(name: str) -> TextData:
+    """The dataset that a spec names, checked against the hash in the name.
+
+    Raises:
+        UnknownNameError: neither shipped nor registered on this machine.
+        DatasetError: the rows are not those that the name pins.
+    """
+    pinned = resolve_name("datasets", name)
+    short, _, pin = pinned.partition("@")
+    if short in BUILDERS:
+        data = BUILDERS[short]()
+    else:
+        path = cache_folder() / "datasets" / f"{pin}.json"
+        if not path.exists():
+            raise UnknownNameError(f"dataset {pinned!r} was registered on another machine or its cache was emptied: "
+                                   f"call lorakit.register_dataset({short!r}, …) again")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        splits = {s: [[(text, learn) for text, learn in row] for row in rows] for s, rows in stored["splits"].items()}
+        data = TextData(short, splits, stored["stream"])
+    if data.hash != pin:
+        raise DatasetError(f"{short} is pinned to {pin}, but its rows now hash to {data.hash}: "
+                           "use the lorakit version that made the record, or run the spec anew")
+    return data
+
+
+def register_dataset(name: str, data: Any) -> str:
+    """Fingerprint your own data and keep a copy, so that specs can name it and workers can load it.
+
+    Args:
+        name: a short name without `@` or `/`.
+        data: a `datasets.Dataset`, a path to a JSONL file, or an iterable of mappings; each row has `prompt` and
+            `completion` (the loss counts the completion), or `text` (the loss counts all of it). A tenth of the rows
+            becomes validation and a tenth test, by a hash of the row's prompt or text, so equal prompts share a split.
+
+    Returns:
+        `name@hash`, to be used as `SFTSpec(dataset=…)`.
+
+    Raises:
+        DatasetError: no rows, a row without completion, or a split that stays empty.
+    """
+    if not name or "@" in name or "/" in name or name in BUILDERS:
+        raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/' that is not one of "
+                         f"{', '.join(BUILDERS)}")
+    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(_rows(data), start=1):
+        segments = _segments(row, number)
+        bucket = hashlib.sha256(segments[0][0].encode()).digest()[0] % 10
+        splits[{0: "test", 1: "validation"}.get(bucket, "train")].append(segments)
+    empty = [split for split, rows in splits.items() if not rows]
+    if empty:
+        count = sum(map(len, splits.values()))
+        raise DatasetError(f"{name}: {count} rows leave {' and '.join(empty)} empty; give more rows (30 or more, with "
+                           "different prompts), since a tenth each is kept for validation and test")
+    registered = TextData(name, splits)
+    path = cache_folder() / "datasets" / f"{registered.hash}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps({"splits": splits, "stream": False}), encoding="utf-8")
+    partial.replace(path)
+    return f"{name}@{registered.hash}"
+
+
+def _rows(data: Any) -> Iterable[Mapping[str, Any]]:
+    if isinstance(data, str | Path):
+        path = Path(data)
+        if not path.exists():
+            raise DatasetError(f"{path} does not exist")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DatasetError(f"{path}, line {number} is not JSON: {error}") from error
+        return
+    yield from data
+
+
+def _segments(row: Mapping[str, Any], number: int) -> Row:
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"row {number} is {type(row).__name__}, not a mapping with 'prompt' and 'completion'")
+    if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
+        if not row["completion"]:
+            raise DatasetError(f"row {number} has an empty completion, so there is nothing to learn from it: remove it")
+        return [(row["prompt"], False), (row["completion"], True)]
+    if isinstance(row.get("text"), str) and row["text"]:
+        return [(row["text"], True)]
+    raise DatasetError(f"row {number} has no completion: columns are {', '.join(map(str, row)) or 'none'}; needed are "
+                       "'prompt' and 'completion' (text), or 'text'")
