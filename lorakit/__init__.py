@@ -1,0 +1,70 @@
+"""LoRA, measured: packed sweeps, capacity and claims with verdicts. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorakit.records import Record as Record
+    from lorakit.records import Store as Store
+    from lorakit.specs import LoRASpec as LoRASpec
+    from lorakit.specs import SFTSpec as SFTSpec
+    from lorakit.specs import vary as vary
+    from lorakit.study.claims import expect_verdict as expect_verdict
+    from lorakit.study.claims import ledger as ledger
+    from lorakit.study.experiments import get as experiment
+    from lorakit.study.frames import tidy as tidy
+    from lorakit.study.sweeps import plan as plan
+    from lorakit.study.sweeps import run as run
+    from lorakit.theory.shapes import ModelShape as ModelShape
+    from lorakit.train.inspector import inspect_targets as inspect_targets
+    from lorakit.train.models import load_model as load_model
+    from lorakit.train.models import register_model as register_model
+    from lorakit.train.packed.export import export as export
+    from lorakit.train.tasks import register_dataset as register_dataset
+
+_HOME = {
+    "Record": "lorakit.records:Record",
+    "Store": "lorakit.records:Store",
+    "LoRASpec": "lorakit.specs:LoRASpec",
+    "SFTSpec": "lorakit.specs:SFTSpec",
+    "vary": "lorakit.specs:vary",
+    "expect_verdict": "lorakit.study.claims:expect_verdict",
+    "ledger": "lorakit.study.claims:ledger",
+    "experiment": "lorakit.study.experiments:get",
+    "tidy": "lorakit.study.frames:tidy",
+    "plan": "lorakit.study.sweeps:plan",
+    "run": "lorakit.study.sweeps:run",
+    "ModelShape": "lorakit.theory.shapes:ModelShape",
+    "inspect_targets": "lorakit.train.inspector:inspect_targets",
+    "load_model": "lorakit.train.models:load_model",
+    "register_model": "lorakit.train.models:register_model",
+    "export": "lorakit.train.packed.export:export",
+    "register_dataset": "lorakit.train.tasks:register_dataset",
+}
+__version__ = "0.1.0"
+__all__ = [*_HOME, "__version__"]
+
+TRAINING_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "safetensors", "tokenizers")
+
+
+class MissingExtraError(ImportError):
+    """Something was used that needs the packages of the extra `train`."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"lorakit has no {name!r}; it has: {', '.join(_HOME)}")
+    module, _, attribute = _HOME[name].partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] in TRAINING_PACKAGES:
+            raise MissingExtraError(f"lorakit.{name} trains models and needs the package {error.name!r}: "
+                                    "install it with `pip install 'lorakit[train]'`", name=error.name) from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *globals()])

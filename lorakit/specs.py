@@ -265,7 +265,8 @@ def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
-        if not isinstance(values, list | tuple) or not values:
+        values = [] if isinstance(values, str) else list(values)
+        if not values:
             raise SpecError(f"axis {name!r} has no values: {values!r}; give a non-empty list")
         specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in values]
     return specs

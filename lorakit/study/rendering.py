@@ -120,7 +120,7 @@ class _Text:
         self.text = text
 
     def __repr__(self) -> str:
-        return self.text
+        return repr(self.text)  # myst-nb evaluates what it can as a literal: unquoted, 851,968 becomes a tuple
 
 
 def _notebook_shell() -> object | None:

@@ -14,6 +14,7 @@ import torch
 from lorakit.specs import SFTSpec
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.packed.truncation import truncated_losses
+from lorakit.train.packing import pack_key
 from lorakit.train.tokens import TokenSplit, order
 
 EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
@@ -38,17 +39,6 @@ class RunResult:
     weights: dict[str, Any] = field(default_factory=dict, repr=False)
     seconds: float = 0.0
     tokens: int = 0
-
-
-def pack_key(spec: SFTSpec) -> tuple[Any, ...]:
-    """What configurations of one pack must share; everything else may differ between them.
-
-    The rank is part of it as a bucket (up to 8, 16, 32, 64, …): padding rank 8 to 128 would cost 2.5 times the time.
-    """
-    bucket = None if spec.lora is None else max(8, 1 << (spec.lora.rank - 1).bit_length())
-    targets = None if spec.lora is None else spec.lora.targets
-    return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
-            spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens, bucket, targets)
 
 
 def evaluation_steps(steps: int, count: int) -> list[int]:

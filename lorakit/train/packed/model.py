@@ -43,14 +43,13 @@ class PackedModel:
         self.layers: dict[str, Any] = {}
         try:
             groups = self._stack() if self.is_full else self._adapt()
+            first, clip = self.specs[0], None
+            if any(s.max_grad_norm is not None for s in specs):
+                clip = self._vector([math.inf if s.max_grad_norm is None else s.max_grad_norm for s in specs], groups)
+            self.optimizer = PackedAdamW(groups, (first.beta1, first.beta2), first.epsilon, clip)
         except BaseException:
             self.__exit__()
             raise
-        first = self.specs[0]
-        clip = None
-        if any(s.max_grad_norm is not None for s in specs):
-            clip = self._vector([math.inf if s.max_grad_norm is None else s.max_grad_norm for s in specs], groups)
-        self.optimizer = PackedAdamW(groups, (first.beta1, first.beta2), first.epsilon, clip)
 
     def __enter__(self) -> PackedModel:
         return self

@@ -1,0 +1,54 @@
+"""Which specs can share a pack, and how a group of them is cut into packs. Pure Python on specs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lorakit.codehash import code_hash
+from lorakit.specs import SFTSpec
+
+TRAINING_MODULES = {
+    "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
+               "lorakit.train.packed.engine", "lorakit.train.packed.truncation", "lorakit.train.tokens",
+               "lorakit.train.adapters"),
+    "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
+}
+
+
+def training_code(engine: str) -> str:
+    """Hash of the modules that decide a run's numbers, comments and docstrings left out; names or weights are not in it."""
+    return code_hash(TRAINING_MODULES[engine])
+
+
+def pack_key(spec: SFTSpec) -> tuple[Any, ...]:
+    """What configurations of one pack must share; everything else may differ between them.
+
+    The rank is part of it as a bucket (up to 8, 16, 32, 64, …): padding rank 8 to 128 would cost 2.5 times the time.
+
+    >>> def of(**f): return pack_key(SFTSpec(model="m@1", dataset="d@1", learning_rate=f.pop("lr", 1e-3), **f))
+    >>> of(seed=1, lr=1e-2) == of(seed=2), of(steps=10) == of(steps=20)
+    (True, False)
+    """
+    bucket = None if spec.lora is None else max(8, 1 << (spec.lora.rank - 1).bit_length())
+    targets = None if spec.lora is None else spec.lora.targets
+    return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
+            spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens, bucket, targets)
+
+
+def group(specs: Iterable[SFTSpec]) -> list[list[SFTSpec]]:
+    """Specs by `pack_key`, in order of first appearance."""
+    groups: dict[tuple[Any, ...], list[SFTSpec]] = {}
+    for spec in specs:
+        groups.setdefault(pack_key(spec), []).append(spec)
+    return list(groups.values())
+
+
+def split_evenly(specs: Sequence[SFTSpec], largest: int) -> list[list[SFTSpec]]:
+    """Packs of nearly equal size, none larger than `largest`.
+
+    >>> [len(pack) for pack in split_evenly([None] * 10, 4)]
+    [4, 3, 3]
+    """
+    count = -(-len(specs) // max(1, largest))
+    return [list(specs[i * len(specs) // count : (i + 1) * len(specs) // count]) for i in range(count)][::-1]

@@ -1,0 +1,171 @@
+"""A process that trains packs: requests come as lines of JSON on standard input, events leave on standard output.
+
+The parent is `lorakit.study.sweeps`. A process of its own keeps each pack on one thread, gives all memory back, and
+needs no guard in the user's script.
+
+    request   {"do": "probe" | "run", "specs": […], "engine": "packed" | "trl", "device": "cpu", …}
+    event     {"step": …, "steps": …} while it trains, then {"probe": …}, {"records": […]} or {"error": …}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.records import Record
+from lorakit.specs import PACKAGE, SFTSpec
+from lorakit.train.models import load_model
+from lorakit.train.packed.engine import RunResult, train_pack
+from lorakit.train.packed.probe import probe_pack
+from lorakit.train.packing import training_code
+from lorakit.train.tasks import TextData, base_text, load_dataset
+from lorakit.train.tokens import TokenSplit, tokenize
+
+BASE_TEXT_TOKENS = 2048
+
+
+@lru_cache(maxsize=2)
+def _model(name: str, dtype: str, device: str) -> tuple[Any, Any]:
+    model, tokenizer = load_model(name, dtype=getattr(torch, dtype))
+    return model.to(device), tokenizer
+
+
+@lru_cache(maxsize=4)
+def _data(model: str, dtype: str, device: str, dataset: str, max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
+    tokenizer = _model(model, dtype, device)[1]
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    base = TextData("base text", {"test": [[(base_text(), True)]]}, stream=True)
+    base_split = tokenize(base, tokenizer, max_length)["test"].head(BASE_TEXT_TOKENS)
+    return tokenize(load_dataset(dataset), tokenizer, max_length), base_split
+
+
+def _revision() -> str | None:
+    """The checkout's commit, with `+` if its files differ, or None outside a checkout."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=PACKAGE.parent,
+                             capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return out.stdout.strip() or None
+
+
+@lru_cache
+def _versions() -> dict[str, str | None]:
+    out: dict[str, str | None] = {"python": sys.version.split()[0], "git": _revision()}
+    for package in ("lorakit", "torch", "transformers", "peft", "trl"):
+        try:
+            out[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            out[package] = None
+    return out
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name())
+    model = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
+    return model[0] if model else "CPU"
+
+
+def _peak_bytes(device: str) -> int | None:
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:
+        return None
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+
+
+def to_record(result: RunResult, engine: str, device: str, pack_size: int) -> Record:
+    """The record of one result, with where and how it was made."""
+    provenance = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine), **_versions(),
+        "device": _device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
+        "seconds": round(result.seconds, 3), "peak_bytes": _peak_bytes(device), "tokens": result.tokens,
+    }
+    return Record.from_run(result.spec, result.status, result.metrics, result.curve, provenance)
+
+
+def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[[int, int], None] | None = None,
+              report_to: str = "none", save_to: str | None = None) -> list[Record]:
+    """Train a pack (or, with TRL, one spec after another) in this process and return its records.
+
+    Args:
+        save_to: a folder; each finished run is exported to `save_to/<id>` (PEFT's format for LoRA).
+    """
+    first = specs[0]
+    model, tokenizer = _model(first.model, first.dtype, device)
+    splits, base = _data(first.model, first.dtype, device, first.dataset, first.max_length)
+    if engine == "trl":
+        from lorakit.train.sft import train_sft
+
+        results = [train_sft(spec, model, tokenizer, splits, report_to=report_to) for spec in specs]
+    else:
+        results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
+    if save_to is not None:
+        from lorakit.train.packed.export import export
+
+        for result in results:
+            export(result.spec, result.weights, model, Path(save_to) / result.spec.id)
+    return [to_record(result, engine, device, len(specs) if engine == "packed" else 1) for result in results]
+
+
+def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Do what a request asks and emit its events; any error becomes an event, never the end of the process."""
+    try:
+        specs = [SFTSpec.from_json(spec) for spec in request["specs"]]
+        device = request.get("device", "cpu")
+        if request["do"] == "probe":
+            model, _ = _model(specs[0].model, specs[0].dtype, device)
+            splits, _ = _data(specs[0].model, specs[0].dtype, device, specs[0].dataset, specs[0].max_length)
+            emit({"probe": probe_pack(specs, model, splits)})
+            return
+        last = 0.0
+
+        def on_step(step: int, steps: int) -> None:
+            nonlocal last
+            if time.monotonic() - last > 1:
+                last = time.monotonic()
+                emit({"step": step, "steps": steps})
+
+        records = run_specs(specs, request["engine"], device, on_step, request.get("report_to", "none"),
+                            request.get("save_to"))
+        emit({"records": [record.to_json() for record in records]})
+    except Exception as error:
+        emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4)})
+
+
+def main() -> None:
+    """Serve requests until standard input closes. Whatever libraries print goes to standard error."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+
+    def emit(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    for line in sys.stdin:
+        answer(json.loads(line), emit)
+
+
+if __name__ == "__main__":
+    main()
