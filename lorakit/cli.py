@@ -1,0 +1,130 @@
+"""The command line: every command is one call of a public function."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+RESULTS = Path("book/results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 if it succeeded, 1 with one clear line on standard error if not."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.do(options) or 0)
+    except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
+        print(f"lorakit {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; what was finished is recorded, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lorakit.study.experiments import EXPERIMENTS, PROFILES, SIZES
+
+    parser = argparse.ArgumentParser(prog="lorakit", description="LoRA, measured: run, plan and refresh experiments.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(do=do)
+        sub.add_argument("--profile", choices=PROFILES, default="cpu")
+        sub.add_argument("--size", choices=SIZES, default="record")
+        return sub
+
+    for name, do, text in (("run", _run, "Train what an experiment still lacks; stops cleanly, resumes."),
+                           ("plan", _plan, "Say what is missing or stale, and how long it would take.")):
+        sub = command(name, do, text)
+        sub.add_argument("experiment", nargs="?" if name == "plan" else None,
+                         help=f"one of {', '.join(EXPERIMENTS)}" + ("; all without it" if name == "plan" else ""))
+        sub.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
+        sub.add_argument("--processes", type=int, help="worker processes (default: up to two on a CPU, one on a GPU)")
+        sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+        if name == "run":
+            sub.add_argument("--time-budget", type=float, metavar="SECONDS",
+                             help="start no pack that is predicted to end later")
+            sub.add_argument("--engine", choices=("packed", "trl"), default="packed")
+            sub.add_argument("--report-to", default="none", help="for --engine trl: none, trackio, …")
+        else:
+            sub.add_argument("--no-probe", action="store_true", help="count only; train no probe step")
+    sub = command("refresh", _refresh, "Execute chapters anew where their inputs changed; never touches sources.")
+    sub.add_argument("chapters", nargs="*", help="such as 02-rank; all without it")
+    sub.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
+                     help="a parameter of the chapters' parameters cell")
+    sub.add_argument("--force", action="store_true", help="execute chapters that are up to date, too")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from lorakit.study import experiments, sweeps
+
+    specs = _specs(options.experiment, options)
+    if not specs:
+        raise ValueError(f"{options.experiment} is not defined for profile {options.profile!r}, size {options.size!r}; "
+                         f"defined: {_defined(experiments.get(options.experiment))}")
+    records = sweeps.run(specs, options.results, profile=options.profile, experiment=_file(options.experiment, options),
+                         engine=options.engine, device=options.device, processes=options.processes,
+                         time_budget=options.time_budget, report_to=options.report_to, progress=True)
+    diverged = sum(record.status == "diverged" for record in records)
+    print(f"{options.experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
+    if len(records) < len(specs):
+        print(f"{len(specs) - len(records)} are left; the same command goes on with them")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from lorakit.records import Store
+    from lorakit.study import experiments, sweeps
+
+    store = Store(options.results)
+    names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
+    for name in names:
+        specs = _specs(name, options)
+        if not specs:
+            print(f"{name}: not defined for profile {options.profile}, size {options.size}; "
+                  f"defined: {_defined(experiments.get(name))}")
+            continue
+        if options.no_probe:
+            print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing")
+            continue
+        todo = sweeps.plan(specs, store, device=options.device, processes=options.processes)
+        took = timedelta(seconds=round(todo.seconds))
+        print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; "
+              f"{len(todo.packs)} packs on {todo.processes} processes, about {took} predicted")
+    for problem in store.problems:
+        print(f"problem: {problem}")
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    from lorakit import refresh
+
+    done = refresh.refresh(options.chapters, options.profile, options.size, refresh.parse_parameters(options.parameters),
+                           force=options.force)
+    for chapter in done:
+        print(f"{chapter.chapter}: " + (f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"))
+    return 0
+
+
+def _specs(name: str, options: argparse.Namespace) -> list:  # type: ignore[type-arg]
+    from lorakit.study import experiments
+
+    return experiments.get(name).specs(options.profile, options.size)
+
+
+def _file(name: str, options: argparse.Namespace) -> str:
+    return name if options.size == "record" else f"{name}-live"
+
+
+def _defined(experiment: object) -> str:
+    return ", ".join(f"{profile}/{size}" for profile, size in experiment.runs)  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

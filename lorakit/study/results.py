@@ -1,0 +1,128 @@
+"""What a chapter asks for: an experiment's records, or a clear word on what is missing."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from lorakit.codehash import stale
+from lorakit.records import Record, Store
+from lorakit.specs import SFTSpec
+from lorakit.study import experiments
+from lorakit.study.frames import runs, tidy
+from lorakit.train.packing import training_code
+
+
+class MissingRecordsError(RuntimeError):
+    """A chapter needs records that were never committed, and may not train them itself."""
+
+
+class StaleRecordsWarning(UserWarning):
+    """Records were made by an earlier version of the training code."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of an experiment at one profile and size.
+
+    Args:
+        name, profile, size: what was asked for; the size is the one in force.
+        specs: every run that the experiment names.
+        records: those that exist.
+    """
+
+    name: str
+    profile: str
+    size: str
+    specs: tuple[SFTSpec, ...]
+    records: tuple[Record, ...]
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row a record and curve point, as `lorakit.study.frames.tidy`."""
+        return tidy(self.records)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a record with its metrics, as `lorakit.study.frames.runs`."""
+        return runs(self.records)
+
+    @property
+    def missing(self) -> int:
+        """Runs without a record."""
+        return len(self.specs) - len(self.records)
+
+    @property
+    def note(self) -> str:
+        """What every chart of these runs must say: the seeds, and `illustration` where no verdict can be given."""
+        seeds = len({spec.seed for spec in self.specs})
+        word = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        return f"illustration: live size, {word}, no verdict" if self.size == "live" else f"records: {word}"
+
+    @property
+    def command(self) -> str:
+        """The command that makes the missing records."""
+        return f"lorakit run {self.name} --profile {self.profile} --size {self.size}"
+
+    def only(self, dataset: str) -> Results:
+        """The part on one dataset, by its short name."""
+        specs = tuple(s for s in self.specs if s.dataset.partition("@")[0] == dataset)
+        ids = {s.id for s in specs}
+        return Results(self.name, self.profile, self.size, specs, tuple(r for r in self.records if r.id in ids))
+
+
+def store() -> Store:
+    """The book's records: `$LORAKIT_RESULTS`, else `results` of the folder `book` that we are in or beside."""
+    named = os.environ.get("LORAKIT_RESULTS")
+    here = Path("results") if Path.cwd().name == "book" else Path("book/results")
+    return Store(named or here)
+
+
+def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
+    """The records of an experiment; what is missing is trained only at the live size or when a refresh allows it.
+
+    Args:
+        name: an experiment of `lorakit.study.experiments`.
+        profile: `cpu`, `gpu` or `paper`.
+        size: `record` or `live`; `$LORAKIT_SIZE` (set by `make book SIZE=live`) goes before it on cpu.
+        optional: return what there is, even nothing, instead of failing: for runs that need a GPU.
+
+    Raises:
+        MissingRecordsError: records are missing and `$LORAKIT_MISSING` is not `train`.
+
+    Warns:
+        StaleRecordsWarning: records were made by earlier training code.
+    """
+    experiment = experiments.get(name)
+    if profile == "cpu" and experiment.specs(profile, "live"):
+        size = os.environ.get("LORAKIT_SIZE", size)
+    specs = experiment.specs(profile, size)
+    if not specs and not optional:
+        defined = ", ".join(f"{p}/{s}" for p, s in experiment.runs)
+        raise ValueError(f"{name} is not defined for profile {profile!r}, size {size!r}; defined: {defined}")
+    place = store()
+    file = name if size == "record" else f"{name}-live"
+    if specs and (size == "live" or os.environ.get("LORAKIT_MISSING") == "train") and place.missing(specs) and not optional:
+        from lorakit.study import sweeps
+
+        # live runs are made anew on each machine and are never committed
+        live = place if size == "record" else Store(Path(os.environ.get("LORAKIT_LIVE", place.root.parent.parent / "_build/live")))
+        sweeps.run(specs, live, profile=profile, experiment=file)
+        place = live
+    found = place.find(spec.id for spec in specs)
+    records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
+    result = Results(name, profile, size, tuple(specs), records)
+    if result.missing and not optional:
+        raise MissingRecordsError(f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with "
+                                  f"`{result.command}`, or let a refresh train them: `lorakit refresh --profile {profile}`")
+    old = [r for engine in ("packed", "trl") for r in
+           stale([r for r in records if r.provenance.get("engine") == engine], training_code(engine))]
+    if old:
+        warnings.warn(f"{name}: {len(old)} of {len(records)} records were made by earlier training code; "
+                      f"`{result.command}` certifies or retrains them", StaleRecordsWarning, stacklevel=2)
+    return result
