@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -105,6 +106,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _refresh(options: argparse.Namespace) -> int:
     from lorakit import refresh
 
+    os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
     done = refresh.refresh(options.chapters, options.profile, options.size, refresh.parse_parameters(options.parameters),
                            force=options.force)
     for chapter in done:

@@ -80,7 +80,7 @@ def store() -> Store:
     """The book's records: `$LORAKIT_RESULTS`, else `results` of the folder `book` that we are in or beside."""
     named = os.environ.get("LORAKIT_RESULTS")
     here = Path("results") if Path.cwd().name == "book" else Path("book/results")
-    return Store(named or here)
+    return Store(Path(named or here).resolve())
 
 
 def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
