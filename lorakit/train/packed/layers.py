@@ -103,5 +103,5 @@ def stacked(module: nn.Module, count: int) -> nn.Module | None:
         return PackedEmbedding(repeated["weight"])
     if set(own) == {"weight"} and own["weight"].ndim == 1 and hasattr(module, "variance_epsilon"):
         return PackedRMSNorm(repeated["weight"], module.variance_epsilon)
-    raise TypeError(f"full fine-tuning cannot be packed over {type(module).__name__}: the engine knows linear, embedding "
-                    "and RMS-norm layers (Llama- and Qwen-type models); run this spec with engine='trl'")
+    raise TypeError(f"full fine-tuning cannot be packed over {type(module).__name__}: the engine knows linear, "
+                    "embedding and RMS-norm layers (Llama- and Qwen-type models); run this spec with engine='trl'")

@@ -55,13 +55,14 @@ class PackedAdamW:
             self.spans.append((slice(start, start + size), group.learning_rate, group.weight_decay))
             start += size
         self.betas, self.epsilon, self.max_grad_norm, self.steps = betas, epsilon, max_grad_norm, 0
-        self.frozen = [(span, (rate == 0).nonzero().flatten()) for span, rate, _ in self.spans if bool((rate == 0).any())]
+        self.frozen = [(span, (rate == 0).nonzero().flatten())
+                       for span, rate, _ in self.spans if bool((rate == 0).any())]
 
     @torch.no_grad()
     def gather(self) -> torch.Tensor:
-        """Collect the accumulated gradients; (K,) Euclidean norm of each configuration's, frozen parameters left out."""
-        torch.cat([p.grad.view(len(self.grad), -1) if p.grad is not None else torch.zeros_like(p).view(len(self.grad), -1)
-                   for p in self.parameters], dim=1, out=self.grad)
+        """Collect the accumulated gradients; (K,) Euclidean norms of the configurations', without frozen parameters."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        torch.cat([grad.reshape(len(self.grad), -1) for grad in grads], dim=1, out=self.grad)
         for parameter in self.parameters:
             parameter.grad = None
         for span, rows in self.frozen:

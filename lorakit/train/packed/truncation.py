@@ -26,12 +26,13 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
         `truncated_test_loss_r0`, where those layers keep nothing.
     """
     head = packed.model.get_output_embeddings()
-    layers = {name: layer for name, layer in packed.layers.items() if isinstance(layer, PackedLinear) and layer is not head}
+    layers = {name: layer for name, layer in packed.layers.items()
+              if isinstance(layer, PackedLinear) and layer is not head}
     count = len(packed.specs)
     changed: dict[str, torch.Tensor] = {}
     parts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
     for name, layer in layers.items():
-        original = packed._originals[name].weight  # type: ignore[union-attr]
+        original = packed._originals[name].weight
         changed[name] = layer.weight.detach().clone()
         delta = (layer.weight - original).float()
         broken = ~torch.isfinite(delta).all(dim=(1, 2))
@@ -45,7 +46,7 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
         for name, layer in layers.items():
             u, s, v = parts[name]
             delta = (u[:, :, :rank] * s[:, None, :rank]) @ v[:, :rank]
-            layer.weight.data.copy_(packed._originals[name].weight + delta)  # type: ignore[union-attr]
+            layer.weight.data.copy_(packed._originals[name].weight + delta)
         losses = evaluate(packed, test).tolist()
         kept = sum(s[:, :rank].sum(1) for s in squares.values())
         for k in range(count):
