@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lorakit.specs import vary as vary
     from lorakit.study.claims import expect_verdict as expect_verdict
     from lorakit.study.claims import ledger as ledger
-    from lorakit.study.experiments import get as experiment
+    from lorakit.study.experiments import get as experiment  # noqa: F401
     from lorakit.study.frames import tidy as tidy
     from lorakit.study.sweeps import plan as plan
     from lorakit.study.sweeps import run as run

@@ -8,6 +8,11 @@ import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lorakit.specs import SFTSpec
+    from lorakit.study.experiments import Experiment
 
 RESULTS = Path("book/results")
 
@@ -107,14 +112,15 @@ def _refresh(options: argparse.Namespace) -> int:
     from lorakit import refresh
 
     os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
-    done = refresh.refresh(options.chapters, options.profile, options.size, refresh.parse_parameters(options.parameters),
-                           force=options.force)
+    parameters = refresh.parse_parameters(options.parameters)
+    done = refresh.refresh(options.chapters, options.profile, options.size, parameters, force=options.force)
     for chapter in done:
-        print(f"{chapter.chapter}: " + (f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"))
+        what = f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"
+        print(f"{chapter.chapter}: {what}")
     return 0
 
 
-def _specs(name: str, options: argparse.Namespace) -> list:  # type: ignore[type-arg]
+def _specs(name: str, options: argparse.Namespace) -> list[SFTSpec]:
     from lorakit.study import experiments
 
     return experiments.get(name).specs(options.profile, options.size)
@@ -124,8 +130,8 @@ def _file(name: str, options: argparse.Namespace) -> str:
     return name if options.size == "record" else f"{name}-live"
 
 
-def _defined(experiment: object) -> str:
-    return ", ".join(f"{profile}/{size}" for profile, size in experiment.runs)  # type: ignore[attr-defined]
+def _defined(experiment: Experiment) -> str:
+    return ", ".join(f"{profile}/{size}" for profile, size in experiment.runs)
 
 
 if __name__ == "__main__":

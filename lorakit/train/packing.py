@@ -17,7 +17,7 @@ TRAINING_MODULES = {
 
 
 def training_code(engine: str) -> str:
-    """Hash of the modules that decide a run's numbers, comments and docstrings left out; names or weights are not in it."""
+    """Hash of the modules that decide a run's numbers, comments and docstrings left out."""
     return code_hash(TRAINING_MODULES[engine])
 
 

@@ -109,8 +109,8 @@ def random_associations() -> TextData:
     for _ in range(40):
         train += rows(rng.sample(pairs, len(pairs)))
     half = ASSOCIATION_PAIRS // 2
-    return TextData("random-associations", {"train": train, "validation": rows(pairs[:half]), "test": rows(pairs[half:])},
-                    bits=float(ASSOCIATION_PAIRS * ASSOCIATION_BITS))
+    splits = {"train": train, "validation": rows(pairs[:half]), "test": rows(pairs[half:])}
+    return TextData("random-associations", splits, bits=float(ASSOCIATION_PAIRS * ASSOCIATION_BITS))
 
 
 def real_text() -> TextData:

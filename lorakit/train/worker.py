@@ -43,7 +43,8 @@ def _model(name: str, dtype: str, device: str) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=4)
-def _data(model: str, dtype: str, device: str, dataset: str, max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
+def _data(model: str, dtype: str, device: str, dataset: str,
+          max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
     tokenizer = _model(model, dtype, device)[1]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -148,7 +149,7 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         records = run_specs(specs, request["engine"], device, on_step, request.get("report_to", "none"),
                             request.get("save_to"))
         emit({"records": [record.to_json() for record in records]})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
         emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4)})
 
 

@@ -1,0 +1,54 @@
+"""The public surface: what `import lorakit` gives, costs, and says when the training packages are absent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import lorakit as lk
+
+WITHOUT_TORCH = """
+import sys
+for package in ("torch", "transformers", "peft", "trl", "datasets", "safetensors", "tokenizers"):
+    sys.modules[package] = None
+import lorakit as lk
+"""
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONWARNINGS": "default"})
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in lk.__all__:
+        if name != "__version__":
+            assert getattr(lk, name).__doc__, name
+    assert len(lk.__all__) <= 25
+    assert set(lk.__all__) <= set(dir(lk))
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="it has: .*run"):
+        _ = lk.rum
+
+
+def test_without_the_extra_specs_records_statistics_and_shapes_work():
+    done = python(WITHOUT_TORCH + """
+spec = lk.SFTSpec(learning_rate=1e-3)
+print(spec.id, len(lk.experiment("rank").specs("cpu", "record")), lk.ModelShape.of("tiny").parameters)
+from lorakit.study import claims, plots
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1:] == ["720", "393856"]
+
+
+@pytest.mark.parametrize("call", ["lk.run([lk.SFTSpec(learning_rate=1e-3)], 'nowhere')", "lk.load_model('tiny')",
+                                  "lk.register_dataset('x', [])"])
+def test_without_the_extra_training_says_what_to_install(call):
+    done = python(WITHOUT_TORCH + call)
+    assert done.returncode == 1
+    assert "pip install 'lorakit[train]'" in done.stderr.splitlines()[-1]

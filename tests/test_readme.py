@@ -1,0 +1,33 @@
+"""The README's example runs as it stands, on the user's own model and data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - it is our own text
+    assert len(names["records"]) == 18
+    assert {r.status for r in names["records"]} == {"ok"}
+    assert names["mine"].startswith("mine@")
+    assert "rank 16" in capsys.readouterr().out
+    assert names["best"].metrics["test_loss"] < names["best"].metrics["base_test_loss"]
+    # the adapter acts: its logits differ from the bare base's
+    ids = names["tokenizer"]("3 and 4 make ", return_tensors="pt")["input_ids"]
+    with names["tuned"].disable_adapter():
+        bare = names["tuned"](input_ids=ids).logits
+    assert (names["tuned"](input_ids=ids).logits - bare).abs().max() > 0.01
+    # called again, nothing is trained
+    from lorakit.study.workers import Worker
+
+    monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
+    assert len(names["lk"].run(names["specs"], "runs")) == 18

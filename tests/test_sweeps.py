@@ -1,0 +1,188 @@
+"""Sweeps: resume, staleness, failures, budgets, killed runs, and the user's own model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lorakit.cli import main
+from lorakit.records import Record, Store
+from lorakit.specs import SFTSpec, vary
+from lorakit.study import sweeps
+from lorakit.study.workers import Worker, WorkerError
+from lorakit.train.packing import group, pack_key, split_evenly, training_code
+
+BASE = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=3, batch_size=1,
+               evaluations=2, evaluation_tokens=64)
+
+
+def specs(count: int = 4) -> list[SFTSpec]:
+    return vary(BASE, rank=[1, None], learning_rate=[1e-3 * (i + 1) for i in range(count // 2)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A store with four finished runs."""
+    root = tmp_path_factory.mktemp("store")
+    records = sweeps.run(specs(), root, experiment="x", processes=1)
+    assert [r.id for r in records] == [s.id for s in specs()]
+    return root
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A store of its own with the four runs."""
+    target = tmp_path / "cpu" / "x.jsonl"
+    target.parent.mkdir()
+    target.write_bytes((trained / "cpu" / "x.jsonl").read_bytes())
+    return tmp_path
+
+
+def rewrite(root, change) -> None:
+    path = root / "cpu" / "x.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        change(line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def counted(monkeypatch) -> list[str]:
+    """What the workers were asked to run, by id."""
+    asked: list[str] = []
+    ask = Worker.ask
+
+    def spy(self, request, on_step=None):
+        if request["do"] == "run":
+            asked.extend(SFTSpec.from_json(s).id for s in request["specs"])
+        return ask(self, request, on_step)
+
+    monkeypatch.setattr(Worker, "ask", spy)
+    return asked
+
+
+def test_packs_share_what_they_must_and_cut_evenly():
+    mixed = [*vary(BASE, rank=[1, 8, 9, 16, None]), dataclasses.replace(BASE, steps=4)]
+    assert [len(g) for g in group(mixed)] == [2, 2, 1, 1]
+    assert pack_key(BASE) != pack_key(dataclasses.replace(BASE, max_length=32))
+    assert sorted(len(p) for p in split_evenly(mixed, 4)) == [3, 3]
+    assert [s for pack in split_evenly(mixed, 4) for s in pack] != []
+    assert len(split_evenly(mixed, 100)) == 1
+
+
+def test_every_result_says_where_it_was_made(trained):
+    record = Store(trained).records("cpu", "x")[0]
+    assert record.provenance["code"] == training_code("packed")
+    assert record.provenance["seconds"] > 0
+    assert record.provenance["peak_bytes"] > 1e6
+    assert record.metrics["base_test_loss"] > 0
+    assert record.metrics["base_text_loss_before"] > 0
+    assert record.curve["step"] == [1, 3]
+
+
+def test_a_finished_sweep_starts_no_process(copy, monkeypatch):
+    monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("a process was started"))
+    assert len(sweeps.run(specs(), copy, experiment="x")) == 4
+    todo = sweeps.plan(specs(), copy)
+    assert (todo.missing, todo.stale, todo.packs, todo.seconds) == ((), (), (), 0.0)
+
+
+def test_only_what_is_missing_is_trained(copy, monkeypatch):
+    asked = counted(monkeypatch)
+    more = dataclasses.replace(specs()[0], seed=7)
+    assert len(sweeps.run([*specs(), more], copy, experiment="x", processes=1)) == 5
+    assert asked == [more.id]
+
+
+def test_a_changed_training_code_is_certified_by_three_runs(copy, monkeypatch):
+    rewrite(copy, lambda line: line["provenance"].update(code="0" * 16))
+    asked = counted(monkeypatch)
+    sweeps.run(specs(), copy, experiment="x", processes=1)
+    assert len(asked) == 3
+    records = Store(copy).records("cpu", "x")
+    assert {r.provenance["code"] for r in records} == {training_code("packed")}
+    assert all(r.provenance["certified"][0]["old_code"] == "0" * 16 for r in records)
+
+
+def test_a_changed_number_is_not_certified_but_trained_again(copy, monkeypatch):
+    def spoil(line):
+        line["provenance"]["code"] = "0" * 16
+        line["metrics"]["test_loss"] += 0.01
+
+    rewrite(copy, spoil)
+    asked = counted(monkeypatch)
+    before = {r.id: r.metrics["test_loss"] for r in Store(copy).records("cpu", "x")}
+    after = {r.id: r.metrics["test_loss"] for r in sweeps.run(specs(), copy, experiment="x", processes=1)}
+    assert len(asked) == 3 + 4
+    assert all(abs(before[i] - after[i] - 0.01) < 1e-4 for i in before)
+
+
+def test_failed_runs_do_not_stop_the_others(tmp_path):
+    short = dataclasses.replace(BASE, max_length=16)  # no row of this dataset fits
+    with pytest.raises(sweeps.SweepError, match="1 of 3 runs failed") as error:
+        sweeps.run([*specs(2), short], tmp_path, experiment="x", processes=1)
+    assert "max_length is 16" in str(error.value)
+    assert short.id in str(error.value)
+    store = Store(tmp_path)
+    assert store.missing([*specs(2), short]) == [short]
+    assert store.find([short.id])[short.id].status == "failed"
+
+
+def test_no_pack_starts_beyond_the_time_budget(tmp_path):
+    assert sweeps.run(specs(2), tmp_path, experiment="x", processes=1, time_budget=0.0) == []
+    assert Store(tmp_path).missing(specs(2)) == specs(2)
+
+
+def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
+    code = ("import sys; from tests.test_sweeps import specs; from lorakit.study import sweeps\n"
+            "sweeps.LARGEST_PACK = 1\n"
+            f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."})
+    path, deadline = tmp_path / "cpu" / "x.jsonl", time.monotonic() + 120
+    while not (path.exists() and path.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(Store(tmp_path).records("cpu", "x")) < 4
+    resumed = sweeps.run(specs(), tmp_path, experiment="x", processes=1)
+    for mine, whole in zip(resumed, Store(trained).find(r.id for r in resumed).values(), strict=True):
+        assert mine.id == whole.id
+        assert mine.metrics["test_loss"] == pytest.approx(whole.metrics["test_loss"], abs=1e-5)
+
+
+def test_a_dead_worker_is_an_error_that_says_so_and_is_replaced():
+    with Worker("cpu") as worker:
+        process = worker._process = worker._start()
+        process.kill()
+        with pytest.raises(WorkerError, match="memory ran out"):
+            worker.ask({"do": "probe", "specs": []})
+        assert worker._process is None
+
+
+def test_bad_requests_are_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="no specs"):
+        sweeps.run([], tmp_path)
+    with pytest.raises(ValueError, match="allowed: packed, trl"):
+        sweeps.run(specs(), tmp_path, engine="fast")
+
+
+def test_the_command_line_says_what_to_do(tmp_path, capsys, copy):
+    assert main(["run", "rnak", "--results", str(tmp_path)]) == 1
+    assert "did you mean 'rank'" in capsys.readouterr().err
+    assert main(["run", "rank-smollm2", "--size", "live", "--results", str(tmp_path)]) == 1
+    assert "defined: cpu/record" in capsys.readouterr().err
+    assert main(["plan", "--no-probe", "--results", str(tmp_path)]) == 0
+    assert "rank: 720 of 720 runs missing" in capsys.readouterr().out
+
+
+def test_a_record_is_not_lost_when_a_run_fails_after_it(copy):
+    store = Store(copy)
+    first = store.records("cpu", "x")[0]
+    store.append("cpu", "x", Record.from_run(SFTSpec.from_json(first.spec), "failed", {}, {}, {"error": "x"}))
+    assert store.find([first.id])[first.id].status == "ok"
