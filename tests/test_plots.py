@@ -199,3 +199,8 @@ def test_a_value_that_is_none_or_not_finite_is_not_glued(value):
 def test_glue_returns_the_words_of_the_page():
     assert rendering.glue("share", 0.256, ".1%") == "25.6%"
     assert rendering.glue("verdict", "does not hold") == "does not hold"
+
+
+def test_a_u_curve_of_runs_that_all_finished_has_no_cross():
+    rows = embedded(plots.u_curve(sweep_frame(diverged=None), ceiling=4.0))
+    assert set(rows["fate"]) == {"finished"}

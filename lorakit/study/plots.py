@@ -72,7 +72,7 @@ def u_curve(
     lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
     last["fate"] = lost.map({True: "diverged or above the chart", False: "finished"})
     below = {arm: i * 0.03 * (ceiling - finite.min()) for i, arm in enumerate(arm_order(last["arm"]))}
-    last.loc[lost, y] = ceiling - last.loc[lost, "arm"].map(below).astype(float)  # arms that fail at one rate lie side by side
+    last.loc[lost, y] = ceiling - last.loc[lost, "arm"].map(below).astype(float)  # failures at one rate: side by side
     means = last[~lost].groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
     best = means.loc[means.groupby("arm")[chosen_by].idxmin()]
     pairs = set(zip(best["arm"], best["learning_rate"], strict=True))
