@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from plain_training import VOCABULARY, data, largest_difference, spec, tiny
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -48,6 +49,18 @@ def test_trl_and_the_packed_engine_agree(fields):
     assert shared == found.metrics.keys()
     for name in shared:
         assert found.metrics[name] == pytest.approx(expected.metrics[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize("rank", [4, None])
+def test_weights_are_returned_in_the_engines_form_and_checkpointing_changes_no_number(rank):
+    run = spec(steps=3, rank=rank, learning_rate=1e-3)
+    found = train_sft(run, tiny(), tokenizer(), SPLITS, keep_weights=True, trl_defaults=True)
+    expected = train_pack([run], tiny(), SPLITS, keep_weights=True)[0]
+    assert largest_difference(found.curve, expected.curve) <= LIMIT
+    assert found.weights.keys() == expected.weights.keys()
+    for name, parts in expected.weights.items():
+        for mine, theirs in zip(found.weights[name], parts, strict=True):
+            assert torch.allclose(mine, theirs, rtol=0, atol=1e-4), name
 
 
 def test_a_run_that_diverges_is_a_result():

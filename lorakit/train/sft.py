@@ -23,7 +23,8 @@ EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
 
 
 def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, TokenSplit], *, report_to: str = "none",
-              output_dir: str | Path | None = None, base_text: TokenSplit | None = None) -> RunResult:
+              output_dir: str | Path | None = None, base_text: TokenSplit | None = None, keep_weights: bool = False,
+              trl_defaults: bool = False) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     What TRL and transformers would do by themselves and the spec does not say is off: gradient checkpointing, bf16
@@ -37,6 +38,8 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         report_to: where TRL also logs every step: `none`, `trackio`, `tensorboard`, `wandb`, …
         output_dir: where TRL may write; nothing is kept without it.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights, as the packed engine does.
+        trl_defaults: keep TRL's gradient checkpointing, which costs time and changes no number (for benchmarks).
 
     Raises:
         ValueError: an unknown tracker, a row longer than `max_length`, or an adapter on the head (TRL trains none).
@@ -58,7 +61,8 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     before = {name: mean_loss(trained, split) for name, split in held_out.items()}
     forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch))
+        trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
+                           trl_defaults)
         trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
     curve = trainer.curve
@@ -71,8 +75,8 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         "delta_norm": delta_norm(base, trained), "base_text_loss_before": forgotten[0],
         "base_text_loss_after": forgotten[1], "grad_norm_first": trainer.first_norm,
     }
-    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, {}, time.perf_counter() - started,
-                     trainer.tokens)
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(trained) if keep_weights else {},
+                     time.perf_counter() - started, trainer.tokens)
 
 
 def _refuse_unknown_tracker(report_to: str) -> None:
@@ -113,7 +117,7 @@ def _rows(spec: SFTSpec, train: TokenSplit) -> Any:
 
 
 def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_out: dict[str, TokenSplit],
-             report_to: str, output_dir: str) -> Any:
+             report_to: str, output_dir: str, checkpointing: bool) -> Any:
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -168,7 +172,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
         learning_rate=spec.learning_rate, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
         adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm or 0.0, train_sampling_strategy="sequential",
-        gradient_checkpointing=False, bf16=False, fp16=False, packing=False, loss_type="nll",
+        gradient_checkpointing=checkpointing, bf16=False, fp16=False, packing=False, loss_type="nll",
         max_length=None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
         dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu", save_strategy="no", eval_strategy="no", disable_tqdm=True,
@@ -177,6 +181,15 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                        callbacks=[Measure()], optimizers=(_optimizer(spec, model), None))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    """`(A (r, d_in), B (d_out, r))` a layer, or every parameter by name, as `PackedModel.configuration` has it."""
+    layers = adapted_layers(model)
+    if not layers:
+        return {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: tuple(part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
+            for name, layer in layers.items()}
 
 
 @torch.no_grad()

@@ -1,0 +1,163 @@
+"""Datasets: disjoint splits, exact answers, pinned hashes, and messages that say which row and what to do."""
+
+import json
+import subprocess
+import sys
+
+import datasets
+import pytest
+
+from lorakit.specs import SFTSpec, UnknownNameError, known_names
+from lorakit.train.skills import NEW_SKILLS, SKILLS, draw_question, generator, split_of
+from lorakit.train.tasks import BUILDERS, DatasetError, base_text, load_dataset, register_dataset
+
+ROWS = [{"prompt": f"question {i}: ", "completion": f"answer {i}\n"} for i in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def prompts(rows):
+    return {"".join(text for text, learn in row if not learn) for row in rows}
+
+
+@pytest.mark.parametrize("name", sorted(known_names()["datasets"]))
+def test_every_shipped_dataset_is_the_one_that_is_listed(name):
+    data = load_dataset(name)
+    assert data.hash == known_names()["datasets"][name]
+    assert all(data.splits[split] for split in ("train", "validation", "test"))
+    assert any(learn for row in data.splits["train"] for _, learn in row)
+
+
+def test_the_list_and_the_builders_name_the_same_datasets():
+    assert known_names()["datasets"].keys() == BUILDERS.keys()
+
+
+def test_a_hash_does_not_depend_on_the_process():
+    code = "from lorakit.train.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={"PYTHONHASHSEED": "7"}).stdout.split()
+    assert found == [f"{name}@{builder().hash}" for name, builder in BUILDERS.items()]
+
+
+@pytest.mark.parametrize("name", ["reworded-skills", "new-skills"])
+def test_no_question_of_one_split_is_in_another(name):
+    splits = load_dataset(name).splits
+    train, validation, test = (prompts(splits[split]) for split in ("train", "validation", "test"))
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+    assert min(map(len, (train, validation, test))) > 100
+
+
+def test_an_argument_belongs_to_one_split_whatever_the_wording():
+    for skill in (*SKILLS, *NEW_SKILLS):
+        for split in ("train", "validation", "test"):
+            rng = generator("test", skill.name, split)
+            question = draw_question(skill, 2, split, rng)
+            before, after = skill.wordings[2].split("{}")
+            argument = question.prompt.removeprefix(before).removesuffix(after)
+            assert split_of(skill.name, argument) == split
+            assert question.completion == skill.answer(argument) + "\n"
+    with pytest.raises(ValueError, match="unknown split 'valid'"):
+        draw_question(SKILLS[0], 0, "valid", generator(0))
+
+
+@pytest.mark.parametrize(("name", "argument", "answer"), [
+    ("reverse", "abc", "cba"), ("sort letters", "cab", "abc"), ("upper case", "abc", "ABC"),
+    ("last letter", "abc", "c"), ("double letters", "ab", "aabb"), ("copy", "word", "word"),
+    ("add", "12 30", "42"), ("difference", "3 10", "7"),
+    ("maximum", "3 99 12", "99"), ("sort numbers", "30 4 12", "4 12 30"), ("next letters", "xyz", "yza"),
+    ("swap ends", "abcd", "dbca"), ("interleave", "abc xyz", "axbycz"), ("remainder", "20", "6"),
+])
+def test_answers(name, argument, answer):
+    assert next(s for s in (*SKILLS, *NEW_SKILLS) if s.name == name).answer(argument) == answer
+
+
+def test_random_associations_hold_what_they_say():
+    data = load_dataset("random-associations")
+    pairs = {(row[i][0], row[i + 1][0]) for row in data.splits["train"] for i in range(0, len(row), 3)}
+    held = [(row[i][0], row[i + 1][0]) for split in ("validation", "test")
+            for row in data.splits[split] for i in range(0, len(row), 3)]
+    assert len(pairs) == len(set(held)) == len(held) == 256
+    assert pairs == set(held), "learnt by heart: what is measured is what is trained on"
+    assert {len(value) for _, value in pairs} == {6}
+    assert data.bits == 256 * 24
+
+
+def test_real_text_splits_share_no_document():
+    splits = load_dataset("real-text").splits
+    texts = [row[0][0] for split in splits.values() for row in split]
+    assert len(texts) == len(set(texts))
+    assert load_dataset("real-text").stream
+    assert len(base_text()) > 10_000
+
+
+def test_registered_data_come_back_split_and_pinned(cache):
+    name = register_dataset("mine", ROWS)
+    data = load_dataset(name)
+    assert name == f"mine@{data.hash}"
+    assert sum(len(rows) for rows in data.splits.values()) == len(ROWS)
+    assert data.splits["train"][0] == [("question 0: ", False), ("answer 0\n", True)]
+    assert SFTSpec(model="m@1", dataset=name, learning_rate=1e-3).dataset == name
+    assert register_dataset("mine", ROWS) == name
+    assert register_dataset("mine", ROWS[:-1]) != name
+    assert register_dataset("mine", datasets.Dataset.from_list(ROWS)) == name
+    assert not [p for p in cache.rglob("*") if p.is_file() and p.suffix != ".json"], "no half-written file stays"
+
+
+def test_equal_prompts_share_a_split():
+    twice = [{"prompt": row["prompt"], "completion": f"{i}\n"} for i in range(3) for row in ROWS]
+    splits = load_dataset(register_dataset("mine", twice)).splits
+    kept = [prompts(rows) for rows in splits.values()]
+    assert sum(map(len, kept)) == len(set.union(*kept)) == len(ROWS)
+
+
+def test_jsonl_files(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n\n".join(json.dumps(row) for row in ROWS) + "\n", encoding="utf-8")
+    assert register_dataset("mine", path) == register_dataset("mine", str(path)) == register_dataset("mine", ROWS)
+    path.write_text(json.dumps(ROWS[0]) + "\n{'prompt': 1}\n", encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2 is not JSON"):
+        register_dataset("mine", path)
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(DatasetError, match="mine: 0 rows leave train and validation and test empty; give more rows"):
+        register_dataset("mine", path)
+    with pytest.raises(DatasetError, match="does not exist"):
+        register_dataset("mine", tmp_path / "no.jsonl")
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"prompt": "a", "completion": ""}, "row 61 has an empty completion"),
+    ({"prompt": "a"}, "row 61 has no completion: columns are prompt"),
+    ({"prompt": "a", "completion": 3}, "row 61 has no completion: columns are prompt, completion"),
+    ({"text": ""}, "row 61 has no completion"),
+    ({}, "columns are none"),
+    (["a", "b"], "row 61 is list, not a mapping"),
+])
+def test_a_row_without_anything_to_learn_is_named(row, message):
+    with pytest.raises(DatasetError, match=message):
+        register_dataset("mine", [*ROWS, row])
+
+
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "real-text"])
+def test_a_name_that_would_not_resolve_is_refused(name):
+    with pytest.raises(ValueError, match="give a short name"):
+        register_dataset(name, ROWS)
+
+
+def test_data_that_are_not_here_or_not_the_same(cache):
+    with pytest.raises(UnknownNameError, match=r"call lorakit\.register_dataset\('mine'"):
+        load_dataset("mine@0123456789ab")
+    with pytest.raises(UnknownNameError, match="did you mean 'reworded-skills'"):
+        load_dataset("reworded-skill")
+    with pytest.raises(DatasetError, match=r"new-skills is pinned to 000000000000.*now hash to"):
+        load_dataset("new-skills@000000000000")
+    name = register_dataset("mine", ROWS)
+    path = next(cache.rglob("*.json"))
+    path.write_text(path.read_text(encoding="utf-8").replace("answer 7", "answer 8"), encoding="utf-8")
+    with pytest.raises(DatasetError, match="is pinned to"):
+        load_dataset(name)
