@@ -85,6 +85,7 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
     short, _, pin = pinned.partition("@")
     if short == SMOLLM2:
         model, tokenizer = _load_folder(_smollm2_folder(pin), dtype)
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF names <|im_start|>, and no padding
     elif (WEIGHTS / f"{short}.json").exists():
         model, tokenizer = _load_embedded(short, pin, dtype)
     elif "/" in short:
