@@ -35,8 +35,8 @@ def scripts():
 
 def test_pretraining_never_shows_the_held_out_wording_or_a_test_argument(scripts):
     text = {kind: numpy.zeros(1000, dtype=numpy.uint8) for kind in ("english", "code")}
-    seen = "".join(bytes(row.tolist()).decode("ascii")
-                   for rows in scripts["pretrain"].batches(text, 40, seed=0) for row in rows.numpy().astype(numpy.uint8))
+    batches = scripts["pretrain"].batches(text, 40, seed=0)
+    seen = "".join(bytes(row).decode("ascii") for rows in batches for row in rows.tolist())
     starts = [skill.wordings[HELD_OUT_WORDING].split("{}")[0].strip(", ") for skill in SKILLS]
     assert not [start for start in starts if f"{start} " in seen or f"{start}, " in seen]
     reversed_words = re.findall(r"(?:^|\n)reverse ([a-z]+)\n", seen)

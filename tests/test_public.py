@@ -32,7 +32,7 @@ def test_every_public_name_exists_and_is_documented():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(AttributeError, match="it has: .*run"):
+    with pytest.raises(AttributeError, match=r"it has: .*run"):
         _ = lk.rum
 
 

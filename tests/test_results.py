@@ -1,0 +1,98 @@
+"""What a chapter gets: records, a clear refusal, or a warning; and what is committed is whole and current."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorakit.records import Record, Store
+from lorakit.specs import SFTSpec
+from lorakit.study import experiments, sweeps
+from lorakit.study.results import MissingRecordsError, StaleRecordsWarning, results
+from lorakit.train.packing import training_code
+
+BOOK = Path(__file__).parent.parent / "book"
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """An experiment of two runs, and an empty folder for its records."""
+    base = SFTSpec(learning_rate=1e-3, steps=2, evaluations=2)
+    specs = [base, SFTSpec(learning_rate=1e-3, steps=2, evaluations=2, seed=1)]
+    experiment = experiments.Experiment("small", "?", {("cpu", "record"): lambda: specs})
+    monkeypatch.setitem(experiments.EXPERIMENTS, "small", experiment)
+    monkeypatch.setenv("LORAKIT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.delenv("LORAKIT_MISSING", raising=False)
+    return specs
+
+
+def write(specs, code: str) -> None:
+    import os
+
+    store = Store(os.environ["LORAKIT_RESULTS"])
+    for spec in specs:
+        losses = {f"{split}_loss": [2.0, 1.0] for split in ("train", "validation", "test")}
+        curve = {"step": [1, 2], "tokens": [9, 18], **losses}
+        store.append("cpu", "small", Record.from_run(spec, "ok", {"test_loss": 1.0}, curve,
+                                                     {"engine": "packed", "code": code}))
+
+
+def test_missing_records_are_an_error_with_the_command(small):
+    write(small[:1], training_code("packed"))
+    with pytest.raises(MissingRecordsError, match=r"1 of 2 runs .* `lorakit run small --profile cpu --size record`"):
+        results("small")
+    assert results("small", optional=True).missing == 1
+
+
+def test_records_are_read_and_nothing_is_trained(small, monkeypatch):
+    write(small, training_code("packed"))
+    monkeypatch.setattr(sweeps, "run", lambda *a, **k: pytest.fail("trained"))
+    found = results("small")
+    assert (found.missing, found.note, len(found.curves), len(found.runs)) == (0, "records: 2 seeds", 4, 2)
+    assert found.only("reworded-skills").records == found.records
+    assert found.only("real-text").specs == ()
+
+
+def test_a_refresh_trains_what_is_missing(small, monkeypatch):
+    monkeypatch.setenv("LORAKIT_MISSING", "train")
+    monkeypatch.setattr(sweeps, "run", lambda specs, store, **k: write(specs, training_code("packed")))
+    assert results("small").missing == 0
+
+
+def test_records_of_earlier_code_warn(small):
+    write(small, "0" * 16)
+    with pytest.warns(StaleRecordsWarning, match="2 of 2 records"):
+        results("small")
+
+
+def test_an_undefined_combination_lists_the_defined_ones(small):
+    with pytest.raises(ValueError, match="defined: cpu/record"):
+        results("small", "gpu")
+    with pytest.raises(ValueError, match="allowed: cpu, gpu, paper"):
+        results("small", "tpu")
+
+
+def test_grids_are_equally_dense_for_every_arm():
+    for experiment in experiments.EXPERIMENTS.values():
+        for profile, size in experiment.runs:
+            rates: dict[tuple, set[float]] = {}
+            for spec in experiment.specs(profile, size):
+                rates.setdefault((spec.dataset, spec.lora.rank if spec.lora else None), set()).add(spec.learning_rate)
+            steps = {tuple(round(b / a, 1) for a, b in zip(sorted(r), sorted(r)[1:], strict=False))
+                     for r in rates.values()}
+            assert len({len(r) for r in rates.values()}) == 1
+            assert max(max(s) for s in steps) - min(min(s) for s in steps) < 0.35
+
+
+@pytest.mark.parametrize("path", sorted(BOOK.glob("results/*/*.jsonl")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_committed_records_are_whole_and_made_by_this_code(path):
+    store = Store(BOOK / "results")
+    assert store.problems == []
+    named = {spec.id for spec in experiments.get(path.stem).specs(path.parent.name, "record")}
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["id"] for line in lines} == named
+    for line in lines:
+        assert line["provenance"]["code"] == training_code(line["provenance"]["engine"])
+        assert line["metrics"]["grad_norm_first"] is None or line["metrics"]["grad_norm_first"] > 0
