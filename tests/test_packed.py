@@ -57,6 +57,7 @@ def test_everything_that_a_configuration_may_have_of_its_own(dtype):
             {"lora": {"train_a": False}, "learning_rate": 1e-2, "weight_decay": 0.1},
             {"lora": {"learning_rate_b_ratio": 16.0}, "learning_rate": 5e-4},
             {"lora": {"init_a_scale": 0.25}, "learning_rate": 5e-3},
+            {"lora": {"train_a": False}, "max_grad_norm": 0.05},
             {"weight_decay": 0.2, "learning_rate": 1e-2},
             # a seed at which no element's first gradient is itself rounding: Adam steps by the full rate along its sign
             {"seed": 6, "rank": 7},
