@@ -115,6 +115,8 @@ def test_a_name_depends_on_the_weights_alone():
     model = tiny()
     name = register_model("mine", model, byte_tokenizer())
     assert register_model("mine", tiny(), byte_tokenizer()) == name
+    assert register_model("mine", model, byte_tokenizer()) == name  # saving it changed nothing that counts
+    assert register_model("mine", load_model(name)[0], byte_tokenizer()) == name
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1e-3
     assert register_model("mine", model, byte_tokenizer()) != name

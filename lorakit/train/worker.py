@@ -117,7 +117,8 @@ def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[
     if engine == "trl":
         from lorakit.train.sft import train_sft
 
-        results = [train_sft(spec, model, tokenizer, splits, report_to=report_to) for spec in specs]
+        results = [train_sft(spec, model, tokenizer, splits, report_to=report_to, base_text=base,
+                             keep_weights=save_to is not None) for spec in specs]
     else:
         results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
     if save_to is not None:

@@ -103,7 +103,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
         finite = torch.ones(count, dtype=torch.bool)
         for step in range(1, first.steps + 1):
-            chosen = orders[:, (step - 1) * per_step : step * per_step].view(count, first.accumulation, first.batch_size)
+            chosen = orders[:, (step - 1) * per_step : step * per_step].view(
+                count, first.accumulation, first.batch_size)
             loss, tokens = _accumulate(packed, train, chosen, device)
             recent.append(loss)
             seen += tokens
