@@ -189,7 +189,7 @@ def model_hash(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    # Saving a model fills some fields in, and an upgrade of transformers changes one: they say nothing about the numbers.
+    # Saving a model fills some fields in, an upgrade of transformers changes one: they say nothing about the numbers.
     incidental = ("architectures", "dtype", "transformers_version", "_name_or_path", "use_cache")
     config = {k: v for k, v in model.config.to_diff_dict().items() if k not in incidental}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())

@@ -96,7 +96,7 @@ class PackedModel:
         return groups + ([Group(vectors, rate, torch.zeros_like(decay))] if vectors else [])
 
     def _adapt(self) -> list[Group]:
-        # Runs that differ in their rates alone start alike: attaching costs 30 ms, as much as a dozen steps of a small run.
+        # Runs that differ in their rates alone start alike; attaching costs 30 ms, as much as a dozen small steps.
         begun: dict[tuple[Any, ...], dict[str, tuple[torch.Tensor, ...]]] = {}
         starts: list[dict[str, tuple[torch.Tensor, ...]]] = []
         for spec in self.specs:
