@@ -169,8 +169,9 @@ def main(which: str) -> None:
         metrics |= {f"{name}_over_packed_median": statistics.median(ratios), f"{name}_over_packed_low": min(ratios),
                     f"{name}_over_packed_high": max(ratios)}
     metrics["tokens_per_step"] = BATCH * LENGTH
-    spec = Benchmark(f"packed-sweep-{which}", {"model": base.model, "rank": RANK, "points": POINTS,
-                                               "steps": STEPS[which], "batch_size": BATCH, "max_length": LENGTH, "processes": 2, "threads": 1})
+    spec = Benchmark(f"packed-sweep-{which}", {
+        "model": base.model, "rank": RANK, "points": POINTS, "steps": STEPS[which], "batch_size": BATCH,
+        "max_length": LENGTH, "processes": 2, "threads": 1})
     import torch
 
     from lorakit.train.worker import _device_name, _versions
