@@ -17,6 +17,13 @@ from lorakit.records import Record, Store
 
 CERTIFIED_LOSSES = ("validation_loss", "test_loss")
 
+TRAINING_MODULES = {
+    "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
+               "lorakit.train.packed.engine", "lorakit.train.packed.truncation", "lorakit.train.tokens",
+               "lorakit.train.adapters"),
+    "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
+}
+
 
 class CertificationError(ValueError):
     """Retrained runs do not repeat the recorded ones, or some of them are missing."""
@@ -44,6 +51,11 @@ def code_hash(modules: Sequence[str | Path]) -> str:
     files = {file.resolve() for module in modules for file in _sources(module)}
     digests = sorted(_source_digest(file.read_text(encoding="utf-8"), str(file)) for file in files)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
+
+
+def training_code(engine: str) -> str:
+    """Hash of the modules that decide a run's numbers, comments and docstrings left out."""
+    return code_hash(TRAINING_MODULES[engine])
 
 
 def stale(records: Sequence[Record], code: str) -> list[Record]:

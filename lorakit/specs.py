@@ -265,10 +265,10 @@ def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
-        values = [] if isinstance(values, str) else list(values)
-        if not values:
+        listed = [] if isinstance(values, str) else list(values)
+        if not listed:
             raise SpecError(f"axis {name!r} has no values: {values!r}; give a non-empty list")
-        specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in values]
+        specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in listed]
     return specs
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.codehash import training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments, sweeps
 from lorakit.study.results import MissingRecordsError, StaleRecordsWarning, results
-from lorakit.train.packing import training_code
 
 BOOK = Path(__file__).parent.parent / "book"
 

@@ -25,8 +25,10 @@ def triggers(workflow: dict) -> dict:
 
 
 def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    # `make test` runs us: what it exports to its children must not reach the make under test
+    outer = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "UV_FIND_LINKS")}
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env=os.environ | environment)
+                          env=outer | environment)
 
 
 def test_constraints_are_exact_and_name_no_place():

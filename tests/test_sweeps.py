@@ -13,11 +13,12 @@ import time
 import pytest
 
 from lorakit.cli import main
+from lorakit.codehash import training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
 from lorakit.study import sweeps
 from lorakit.study.workers import Worker, WorkerError
-from lorakit.train.packing import group, pack_key, split_evenly, training_code
+from lorakit.train.packing import group, pack_key, split_evenly
 
 BASE = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=3, batch_size=1,
                evaluations=2, evaluation_tokens=64)
@@ -131,7 +132,7 @@ def test_failed_runs_do_not_stop_the_others(tmp_path):
     assert short.id in str(error.value)
     store = Store(tmp_path)
     assert store.missing([*specs(2), short]) == [short]
-    assert store.find([short.id])[short.id].status == "failed"
+    assert {r.id: r.status for r in store.records("cpu", "x")}[short.id] == "failed"
 
 
 def test_no_pack_starts_beyond_the_time_budget(tmp_path):

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lorakit.codehash import stale
+from lorakit.codehash import stale, training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments
 from lorakit.study.frames import runs, tidy
-from lorakit.train.packing import training_code
 
 
 class MissingRecordsError(RuntimeError):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import MissingExtraError
-from lorakit.codehash import CertificationError, certification_sample, certify, stale
+from lorakit.codehash import CertificationError, certification_sample, certify, stale, training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study.workers import Worker, WorkerError, default_device, default_processes
-from lorakit.train.packing import group, split_evenly, training_code
+from lorakit.train.packing import group, split_evenly
 
 PROBE_SPECS = 4
 LARGEST_PACK = 16

@@ -5,20 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lorakit.codehash import code_hash
 from lorakit.specs import SFTSpec
-
-TRAINING_MODULES = {
-    "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
-               "lorakit.train.packed.engine", "lorakit.train.packed.truncation", "lorakit.train.tokens",
-               "lorakit.train.adapters"),
-    "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
-}
-
-
-def training_code(engine: str) -> str:
-    """Hash of the modules that decide a run's numbers, comments and docstrings left out."""
-    return code_hash(TRAINING_MODULES[engine])
 
 
 def pack_key(spec: SFTSpec) -> tuple[Any, ...]:

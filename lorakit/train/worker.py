@@ -24,12 +24,12 @@ from typing import Any
 
 import torch
 
+from lorakit.codehash import training_code
 from lorakit.records import Record
 from lorakit.specs import PACKAGE, SFTSpec
 from lorakit.train.models import load_model
 from lorakit.train.packed.engine import RunResult, train_pack
 from lorakit.train.packed.probe import probe_pack
-from lorakit.train.packing import training_code
 from lorakit.train.tasks import TextData, base_text, load_dataset
 from lorakit.train.tokens import TokenSplit, tokenize
 
