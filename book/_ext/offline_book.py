@@ -6,11 +6,15 @@ the Vega bundle out of vl-convert and MathJax out of its wheel, both pinned in `
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+CHAPTER = re.compile(r"book/\d\d-[^/]+")
 MATHJAX_PACKAGE = "django-static-mathjax"
 MATHJAX_PARTS = ("tex-chtml.js", "input/tex/extensions", "output/chtml/fonts/woff-v2")
 
@@ -20,6 +24,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", write_generated_pages, priority=1)
     app.connect("config-inited", add_scripts, priority=2)
     app.connect("config-inited", leave_thebe_out, priority=3)
+    app.connect("env-get-outdated", chapters_of_changed_inputs)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -53,6 +58,24 @@ def write_if_changed(path: Path, text: str) -> None:
     """Leave the file, and Sphinx's cache of it, alone where its text is the same."""
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
+
+
+def chapters_of_changed_inputs(app: Any, env: Any, *_: Any) -> list[str]:
+    """Chapters to execute anew: all, if records, code or size changed since the last build; Sphinx looks at text alone."""
+    inputs = chapter_inputs(Path(app.srcdir) / "book" / "results")
+    before, env.chapter_inputs = getattr(env, "chapter_inputs", None), inputs
+    return [] if before == inputs else sorted(name for name in env.found_docs if CHAPTER.fullmatch(name))
+
+
+def chapter_inputs(results: Path) -> str:
+    """A hash of what a chapter's numbers depend on besides its own text."""
+    from lorakit.codehash import code_hash
+    from lorakit.specs import PACKAGE
+
+    digest = hashlib.sha256(f"{code_hash([PACKAGE])} {os.environ.get('LORAKIT_SIZE')}".encode())
+    for path in [PACKAGE / "fingerprints.json", *sorted(results.rglob("*.jsonl"))]:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def add_scripts(app: Any, config: Any) -> None:
