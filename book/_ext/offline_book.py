@@ -61,7 +61,7 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def chapters_of_changed_inputs(app: Any, env: Any, *_: Any) -> list[str]:
-    """Chapters to execute anew: all, if records, code or size changed since the last build; Sphinx looks at text alone."""
+    """All chapters, if records, code or size changed since the last build: Sphinx itself looks at their text alone."""
     inputs = chapter_inputs(Path(app.srcdir) / "book" / "results")
     before, env.chapter_inputs = getattr(env, "chapter_inputs", None), inputs
     return [] if before == inputs else sorted(name for name in env.found_docs if CHAPTER.fullmatch(name))
