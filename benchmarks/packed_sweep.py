@@ -174,9 +174,9 @@ def main(which: str) -> None:
         "max_length": LENGTH, "processes": 2, "threads": 1})
     import torch
 
-    from lorakit.train.worker import _device_name, _versions
+    from lorakit.train.worker import device_name, versions
 
-    provenance = {**_versions(), "device": _device_name("cpu"), "torch": torch.__version__}
+    provenance = {**versions(), "device": device_name("cpu"), "torch": torch.__version__}
     record = Record.from_run(spec, "ok", metrics, {"round": list(range(1, ROUNDS + 1)), **seconds}, provenance)
     Store("benchmarks/results").append("cpu", "packed-sweep", record)
     print(json.dumps(metrics, indent=1))

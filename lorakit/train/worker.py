@@ -66,7 +66,8 @@ def _revision() -> str | None:
 
 
 @lru_cache
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+    """Versions of Python, of this checkout and of the packages that train; None for one that is absent."""
     out: dict[str, str | None] = {"python": sys.version.split()[0], "git": _revision()}
     for package in ("lorakit", "torch", "transformers", "peft", "trl"):
         try:
@@ -76,9 +77,10 @@ def _versions() -> dict[str, str | None]:
     return out
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """The GPU's or the processor's own name for itself."""
     if device.startswith("cuda"):
-        return str(torch.cuda.get_device_name())
+        return str(torch.cuda.getdevice_name())
     model = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
     return model[0] if model else "CPU"
@@ -97,8 +99,8 @@ def _peak_bytes(device: str) -> int | None:
 def to_record(result: RunResult, engine: str, device: str, pack_size: int) -> Record:
     """The record of one result, with where and how it was made."""
     provenance = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine), **_versions(),
-        "device": _device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine), **versions(),
+        "device": device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
         "seconds": round(result.seconds, 3), "peak_bytes": _peak_bytes(device), "tokens": result.tokens,
     }
     return Record.from_run(result.spec, result.status, result.metrics, result.curve, provenance)
