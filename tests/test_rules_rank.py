@@ -5,7 +5,7 @@ from synthetic_records import BASE, curve_loss, jitter, make
 
 from lorakit.study.evidence import Comparison, Evidence, Finding, all_equal, combine
 from lorakit.study.frames import runs, tidy
-from lorakit.study.rules import equal_to_full, rank_sets_departure, same_first_steps
+from lorakit.study.rules.rank import equal_to_full, rank_sets_departure, same_first_steps
 
 ASSOCIATIONS = "random-associations@1"
 

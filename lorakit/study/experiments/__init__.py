@@ -1,0 +1,26 @@
+"""The named lists of specs behind each figure, per profile and size: the only place where they are written."""
+
+from __future__ import annotations
+
+import difflib
+
+from lorakit.specs import UnknownNameError
+from lorakit.study.experiments import rank
+from lorakit.study.experiments.definition import PROFILES, SIZES, Experiment
+
+__all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get"]
+
+EXPERIMENTS = {experiment.name: experiment for chapter in (rank,) for experiment in chapter.EXPERIMENTS}
+
+
+def get(name: str) -> Experiment:
+    """The experiment of this name.
+
+    Raises:
+        UnknownNameError: there is none; the message lists those that exist.
+    """
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UnknownNameError(f"no experiment {name!r}; {hint}experiments: {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]

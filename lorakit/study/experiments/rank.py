@@ -1,0 +1,52 @@
+"""Rank: which rank trains like full fine-tuning.
+
+What is fixed here was fixed before the record runs, from a pilot with one seed on `tiny` (November 2026): which
+rates bracket the best one for every arm, and how many steps the random associations need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lorakit.specs import SFTSpec
+from lorakit.study.experiments.definition import Experiment, arms, grid
+
+ASSOCIATIONS = SFTSpec(dataset="random-associations", learning_rate=1e-3, steps=800, evaluations=16)
+SKILLS = SFTSpec(dataset="reworded-skills", learning_rate=1e-3, batch_size=8, max_length=40, evaluations=14)
+TEXT = SFTSpec(dataset="real-text", learning_rate=1e-3, evaluations=14)
+RANKS = [1, 2, 4, 8, 16, 64, 128]
+
+
+def _rank_record() -> list[SFTSpec]:
+    return [spec for base in (ASSOCIATIONS, SKILLS, TEXT)
+            for spec in arms(base, RANKS, grid(2.15e-3, 6), grid(1e-3, 6), seeds=5)]
+
+
+def _rank_live() -> list[SFTSpec]:
+    short = replace(ASSOCIATIONS, steps=200, evaluations=10)
+    return arms(short, [1, 16], [1e-3, 2.15e-3, 4.64e-3], [4.64e-4, 1e-3, 2.15e-3], seeds=2)
+
+
+SMOLLM2 = SFTSpec(model="smollm2-135m-instruct-q4", dataset="real-text", learning_rate=1e-4, batch_size=2, steps=60,
+                  evaluations=8, evaluation_tokens=1024)
+
+
+def _smollm2_cpu() -> list[SFTSpec]:
+    return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3], [1e-5, 3e-5, 1e-4], seeds=1)
+
+
+def _rank_gpu() -> list[SFTSpec]:
+    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384,
+                   dtype="float32")
+    return arms(base, [1, 16, 64, 128], grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+
+
+EXPERIMENTS = (
+    Experiment("rank", "At which rank does LoRA train like full fine-tuning, and when does a rank fall behind?", {
+        ("cpu", "record"): _rank_record, ("cpu", "live"): _rank_live,
+        ("gpu", "record"): _rank_gpu,
+    }),
+    Experiment("rank-smollm2", "Sixty steps of SmolLM2-135M on two cores: rank 16 beside full fine-tuning.", {
+        ("cpu", "record"): _smollm2_cpu,
+    }),
+)
