@@ -17,8 +17,10 @@ from lorakit.study.claims import (
     verdict,
 )
 from lorakit.study.claims_page import ledger_markdown, sentence
-from lorakit.study.evidence import Evidence
+from lorakit.study.evidence import Evidence, Finding, Scale
 from lorakit.study.frames import runs, tidy
+from lorakit.study.statements import Claim
+from lorakit.study.statistics import Interval
 
 C1 = CLAIMS[0]
 
@@ -117,21 +119,48 @@ def test_a_best_rate_at_the_edge_gives_no_verdict():
 
 def test_guards_name_what_exists():
     found = [evaluate(claim, []) for claim in CLAIMS]
-    with pytest.raises(UnknownClaimError, match="no claim 'C9'; known: C1, C2, C4"):
-        expect_verdict("C9", "holds", found)
+    with pytest.raises(UnknownClaimError, match="no claim 'C99'; known: C1, C2, "):
+        expect_verdict("C99", "holds", found)
     with pytest.raises(ValueError, match="allowed: holds, does not hold"):
         expect_verdict("C1", "true", found)
     with pytest.raises(UnknownClaimError):
-        verdict("C9", Store("nowhere"))
+        verdict("C99", Store("nowhere"))
 
 
 def test_claims_are_complete_and_their_rules_name_their_thresholds():
-    assert [claim.id for claim in CLAIMS] == ["C1", "C2", "C4"]
+    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
     for claim in CLAIMS:
         assert claim.source == "schulman2025lora"
-        assert "5%" in claim.rule_text
-        assert "95 %" in claim.rule_text
+        assert (claim.evaluate is None) != (claim.compute is None)
+        assert "95 %" in claim.rule_text or claim.compute
         assert not claim.statement.endswith(".")
+
+
+COUNTED = Claim("X1", "schulman2025lora", "two and two is four", "Add.", "Sums.", (), "01-what-lora-is",
+                compute=lambda store: [(Scale("cpu", "base@1", 360_000, None), Finding("holds", "It is 4.", "sum",
+                                                                                       Interval(4, 4, 4, 1)))])
+
+
+def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
+    (found,) = ledger(Store(tmp_path), [COUNTED])
+    assert (found.outcome, found.seeds) == ("holds", 0)
+    assert sentence(found).startswith("With base, 360,000 parameters, exact, the counts bear out, at this scale, that")
+    assert "(sum: 4 (exact))" in sentence(found)
+    assert "**Base, 360,000 parameters, exact: holds" in ledger_markdown([found])
+    (about_nothing,) = ledger(Store(tmp_path), [replace(COUNTED, compute=lambda s: [(None, Finding("holds", "4."))])])
+    assert sentence(about_nothing) == "By computation, the counts bear out that two and two is four."
+    assert "| exact computation |" in ledger_markdown([about_nothing])
+
+
+def test_a_computed_claim_without_counts_is_not_tested(tmp_path):
+    (found,) = ledger(Store(tmp_path), [replace(COUNTED, compute=lambda store: [])])
+    assert found.outcome == "not tested at this scale"
+    assert "no records" in sentence(found)
+
+
+def test_a_computed_claim_has_no_rule_for_runs():
+    with pytest.raises(ValueError, match="X1 has no rule for training runs"):
+        evaluate(COUNTED, [evidence(make())])
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,10 @@ class VerdictChanged(RuntimeError):  # noqa: N818 - named for what happened: the
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the records say of a claim at one scale; `others` are those at the other scales that have records."""
+    """What the records say of a claim at one scale; `others` are those at the other scales that have records.
+
+    Without seeds it is exact: computed or counted, nothing that another seed could change.
+    """
 
     claim: Claim
     outcome: Outcome
@@ -61,12 +64,24 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
 
 
 def _judge(claim: Claim, evidence: Evidence) -> Verdict:
+    if claim.evaluate is None:
+        raise ValueError(f"{claim.id} has no rule for training runs: it is computed, from the store")
     try:
         finding = _refusal(evidence) or claim.evaluate(evidence)
     except GridEdgeError as error:
         finding = Finding(OPEN, f"{error}.")
     return Verdict(claim, finding.outcome, finding.reason, finding.effect, finding.interval, evidence.seeds,
                    evidence.scale, finding.regime)
+
+
+def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
+    if claim.compute is None:
+        return evaluate(claim, gather(claim, store, **sources))
+    verdicts = [Verdict(claim, found.outcome, found.reason, found.effect, found.interval, 0, scale, found.regime)
+                for scale, found in claim.compute(store)]
+    if not verdicts:
+        return Verdict(claim, UNTESTED, "Nothing has been counted yet.")
+    return replace(verdicts[0], others=tuple(verdicts[1:]))
 
 
 def _refusal(evidence: Evidence) -> Finding | None:
@@ -118,12 +133,12 @@ def verdict(claim_id: str, store: Store, **sources: Any) -> Verdict:
         UnknownClaimError: no claim has this id.
     """
     claim = _by_id(claim_id, {claim.id: claim for claim in CLAIMS})
-    return evaluate(claim, gather(claim, store, **sources))
+    return _from_store(claim, store, **sources)
 
 
 def ledger(store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> list[Verdict]:
     """The verdict on every claim, in the ledger's order; `sources` as in `gather`."""
-    return [evaluate(claim, gather(claim, store, **sources)) for claim in claims]
+    return [_from_store(claim, store, **sources) for claim in claims]
 
 
 def expect_verdict(claim_id: str, outcome: str, verdicts: Iterable[Verdict]) -> Verdict:

@@ -17,18 +17,28 @@ SCALE_WORDS = {
 
 def sentence(verdict: Verdict) -> str:
     """One honest sentence that states a verdict with its scale, effect and seeds; for glue and captions."""
-    if verdict.scale is None:
+    if verdict.scale is None and verdict.outcome == UNTESTED:
         return f"That {verdict.claim.statement} has not been tested here: there are no records yet."
-    where = f"With {verdict.scale}, {verdict.seeds} seeds"
+    counted = verdict.seeds == 0
+    where = f"With {_where(verdict)}" if verdict.scale else "By computation"
+    who = "the counts" if counted else "the records"
+    at = ", at this scale," if verdict.scale else ""
     words = {
-        HOLDS: "the records bear out, at this scale, that",
-        FAILS: "the records do not bear out, at this scale, that",
-        OPEN: "the records do not settle whether",
-        UNTESTED: "the records do not test whether",
+        HOLDS: f"{who} bear out{at} that",
+        FAILS: f"{who} do not bear out{at} that",
+        OPEN: f"{who} do not settle whether",
+        UNTESTED: f"{who} do not test whether",
     }
     effect = effect_text(verdict)
     tail = f" ({effect})" if effect else ""
     return f"{where}, {words[verdict.outcome]} {verdict.claim.statement}{tail}."
+
+
+def _where(verdict: Verdict) -> str:
+    """Model, parameters, tokens and seeds; a verdict without seeds is exact."""
+    if verdict.scale is None:
+        return "no records" if verdict.outcome == UNTESTED else "exact computation"
+    return f"{verdict.scale}, {verdict.seeds} seeds" if verdict.seeds else f"{verdict.scale}, exact"
 
 
 def effect_text(verdict: Verdict) -> str:
@@ -36,6 +46,9 @@ def effect_text(verdict: Verdict) -> str:
     if verdict.effect is None or verdict.interval is None:
         return ""
     found = verdict.interval
+    if not verdict.seeds:
+        span = f", {found.low:.3g} to {found.high:.3g}" if found.low < found.high else ""
+        return f"{verdict.effect}: {found.mean:.3g}{span} (exact)"
     mean, low, high = (f"{value:+.2g}".replace("-", "−") for value in (found.mean, found.low, found.high))
     return f"{verdict.effect}: {mean}, {found.confidence:.0%} interval {low} to {high}"
 
@@ -74,7 +87,7 @@ def _row(verdict: Verdict) -> str:
         f"**{SCALE_WORDS[verdict.outcome]}**",
         effect_text(verdict) or "–",
         str(verdict.seeds) if verdict.seeds else "–",
-        str(verdict.scale) if verdict.scale else "no records",
+        str(verdict.scale) if verdict.scale else _where(verdict),
         f"{{doc}}`{claim.chapter}`",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
@@ -91,8 +104,8 @@ def _section(verdict: Verdict) -> str:
         "",
     ]
     for one in (verdict, *verdict.others):
-        where = f"{one.scale}, {one.seeds} seeds" if one.scale else "No records"
-        lines += [f"**{where}: {SCALE_WORDS[one.outcome]}.** {one.reason}", ""]
+        where = _where(one)
+        lines += [f"**{where[0].upper()}{where[1:]}: {SCALE_WORDS[one.outcome]}.** {one.reason}", ""]
         if one.regime:
             lines += [f"Regime: {one.regime}.", ""]
     return "\n".join(lines)

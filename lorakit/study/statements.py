@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lorakit.study.evidence import Evidence, Finding
+from lorakit.study.evidence import Evidence, Finding, Scale
 from lorakit.study.rules import rank
+
+if TYPE_CHECKING:
+    from lorakit.records import Store
 
 
 @dataclass(frozen=True)
@@ -17,11 +21,13 @@ class Claim:
         id: such as `C1`.
         source: citation key in the book's references.
         statement: the claim in our own words, as a clause that can follow "that".
-        rule_text: the rule that `evaluate` follows, in words, fixed before the records.
+        rule_text: the rule that `evaluate` or `compute` follows, in words, fixed before the records.
         scope: about what the source makes the claim.
         experiments: names in `lorakit.study.experiments`.
         chapter: document that shows the evidence.
-        evaluate: the rule in code: pure, from the runs of one base model to a finding.
+        evaluate: the rule in code, for a claim about training: pure, from the runs of one base model to a finding.
+        compute: instead, for a claim that no seed can change (exact computation, counted operations): from the store,
+            which it need not read, to a finding per scale, the largest first; scale None: about no base in particular.
     """
 
     id: str
@@ -31,7 +37,8 @@ class Claim:
     scope: str
     experiments: tuple[str, ...]
     chapter: str
-    evaluate: Callable[[Evidence], Finding]
+    evaluate: Callable[[Evidence], Finding] | None = None
+    compute: Callable[[Store], Sequence[tuple[Scale | None, Finding]]] | None = None
 
 
 CLAIMS: tuple[Claim, ...] = (
