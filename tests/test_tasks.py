@@ -96,6 +96,23 @@ def test_real_text_splits_share_no_document():
     assert len(base_text()) > 10_000
 
 
+def test_replay_is_half_of_the_training_rows_and_none_of_the_others():
+    data, plain = load_dataset("reworded-skills-replay"), load_dataset("reworded-skills")
+    assert {s: data.splits[s] for s in ("validation", "test")} == {s: plain.splits[s] for s in ("validation", "test")}
+    count = len(plain.splits["train"])
+    assert data.splits["train"][:count] == plain.splits["train"]
+    replayed = data.splits["train"][count:]
+    assert len(replayed) == count
+    assert {len(row[0][0]) for row in replayed} == {40}
+    assert all(row[0][1] and not row[-1][1] for row in replayed), "all counts, and nothing says that a text ends here"
+
+
+def test_replayed_text_is_not_the_text_that_measures_forgetting():
+    windows = [row[0][0] for row in load_dataset("reworded-skills-replay").splits["train"][6000:]]
+    shared = [window for window in windows if window in base_text() and len(set(window)) > 12]
+    assert not shared, "rules and blanks may repeat, sentences may not"
+
+
 def test_registered_data_come_back_split_and_pinned(cache):
     name = register_dataset("mine", ROWS)
     data = load_dataset(name)

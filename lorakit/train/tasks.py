@@ -32,6 +32,7 @@ Row = list[tuple[str, bool]]
 ASSOCIATION_PAIRS = 256
 ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
+REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
 
 
 class DatasetError(ValueError):
@@ -80,6 +81,21 @@ def reworded_skills() -> TextData:
     return _skill_data("reworded-skills", SKILLS)
 
 
+def reworded_skills_replay() -> TextData:
+    """Reworded skills with as many rows of text that the embedded models were pre-trained on: replay.
+
+    A replayed row is a window of 40 bytes of English or of code, half of each, whose bytes all count. Validation and
+    test hold reworded questions only: the same as those of `reworded-skills`.
+    """
+    data = reworded_skills()
+    with lzma.open(PACKAGE / "data" / "replay-text.json.xz", "rt", encoding="utf-8") as handle:
+        stretches = [text for kind in json.load(handle).values() for text in kind]
+    windows = [text[i : i + REPLAY_WINDOW] for text in stretches for i in range(0, len(text), REPLAY_WINDOW)]
+    # a window is no document: the empty last segment, which is not learnt, keeps the end-of-text token away
+    replayed: list[Row] = [[(window, True), ("", False)] for window in windows]
+    return TextData("reworded-skills-replay", {**data.splits, "train": data.splits["train"] + replayed})
+
+
 def new_skills() -> TextData:
     """Skills that the embedded models have never seen: the labelled control, outside post-training."""
     return _skill_data("new-skills", NEW_SKILLS)
@@ -125,6 +141,7 @@ def real_text() -> TextData:
 
 BUILDERS: dict[str, Callable[[], TextData]] = {
     "reworded-skills": reworded_skills,
+    "reworded-skills-replay": reworded_skills_replay,
     "new-skills": new_skills,
     "random-associations": random_associations,
     "real-text": real_text,
