@@ -15,11 +15,19 @@ ASSOCIATIONS = SFTSpec(dataset="random-associations", learning_rate=1e-3, steps=
 SKILLS = SFTSpec(dataset="reworded-skills", learning_rate=1e-3, batch_size=8, max_length=40, evaluations=14)
 TEXT = SFTSpec(dataset="real-text", learning_rate=1e-3, evaluations=14)
 RANKS = [1, 2, 4, 8, 16, 64, 128]
+REPLAY = SFTSpec(dataset="reworded-skills-replay", learning_rate=1e-3, batch_size=8, max_length=40, steps=400,
+                 evaluations=10)
 
 
 def _rank_record() -> list[SFTSpec]:
     return [spec for base in (ASSOCIATIONS, SKILLS, TEXT)
             for spec in arms(base, RANKS, grid(2.15e-3, 6), grid(1e-3, 6), seeds=5)]
+
+
+def _replay_record() -> list[SFTSpec]:
+    """Post-training: length and full fine-tuning's rates are chosen from the regime gate, before LoRA was run."""
+    rates = grid(1e-3, 7, per_decade=4)
+    return arms(REPLAY, [1, 4, 16, 64], rates[2:], rates[:5], seeds=5)
 
 
 def _rank_live() -> list[SFTSpec]:
@@ -45,6 +53,9 @@ EXPERIMENTS = (
     Experiment("rank", "At which rank does LoRA train like full fine-tuning, and when does a rank fall behind?", {
         ("cpu", "record"): _rank_record, ("cpu", "live"): _rank_live,
         ("gpu", "record"): _rank_gpu,
+    }),
+    Experiment("rank-replay", "Does LoRA of high rank equal full fine-tuning in post-training, with replay?", {
+        ("cpu", "record"): _replay_record,
     }),
     Experiment("rank-smollm2", "Sixty steps of SmolLM2-135M on two cores: rank 16 beside full fine-tuning.", {
         ("cpu", "record"): _smollm2_cpu,
