@@ -17,16 +17,17 @@ APART = 8
 
 C5_RULE = (
     "Data: every dataset of the experiment. All batch sizes saw the same number of samples, and the rate of every arm "
-    f"is chosen anew at each batch size. Ranks of {HIGH_RANK} or more, A trained. The small and the large batch are the "
-    "smallest and the largest one at which the regime gate says post-training, if the large one is "
+    f"is chosen anew at each batch size. Ranks of {HIGH_RANK} or more, A trained. The small and the large batch are "
+    "the smallest and the largest one at which the regime gate says post-training, if the large one is "
     f"{APART} times the small one or more; otherwise the dataset is not tested. Gap: test loss of LoRA minus that of "
-    "full fine-tuning, each at its best rate by mean validation loss, at the last step, by seed. Growth: the gap at the "
-    f"large batch minus that at the small one. Margin: {MARGIN:.0%} of full fine-tuning's mean improvement over the "
-    "base at the small batch. Holds if (a) for every rank the 95 % interval of the growth lies above zero, with a mean "
-    "of the margin or more, and (b) the interval of the highest rank's growth minus the lowest rank's lies within ± the "
-    "margin: rank does not change it. Does not hold if, at 95 % after Bonferroni's correction over all these "
-    "intervals, the growth of a rank lies below the margin, or the difference of (b) wholly beyond it, on either side. "
-    "Otherwise inconclusive, also with a single rank, or if full fine-tuning's improvement is not clearly above zero."
+    "full fine-tuning, each at its best rate by mean validation loss, at the last step, by seed. Growth: the gap at "
+    f"the large batch minus that at the small one. Margin: {MARGIN:.0%} of full fine-tuning's mean improvement over "
+    "the base at the small batch. Holds if (a) for every rank the 95 % interval of the growth lies above zero, with a "
+    "mean of the margin or more, and (b) the interval of the highest rank's growth minus the lowest rank's lies within "
+    "± the margin: rank does not change it. Does not hold if, at 95 % after Bonferroni's correction over all these "
+    "intervals, the growth of a rank lies below the margin, or the difference of (b) wholly beyond it, on either "
+    "side. Otherwise inconclusive, also with a single rank, or if full fine-tuning's improvement is not clearly above "
+    "zero."
 )
 
 
@@ -107,8 +108,8 @@ def _growths(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | Non
     rises, difference = spans(0.95)
     outcome = _outcome(rises, difference, *spans(strict))
     words = ", ".join(f"{arm} {percent_text(rise)}" for arm, rise in zip(ranks, rises, strict=True))
-    reason = (f"From batch {small.batch} to {large.batch} the gap to full fine-tuning grew by, in % of its improvement at "
-              f"batch {small.batch} (margin {MARGIN:.0%}): {words}; {ranks[-1]} against {ranks[0]}: "
+    reason = (f"From batch {small.batch} to {large.batch} the gap to full fine-tuning grew by, in % of its improvement "
+              f"at batch {small.batch} (margin {MARGIN:.0%}): {words}; {ranks[-1]} against {ranks[0]}: "
               f"{percent_text(difference)}.")
     effect = f"{ranks[-1]}, growth of the gap from batch {small.batch} to {large.batch}, % of full's improvement"
     return Finding(outcome, reason, effect, rises[-1], regimes)
