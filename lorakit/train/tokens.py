@@ -33,6 +33,10 @@ class TokenSplit:
         """Tokens that the loss counts (a label in first place predicts nothing and is not counted)."""
         return int((self.labels[:, 1:] != IGNORE).sum())
 
+    def to(self, device: torch.device) -> TokenSplit:
+        """The same sequences on `device`."""
+        return TokenSplit(self.input_ids.to(device), self.labels.to(device))
+
     def head(self, tokens: int) -> TokenSplit:
         """The first sequences that hold at least `tokens` tokens up to their last label, or all; padding cut off."""
         ends = ((self.labels != IGNORE) * torch.arange(1, self.labels.shape[1] + 1)).amax(1)

@@ -28,7 +28,8 @@ class RunResult:
         spec: what was run.
         status: `ok`, or `diverged` when a training or evaluation loss stopped being finite.
         metrics: final numbers; see `lorakit.records`.
-        curve: columns step, tokens, train_loss, validation_loss, test_loss (nats per label token).
+        curve: columns step, tokens (labels met), train_loss, validation_loss, test_loss (nats per label token), and
+            with LoRA norm_a, norm_b (spectral norms of A and B, means over the layers).
         weights: of the configuration, when they were asked for.
     """
 
@@ -88,8 +89,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     first, count = specs[0], len(specs)
     device = next(model.parameters()).device
     train, validation, test = (splits[name] for name in ("train", "validation", "test"))
-    validation, test = (_to(s.head(first.evaluation_tokens), device) for s in (validation, test))
-    base_text = _to(base_text, device) if base_text is not None else None
+    validation, test = (s.head(first.evaluation_tokens).to(device) for s in (validation, test))
+    base_text = base_text.to(device) if base_text is not None else None
     per_step = first.batch_size * first.accumulation
     orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
     points = evaluation_steps(first.steps, first.evaluations)
@@ -98,16 +99,19 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     with PackedModel(model, specs) as packed:
         base_losses = [evaluate(packed, split).tolist() for split in (validation, test)]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
-        curves: list[dict[str, list[Any]]] = [
-            {name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")} for _ in specs]
+        columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
+        columns += [] if packed.is_full else ["norm_a", "norm_b"]
+        curves: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in specs]
         recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
         finite = torch.ones(count, dtype=torch.bool)
+        nats = torch.zeros(count, dtype=torch.float64, device=device)
         for step in range(1, first.steps + 1):
             chosen = orders[:, (step - 1) * per_step : step * per_step].view(
                 count, first.accumulation, first.batch_size)
-            loss, tokens = _accumulate(packed, train, chosen, device)
+            loss, tokens = accumulate(packed, train, chosen, device)
             recent.append(loss)
             seen += tokens
+            nats += loss.double() * tokens.to(device, non_blocking=True)
             norm = packed.optimizer.step()
             first_norm = norm.cpu() if step == 1 else first_norm
             if step in points:
@@ -115,15 +119,18 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
                 recent = []
                 now = [evaluate(packed, split).cpu() for split in (validation, test)]
                 finite &= torch.isfinite(mean) & torch.isfinite(now[0]) & torch.isfinite(now[1])
+                norms = () if packed.is_full else packed.factor_norms()
                 for k, curve in enumerate(curves):
-                    row = (step, int(seen[k]), mean[k].item(), now[0][k].item(), now[1][k].item())
+                    row = (step, int(seen[k]), mean[k].item(), now[0][k].item(), now[1][k].item(),
+                           *[norm[k] for norm in norms])
                     for column, value in zip(curve.values(), row, strict=True):
                         column.append(value)
             if on_step:
                 on_step(step, first.steps)
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
-        norms = packed.delta_norms()
-        truncated = truncated_losses(packed, test, evaluate) if packed.is_full else [{} for _ in specs]
+        deltas = packed.delta_norms()
+        extra = (truncated_losses(packed, test, evaluate) if packed.is_full else
+                 _rounded_losses(packed, {"validation": validation, "test": test}))
         seconds = (time.perf_counter() - started) / count
         results = []
         for k, spec in enumerate(specs):
@@ -131,17 +138,28 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             metrics: dict[str, float | None] = {
                 "base_validation_loss": base_losses[0][k], "base_test_loss": base_losses[1][k],
                 "train_loss": curve["train_loss"][-1], "validation_loss": curve["validation_loss"][-1],
-                "test_loss": curve["test_loss"][-1], "parameters": packed.parameters_trained[k], "delta_norm": norms[k],
+                "test_loss": curve["test_loss"][-1], "parameters": packed.parameters_trained[k],
+                "delta_norm": deltas[k],
                 "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k],
-                "grad_norm_first": first_norm[k].item(), **truncated[k],
+                "grad_norm_first": first_norm[k].item(), "train_nats": nats[k].item(), **extra[k],
             }
             results.append(RunResult(spec, "ok" if finite[k] else "diverged", metrics, curve,
                                      packed.configuration(k) if keep_weights else {}, seconds, int(seen[k])))
     return results
 
 
-def _accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
-                device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+@torch.no_grad()
+def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[dict[str, float | None]]:
+    """Losses with the adapter rounded to bfloat16, as it may be stored; the adapter is put back afterwards."""
+    kept = packed.optimizer.flat.clone()
+    packed.optimizer.flat.copy_(kept.bfloat16())
+    losses = {f"{name}_loss_bf16": evaluate(packed, split).tolist() for name, split in splits.items()}
+    packed.optimizer.flat.copy_(kept)
+    return [{name: values[k] for name, values in losses.items()} for k in range(len(packed.specs))]
+
+
+def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
+               device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Add the gradients of one optimizer step: each configuration's loss is the mean over its own label tokens."""
     labels = train.labels[chosen]  # (K, accumulation, B, T)
     counts = (labels[..., 1:] != -100).sum((1, 2, 3))
@@ -155,6 +173,3 @@ def _accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
         total = total + losses.detach()
     return total, counts
 
-
-def _to(split: TokenSplit, device: torch.device) -> TokenSplit:
-    return TokenSplit(split.input_ids.to(device), split.labels.to(device))

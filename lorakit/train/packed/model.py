@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorakit.specs import SFTSpec
 from lorakit.train.adapters import adapted_layers, attach
-from lorakit.train.packed.layers import PackedLoRALinear, stacked
+from lorakit.train.packed.layers import PackedLoRALinear, PackedRMSNorm, merging_pays, stacked
 from lorakit.train.packed.optimizer import Group, PackedAdamW
 from lorakit.train.tokens import IGNORE
 
@@ -29,6 +29,7 @@ class PackedModel:
 
     Attributes:
         optimizer: AdamW with a learning rate per configuration.
+        originals: name to the module of the base that was replaced.
         parameters_trained: trainable parameters of each configuration, padding not counted.
     """
 
@@ -37,7 +38,7 @@ class PackedModel:
         self.is_full = specs[0].lora is None
         if any((spec.lora is None) != self.is_full for spec in specs):
             raise ValueError("a pack is either all LoRA or all full fine-tuning; split the specs")
-        self._originals: dict[str, nn.Module] = {}
+        self.originals: dict[str, nn.Module] = {}
         self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
         self.base_square_norm = sum(float(p.detach().double().square().sum()) for p in model.parameters() if p.ndim > 1)
         self.layers: dict[str, Any] = {}
@@ -55,7 +56,7 @@ class PackedModel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name, module in self._originals.items():
+        for name, module in self.originals.items():
             _replace(self.model, name, module)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(self._requires_grad.get(name, True))
@@ -65,7 +66,7 @@ class PackedModel:
         return torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
 
     def _swap(self, name: str, new: nn.Module) -> None:
-        self._originals[name] = self.model.get_submodule(name)
+        self.originals[name] = self.model.get_submodule(name)
         _replace(self.model, name, new)
         self.layers[name] = new
 
@@ -111,19 +112,25 @@ class PackedModel:
             starts.append(begun[key])
         self.model.requires_grad_(False)
         count, rank = len(self.specs), max(s.lora.rank for s in self.specs if s.lora)
+        tokens = self.specs[0].batch_size * self.specs[0].max_length
         scale = [s.lora.scale for s in self.specs if s.lora]
         names = [n for n, _ in self.model.named_modules() if any(n in start for start in starts)]
         for name in names:
             base = self.model.get_submodule(name)
             example = next(start[name][0] for start in starts if name in start)
-            a = torch.zeros(count, base.in_features, rank, dtype=example.dtype, device=base.weight.device)
+            a = torch.zeros(count, rank, base.in_features, dtype=example.dtype, device=base.weight.device)
             b = torch.zeros(count, rank, base.out_features, dtype=example.dtype, device=base.weight.device)
             for k, start in enumerate(starts):
                 if name in start:
                     start_a, start_b = start[name]
-                    a[k, :, : len(start_a)] = start_a.T
+                    a[k, : len(start_a)] = start_a
                     b[k, : len(start_a)] = start_b.T
-            self._swap(name, PackedLoRALinear(base, a, b, torch.tensor(scale, dtype=a.dtype, device=a.device)))
+            merged = a.dtype == base.weight.dtype and merging_pays(tokens, rank, base.in_features, base.out_features)
+            self._swap(name, PackedLoRALinear(base, a, b, torch.tensor(scale, dtype=a.dtype, device=a.device), merged))
+        for name, module in list(self.model.named_modules()):
+            if hasattr(module, "variance_epsilon") and module.weight.dtype == torch.float32:
+                self.originals[name] = module
+                _replace(self.model, name, PackedRMSNorm(module.weight.detach(), module.variance_epsilon))
         self.parameters_trained = [
             sum((a.numel() if s.lora and s.lora.train_a else 0) + b.numel() for a, b in start.values())
             for s, start in zip(self.specs, starts, strict=True)]
@@ -186,7 +193,7 @@ class PackedModel:
             return {f"{name}.{part}": p[k].detach().clone()
                     for name, layer in self.layers.items() for part, p in layer.named_parameters()}
         rank = spec.lora.rank
-        return {name: (layer.a[k, :, :rank].detach().T.contiguous(), layer.b[k, :rank].detach().T.contiguous())
+        return {name: (layer.a[k, :rank].detach().clone(), layer.b[k, :rank].detach().T.contiguous())
                 for name, layer in self.layers.items() if bool(layer.a[k].any()) or bool(layer.b[k].any())}
 
     @torch.no_grad()
@@ -195,19 +202,37 @@ class PackedModel:
         squares = torch.zeros(len(self.specs), dtype=torch.float64)
         for name, layer in self.layers.items():
             if isinstance(layer, PackedLoRALinear):
-                # ‖A B‖² = ⟨AᵀA, B Bᵀ⟩ needs r × r products only
+                # ‖Aᵀ B‖² = ⟨A Aᵀ, B Bᵀ⟩ needs r × r products only
                 a, b = layer.a.double(), layer.b.double()
-                inner = (torch.bmm(a.transpose(1, 2), a) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
+                inner = (torch.bmm(a, a.transpose(1, 2)) * torch.bmm(b, b.transpose(1, 2))).sum((1, 2))
                 squares += (inner * layer.scale.double().flatten().square()).cpu()
             else:
-                original = self._originals[name]
+                original = self.originals[name]
                 for part, p in layer.named_parameters():
                     if p.ndim > 2 and not (part == "weight" and self._is_tied_head(name)):
                         squares += (p.double() - getattr(original, part).double()).square().sum((1, 2)).cpu()
         return [math.sqrt(s / self.base_square_norm) if math.isfinite(s) else math.inf for s in squares.tolist()]
 
+    @torch.no_grad()
+    def factor_norms(self) -> tuple[list[float], list[float]]:
+        """Spectral norms of A and of B of each configuration, means over its layers (LoRA only)."""
+        layers = [layer for layer in self.layers.values() if isinstance(layer, PackedLoRALinear)]
+        a, b = (torch.stack([_spectral_norms(getattr(layer, part)) for layer in layers]) for part in "ab")
+        adapted = (a != 0).sum(0).clamp(min=1)  # a layer that a configuration leaves alone is all padding there
+        return (a.sum(0) / adapted).tolist(), (b.sum(0) / adapted).tolist()
+
     def _is_tied_head(self, name: str) -> bool:
         return bool(getattr(self.model.config, "tie_word_embeddings", False)) and name == "lm_head"
+
+
+def _spectral_norms(factor: torch.Tensor) -> torch.Tensor:
+    """Largest singular value of each (r, d) of a (K, r, d); NaN where it is not finite."""
+    wide = factor.double()
+    wide = wide if wide.shape[1] <= wide.shape[2] else wide.transpose(1, 2)
+    gram = torch.bmm(wide, wide.transpose(1, 2))
+    finite = torch.isfinite(gram).all(dim=(1, 2))
+    largest = torch.linalg.eigvalsh(gram.where(finite.view(-1, 1, 1), 0.0))[:, -1].clamp(min=0).sqrt()
+    return largest.where(finite, math.nan).cpu()
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lorakit.specs import SFTSpec
-from lorakit.train.packed.engine import _accumulate, _to, evaluate
+from lorakit.train.packed.engine import accumulate, evaluate
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.tokens import TokenSplit
 
@@ -30,7 +30,7 @@ def probe_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     """
     first, count = specs[0], len(specs)
     device = next(model.parameters()).device
-    train, validation = splits["train"], _to(splits["validation"].head(first.evaluation_tokens), device)
+    train, validation = splits["train"], splits["validation"].head(first.evaluation_tokens).to(device)
     chosen = torch.arange(count * first.accumulation * first.batch_size) % len(train)
     chosen = chosen.view(count, first.accumulation, first.batch_size)
     saved: dict[int, int] = {}
@@ -42,11 +42,11 @@ def probe_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     with PackedModel(model, specs) as packed:
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            _accumulate(packed, train, chosen, device)
+            accumulate(packed, train, chosen, device)
         packed.optimizer.step()
         started = time.perf_counter()
         for _ in range(2):
-            _accumulate(packed, train, chosen, device)
+            accumulate(packed, train, chosen, device)
             packed.optimizer.step()
         _wait(device)
         step = (time.perf_counter() - started) / 2 / count

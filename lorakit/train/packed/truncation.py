@@ -32,7 +32,7 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
     changed: dict[str, torch.Tensor] = {}
     parts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
     for name, layer in layers.items():
-        original = packed._originals[name].weight
+        original = packed.originals[name].weight
         changed[name] = layer.weight.detach().clone()
         delta = (layer.weight - original).float()
         broken = ~torch.isfinite(delta).all(dim=(1, 2))
@@ -46,7 +46,7 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
         for name, layer in layers.items():
             u, s, v = parts[name]
             delta = (u[:, :, :rank] * s[:, None, :rank]) @ v[:, :rank]
-            layer.weight.data.copy_(packed._originals[name].weight + delta)
+            layer.weight.data.copy_(packed.originals[name].weight + delta)
         losses = evaluate(packed, test).tolist()
         kept = sum(s[:, :rank].sum(1) for s in squares.values())
         for k in range(count):
