@@ -8,67 +8,21 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from lorakit.names import PACKAGE as PACKAGE
+from lorakit.names import UnknownNameError as UnknownNameError
+from lorakit.names import known_names as known_names
+from lorakit.names import resolve_name
 
 T = TypeVar("T")
-PACKAGE = Path(__file__).parent
-TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head")
+TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head", "attention+head", "mlp+head", "experts",
+                 "attention+experts")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
 class SpecError(ValueError):
     """A field of a spec has a value that cannot be run."""
-
-
-class UnknownNameError(KeyError):
-    """A model or dataset was named that nothing here can resolve."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-@cache
-def known_names() -> dict[str, dict[str, str]]:
-    """Names of the embedded models and datasets, each with the first 12 hex digits of its content hash.
-
-    >>> sorted(known_names()) == ["datasets", "models"]
-    True
-    """
-    text = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
-    names: dict[str, dict[str, str]] = json.loads(text)
-    return names
-
-
-def resolve_name(kind: str, name: str) -> str:
-    """Pin a name to its content: `tiny` becomes `tiny@3fa9…`; a name that carries `@` is already pinned.
-
-    Args:
-        kind: `models` or `datasets`.
-        name: a name of `known_names()`, or `name@pin`: the value returned by `register_model` or
-            `register_dataset`, or a hub id with its revision (`org/name@commit`).
-
-    Raises:
-        UnknownNameError: an unknown name, or a hub id without a revision.
-    """
-    if not isinstance(name, str) or not name:
-        raise UnknownNameError(f"{kind[:-1]} must be a name, got {name!r}")
-    if "@" in name:
-        return name
-    names = known_names()[kind]
-    if name in names:
-        return f"{name}@{names[name]}"
-    if "/" in name:
-        raise UnknownNameError(
-            f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights"
-        )
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UnknownNameError(
-        f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
-        f"your own: pass what lorakit.register_{kind[:-1]}(…) returns; of the hub: 'org/name@COMMIT'"
-    )
 
 
 def _require(ok: bool, field: str, value: object, allowed: str) -> None:
@@ -91,11 +45,14 @@ class LoRASpec:
     Args:
         rank: inner dimension, 1 or more.
         alpha: numerator of the scale, > 0; 32 is the article's choice at every rank.
-        targets: `all-linear` (every linear layer but the head, as in PEFT), `attention`, `mlp`,
-            `all-linear+head`, or a tuple of module-name suffixes.
+        targets: `all-linear` (every linear layer but the head, as in PEFT), `attention`, `mlp`, each also with
+            `+head`; `experts` (fused expert parameters) or `attention+experts`; or a tuple of module-name suffixes.
         train_a: False freezes A at its random start, so only B learns.
         init_a_scale: factor on A's initial values, > 0.
         learning_rate_b_ratio: learning rate of B divided by that of A, > 0 (LoRA+, arXiv 2402.12354).
+        expert_rank: rank of the adapters on fused experts, scaled by alpha / expert_rank; None means `rank`.
+        shared_outer: gate, up and down of each expert get adapters of their own, but the factor on the hidden side
+            is one for all experts of a layer (Tinker's layout); False: PEFT's, a pair for each expert and parameter.
 
     >>> LoRASpec(rank=4).scale
     8.0
@@ -107,6 +64,8 @@ class LoRASpec:
     train_a: bool = True
     init_a_scale: float = 1.0
     learning_rate_b_ratio: float = 1.0
+    expert_rank: int | None = None
+    shared_outer: bool = False
 
     def __post_init__(self) -> None:
         _require(_is_count(self.rank), "rank", self.rank, "a whole number of 1 or more")
@@ -121,6 +80,11 @@ class LoRASpec:
         listed = isinstance(self.targets, tuple) and self.targets and all(isinstance(t, str) for t in self.targets)
         _require(bool(named or listed), "targets", self.targets,
                  f"one of {', '.join(TARGET_GROUPS)}, or a tuple of module names such as ('q_proj', 'v_proj')")
+        experts = isinstance(self.targets, str) and "experts" in self.targets
+        _require(self.expert_rank is None or (experts and _is_count(self.expert_rank)), "expert_rank", self.expert_rank,
+                 "a whole number of 1 or more with targets='experts' or 'attention+experts', else None")
+        _require(self.shared_outer is False or (self.shared_outer is True and self.targets == "attention+experts"),
+                 "shared_outer", self.shared_outer, "True with targets='attention+experts', else False")
         for field in ("alpha", "init_a_scale", "learning_rate_b_ratio"):
             object.__setattr__(self, field, float(getattr(self, field)))
 
@@ -130,8 +94,66 @@ class LoRASpec:
         return self.alpha / self.rank
 
 
+class RunSpec:
+    """What every kind of run shares: the checks of model, adapter and AdamW, the id, and the JSON round trip."""
+
+    kind: ClassVar[str]
+    named: ClassVar[tuple[str, ...]]  # fields that JSON always holds
+
+    def _check(self, ok: bool, field: str, allowed: str) -> None:
+        _require(ok, field, getattr(self, field), allowed)
+
+    def _check_shared(self: Any) -> None:
+        object.__setattr__(self, "model", resolve_name("models", self.model))
+        self._check(_is_positive(self.learning_rate), "learning_rate", "a finite number above 0")
+        self._check(self.lora is None or isinstance(self.lora, LoRASpec), "lora",
+                    "a LoRASpec, or None for full fine-tuning")
+        self._check(_is_count(self.seed, 0), "seed", "a whole number of 0 or more")
+        self._check(_is_count(self.evaluations, 2) and self.evaluations <= 20, "evaluations", "2 to 20")
+        self._check(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", "0 or more")
+        self._check(self.max_grad_norm is None or _is_positive(self.max_grad_norm), "max_grad_norm",
+                    "a number above 0, or None for no clipping")
+        for field in ("beta1", "beta2"):
+            value = getattr(self, field)
+            self._check(value == 0 or (_is_positive(value) and value < 1), field, "0 up to, not including, 1")
+        self._check(_is_positive(self.epsilon), "epsilon", "a number above 0")
+        self._check(self.dtype in DTYPES, "dtype", ", ".join(DTYPES))
+        for field in ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, float(getattr(self, field)))
+
+    @property
+    def method(self: Any) -> str:
+        """`full` or `lora`."""
+        return "full" if self.lora is None else "lora"
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of the hash of the canonical JSON: equal specs, and only they, have equal ids."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_json(self: Any) -> dict[str, Any]:
+        """A JSON object with `kind` and every field that differs from its default (what it names, always)."""
+        out: dict[str, Any] = {"kind": self.kind} | {name: getattr(self, name) for name in self.named}
+        out |= _non_defaults(self, skip=("lora", *self.named))
+        out["lora"] = None if self.lora is None else _non_defaults(self.lora)
+        return out
+
+    @classmethod
+    def from_json(cls: type[T], data: dict[str, Any]) -> T:
+        """The spec that `to_json` wrote; an unknown field is an error that names the nearest known one."""
+        given = data.get("kind") if isinstance(data, dict) else data
+        if not isinstance(data, dict) or given != cls.kind:  # type: ignore[attr-defined]
+            raise SpecError(f"not a spec of {cls.__name__}: kind={given!r}")
+        fields = {k: v for k, v in data.items() if k != "kind"}
+        if fields.get("lora") is not None:
+            fields["lora"] = build(LoRASpec, fields["lora"])
+        return build(cls, fields)
+
+
 @dataclass(frozen=True, kw_only=True)
-class SFTSpec:
+class SFTSpec(RunSpec):
     """One supervised run with AdamW at a constant learning rate, without warm-up (the article's protocol).
 
     Args:
@@ -156,6 +178,9 @@ class SFTSpec:
     True
     """
 
+    kind: ClassVar[str] = "sft"
+    named: ClassVar[tuple[str, ...]] = ("model", "dataset")
+
     learning_rate: float
     lora: LoRASpec | None = LoRASpec()
     model: str = "tiny"
@@ -175,56 +200,10 @@ class SFTSpec:
     evaluation_tokens: int = 2048
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", resolve_name("models", self.model))
+        self._check_shared()
         object.__setattr__(self, "dataset", resolve_name("datasets", self.dataset))
-        _require(_is_positive(self.learning_rate), "learning_rate", self.learning_rate, "a finite number above 0")
-        _require(self.lora is None or isinstance(self.lora, LoRASpec), "lora", self.lora,
-                 "a LoRASpec, or None for full fine-tuning")
         for field in ("steps", "batch_size", "accumulation", "max_length", "evaluation_tokens"):
-            _require(_is_count(getattr(self, field)), field, getattr(self, field), "a whole number of 1 or more")
-        _require(_is_count(self.seed, 0), "seed", self.seed, "a whole number of 0 or more")
-        _require(_is_count(self.evaluations, 2) and self.evaluations <= 20, "evaluations", self.evaluations, "2 to 20")
-        _require(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", self.weight_decay,
-                 "0 or more")
-        _require(self.max_grad_norm is None or _is_positive(self.max_grad_norm), "max_grad_norm", self.max_grad_norm,
-                 "a number above 0, or None for no clipping")
-        for field in ("beta1", "beta2"):
-            value = getattr(self, field)
-            _require(value == 0 or (_is_positive(value) and value < 1), field, value, "0 up to, not including, 1")
-        _require(_is_positive(self.epsilon), "epsilon", self.epsilon, "a number above 0")
-        _require(self.dtype in DTYPES, "dtype", self.dtype, ", ".join(DTYPES))
-        for field in ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon"):
-            object.__setattr__(self, field, float(getattr(self, field)))
-        if self.max_grad_norm is not None:
-            object.__setattr__(self, "max_grad_norm", float(self.max_grad_norm))
-
-    @property
-    def method(self) -> str:
-        """`full` or `lora`."""
-        return "full" if self.lora is None else "lora"
-
-    @property
-    def id(self) -> str:
-        """16 hex digits of the hash of the canonical JSON: equal specs, and only they, have equal ids."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object with `kind` and every field that differs from its default (model and dataset always)."""
-        out: dict[str, Any] = {"kind": "sft", "model": self.model, "dataset": self.dataset}
-        out |= _non_defaults(self, skip=("lora", "model", "dataset"))
-        out["lora"] = None if self.lora is None else _non_defaults(self.lora)
-        return out
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> SFTSpec:
-        """The spec that `to_json` wrote; an unknown field is an error that names the nearest known one."""
-        if not isinstance(data, dict) or data.get("kind") != "sft":
-            raise SpecError(f"not a supervised spec: kind={data.get('kind') if isinstance(data, dict) else data!r}")
-        fields = {k: v for k, v in data.items() if k != "kind"}
-        if fields.get("lora") is not None:
-            fields["lora"] = build(LoRASpec, fields["lora"])
-        return build(cls, fields)
+            self._check(_is_count(getattr(self, field)), field, "a whole number of 1 or more")
 
 
 def _non_defaults(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -246,7 +225,7 @@ def build(cls: type[T], fields: dict[str, Any]) -> T:
     return cls(**fields)
 
 
-def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
+def vary(base: T, **axes: Any) -> list[T]:
     """Every combination of the axes' values over `base`; `rank`, `alpha`, `targets`, … reach into the adapter.
 
     An axis value of None for `rank` means full fine-tuning. An empty axis or a misspelt one is an error.
@@ -258,7 +237,7 @@ def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
     ['lora', 'full']
     """
     lora_fields = {field.name for field in dataclasses.fields(LoRASpec)}
-    known = lora_fields | {field.name for field in dataclasses.fields(SFTSpec)}
+    known = lora_fields | {field.name for field in dataclasses.fields(base)}  # type: ignore[arg-type]
     specs = [base]
     for name, values in axes.items():
         if name not in known:
@@ -272,7 +251,7 @@ def vary(base: SFTSpec, **axes: Any) -> list[SFTSpec]:
     return specs
 
 
-def _set(spec: SFTSpec, name: str, value: Any, in_lora: bool) -> SFTSpec:
+def _set(spec: Any, name: str, value: Any, in_lora: bool) -> Any:
     if not in_lora:
         return dataclasses.replace(spec, **{name: value})
     if name == "rank" and value is None:

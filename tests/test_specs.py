@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-import lorakit.specs
+import lorakit.names
 from lorakit.specs import DTYPES, TARGET_GROUPS, LoRASpec, SFTSpec, SpecError, UnknownNameError, vary
 
 
@@ -18,7 +18,7 @@ from lorakit.specs import DTYPES, TARGET_GROUPS, LoRASpec, SFTSpec, SpecError, U
 def names(monkeypatch):
     models = {"tiny": "aaaaaaaaaaaa", "tiny-64": "bbbbbbbbbbbb"}
     known = {"models": models, "datasets": {"reworded-skills": "cccccccccccc"}}
-    monkeypatch.setattr(lorakit.specs, "known_names", lambda: known)
+    monkeypatch.setattr(lorakit.names, "known_names", lambda: known)
     return known
 
 
@@ -178,7 +178,7 @@ def test_json_that_is_no_spec_is_refused(data, words):
 
 @pytest.mark.parametrize("data", [None, [], "sft", {}])
 def test_json_of_another_shape_is_refused(data):
-    with pytest.raises(SpecError, match="not a supervised spec"):
+    with pytest.raises(SpecError, match="not a spec of SFTSpec"):
         SFTSpec.from_json(data)
 
 

@@ -1,0 +1,61 @@
+"""Names of models, datasets and RL tasks, and the content or commit that each stands for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+REGISTER = {"models": "lorakit.register_model", "datasets": "lorakit.register_dataset",
+            "tasks": "lorakit.train.rl_tasks.register_task"}
+
+
+class UnknownNameError(KeyError):
+    """A model or dataset was named that nothing here can resolve."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@cache
+def known_names() -> dict[str, dict[str, str]]:
+    """Names of the models, datasets and RL tasks, each with its content hash (12 hex digits) or its commit on the hub.
+
+    >>> sorted(known_names()) == ["datasets", "models", "tasks"]
+    True
+    """
+    text = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
+    names: dict[str, dict[str, str]] = json.loads(text)
+    return names
+
+
+def resolve_name(kind: str, name: str) -> str:
+    """Pin a name to its content: `tiny` becomes `tiny@3fa9…`; a name that carries `@` is already pinned.
+
+    Args:
+        kind: `models`, `datasets` or `tasks`.
+        name: a name of `known_names()`, or `name@pin`: the value returned by `register_model`,
+            `register_dataset` or `register_task`, or a hub id with its revision (`org/name@commit`).
+
+    Raises:
+        UnknownNameError: an unknown name, or a hub id without a revision.
+    """
+    if not isinstance(name, str) or not name:
+        raise UnknownNameError(f"{kind[:-1]} must be a name, got {name!r}")
+    if "@" in name:
+        return name
+    names = known_names()[kind]
+    if name in names:
+        return f"{name}@{names[name]}"
+    if "/" in name:
+        raise UnknownNameError(
+            f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights"
+        )
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UnknownNameError(
+        f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
+        f"your own: pass what {REGISTER[kind]}(…) returns; of the hub: 'org/name@COMMIT'"
+    )
