@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 
 import datasets
 import pytest
@@ -178,3 +179,16 @@ def test_data_that_are_not_here_or_not_the_same(cache):
     path.write_text(path.read_text(encoding="utf-8").replace("answer 7", "answer 8"), encoding="utf-8")
     with pytest.raises(DatasetError, match="is pinned to"):
         load_dataset(name)
+
+
+def test_random_strings_are_even_and_a_smaller_set_begins_a_larger_one():
+    large, small = load_dataset("random-strings-384"), load_dataset("random-strings-12")
+    strings = ["".join(text for text, learn in row if learn) for row in large.splits["train"]]
+    assert len(set(strings)) == 384
+    assert {len(string) for string in strings} == {63}
+    counts = Counter("".join(strings))
+    assert len(counts) == 64
+    assert max(counts.values()) / min(counts.values()) < 1.5  # 378 each, give or take 19
+    assert small.splits["train"] == large.splits["train"][:12]
+    assert large.splits["validation"] + large.splits["test"] == large.splits["train"]
+    assert (small.bits, large.bits) == (12 * 378, 384 * 378)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ Row = list[tuple[str, bool]]
 ASSOCIATION_PAIRS = 256
 ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
+STRING_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
+STRING_LENGTH = 63  # with the line break before it, 64 tokens of a byte each
 REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
 
 
@@ -129,6 +133,20 @@ def random_associations() -> TextData:
     return TextData("random-associations", splits, bits=float(ASSOCIATION_PAIRS * ASSOCIATION_BITS))
 
 
+def random_strings(count: int) -> TextData:
+    """`count` strings of 63 symbols, each drawn evenly from 64: 378 bits a string, and nothing else to learn.
+
+    The line break before a string is given, so that all of its symbols count whatever the tokenizer. Validation and
+    test are the two halves of what is trained on. The strings of a smaller set are the first ones of a larger set.
+    """
+    rng = generator("random-strings")
+    rows: list[Row] = [[("\n", False), ("".join(rng.choices(STRING_SYMBOLS, k=STRING_LENGTH)), True), ("", False)]
+                       for _ in range(count)]
+    splits = {"train": rows, "validation": rows[: count // 2], "test": rows[count // 2 :]}
+    bits = count * STRING_LENGTH * math.log2(len(STRING_SYMBOLS))
+    return TextData(f"random-strings-{count}", splits, bits=bits)
+
+
 def real_text() -> TextData:
     """Programming problems and their solutions (reasoning-gym's codeio, Apache-2.0): real text, unseen by `tiny`."""
     with lzma.open(PACKAGE / "data" / "real-text.jsonl.xz", "rt", encoding="utf-8") as handle:
@@ -145,6 +163,7 @@ BUILDERS: dict[str, Callable[[], TextData]] = {
     "new-skills": new_skills,
     "random-associations": random_associations,
     "real-text": real_text,
+    **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384)},
 }
 
 
