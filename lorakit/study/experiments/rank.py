@@ -11,6 +11,8 @@ from dataclasses import replace
 from lorakit.specs import SFTSpec
 from lorakit.study.experiments.definition import Experiment, arms, grid
 
+LLAMA = "meta-llama/Llama-3.1-8B@d04e592bb4f6aa9cfee91e2e20afa771667e1d4b"
+TULU3 = "allenai/tulu-3-sft-mixture@b14afda60f1bbebe55d5d2fa1e4df5042f97f8be"
 ASSOCIATIONS = SFTSpec(dataset="random-associations", learning_rate=1e-3, steps=800, evaluations=16)
 SKILLS = SFTSpec(dataset="reworded-skills", learning_rate=1e-3, batch_size=8, max_length=40, evaluations=14)
 TEXT = SFTSpec(dataset="real-text", learning_rate=1e-3, evaluations=14)
@@ -40,19 +42,34 @@ SMOLLM2 = SFTSpec(model="smollm2-135m-instruct-q4", dataset="real-text", learnin
 
 
 def _smollm2_cpu() -> list[SFTSpec]:
-    return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3], [1e-5, 3e-5, 1e-4], seeds=1)
+    return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3, 3e-3], [1e-5, 3e-5, 1e-4, 3e-4], seeds=1)
 
 
 def _rank_gpu() -> list[SFTSpec]:
     base = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384,
                    dtype="float32")
-    return arms(base, [1, 16, 64, 128], grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+    return arms(base, [1, 16, 64, 128], grid(1e-3, 5, per_decade=2), grid(1e-4, 5, per_decade=2), seeds=3)
+
+
+def _rank_paper() -> list[SFTSpec]:
+    """The article's setting as far as it is told: its grids, batch and steps are not."""
+    base = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=1e-4, batch_size=8, accumulation=4, max_length=2048,
+                   steps=1000, evaluations=14, evaluation_tokens=100_000, dtype="bfloat16")
+    return arms(base, [1, 4, 16, 64, 256, 512], grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+
+
+def _control_record() -> list[SFTSpec]:
+    """Skills that the base has never seen: the control that the regime gate has to turn away."""
+    return arms(replace(SKILLS, dataset="new-skills"), [16], grid(2.15e-3, 6), grid(1e-3, 6), seeds=5)
 
 
 EXPERIMENTS = (
     Experiment("rank", "At which rank does LoRA train like full fine-tuning, and when does a rank fall behind?", {
         ("cpu", "record"): _rank_record, ("cpu", "live"): _rank_live,
-        ("gpu", "record"): _rank_gpu,
+        ("gpu", "record"): _rank_gpu, ("paper", "record"): _rank_paper,
+    }),
+    Experiment("control", "Does the regime gate turn away skills that the base has never seen?", {
+        ("cpu", "record"): _control_record,
     }),
     Experiment("rank-replay", "Does LoRA of high rank equal full fine-tuning in post-training, with replay?", {
         ("cpu", "record"): _replay_record,
