@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             sub.add_argument("--time-budget", type=float, metavar="SECONDS",
                              help="start no pack that is predicted to end later")
-            sub.add_argument("--engine", choices=("packed", "trl"), default="packed")
+            sub.add_argument("--engine", choices=("packed", "trl", "peft"), help="default: the experiment's own")
             sub.add_argument("--report-to", default="none", help="for --engine trl: none, trackio, …")
         else:
             sub.add_argument("--no-probe", action="store_true", help="count only; train no probe step")
@@ -74,8 +74,9 @@ def _run(options: argparse.Namespace) -> int:
     if not specs:
         raise ValueError(f"{options.experiment} is not defined for profile {options.profile!r}, size {options.size!r}; "
                          f"defined: {_defined(experiments.get(options.experiment))}")
+    engine = options.engine or experiments.get(options.experiment).engine
     records = sweeps.run(specs, options.results, profile=options.profile, experiment=_file(options.experiment, options),
-                         engine=options.engine, device=options.device, processes=options.processes,
+                         engine=engine, device=options.device, processes=options.processes,
                          time_budget=options.time_budget, report_to=options.report_to, progress=True)
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{options.experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
@@ -99,7 +100,8 @@ def _plan(options: argparse.Namespace) -> int:
         if options.no_probe:
             print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing")
             continue
-        todo = sweeps.plan(specs, store, device=options.device, processes=options.processes)
+        todo = sweeps.plan(specs, store, engine=experiments.get(name).engine, device=options.device,
+                           processes=options.processes)
         took = timedelta(seconds=round(todo.seconds))
         print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; "
               f"{len(todo.packs)} packs on {todo.processes} processes, about {took} predicted")

@@ -22,6 +22,8 @@ TRAINING_MODULES = {
                "lorakit.train.packed.engine", "lorakit.train.packed.truncation", "lorakit.train.tokens",
                "lorakit.train.adapters"),
     "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
+    "peft": ("lorakit.train.peft_loop", "lorakit.train.shared_outer", "lorakit.train.sft", "lorakit.train.tokens",
+             "lorakit.train.adapters"),
 }
 
 

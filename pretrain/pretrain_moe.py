@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy
 import torch
 from corpus import build
-from pretrain import END, LENGTH, ROWS, accuracy, batches, bits_per_byte
 from safetensors.torch import save_file
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from pretrain import END, LENGTH, ROWS, accuracy, batches, bits_per_byte
 
 
 def config() -> Qwen3MoeConfig:

@@ -149,10 +149,13 @@ def test_every_field_but_no_circumstance_enters_the_id():
     assert set(other) == {field.name for field in dataclasses.fields(SFTSpec)}
     assert len({spec_of().id} | {spec_of(**{name: value}).id for name, value in other.items()}) == 1 + len(other)
     lora = {"rank": 7, "alpha": 7.0, "targets": "mlp", "train_a": False, "init_a_scale": 7.0,
-            "learning_rate_b_ratio": 7.0}
+            "learning_rate_b_ratio": 7.0, "expert_rank": 7, "shared_outer": True}
     assert set(lora) == {field.name for field in dataclasses.fields(LoRASpec)}
-    changed = {spec_of(lora=LoRASpec(**{name: value})).id for name, value in lora.items()}
-    assert len({spec_of().id} | changed) == 1 + len(lora)
+    changed = {spec_of(lora=LoRASpec(**{name: value})).id for name, value in lora.items()
+               if name not in ("expert_rank", "shared_outer")}
+    experts = [{}, {"expert_rank": 7}, {"shared_outer": True}]
+    changed |= {spec_of(lora=LoRASpec(targets="attention+experts", **fields)).id for fields in experts}
+    assert len({spec_of().id} | changed) == 2 + len(lora)
     circumstances = {"device", "report_to", "logging_steps", "executor", "threads", "profile", "size", "output_dir"}
     assert not circumstances & (set(other) | set(lora))
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 RUN_COLUMNS = ("id", "model", "dataset", "method", "rank", "arm", "alpha", "targets", "learning_rate", "seed",
                "batch_size")
 LOSS_COLUMNS = ("train_loss", "validation_loss", "test_loss")
-CURVE_COLUMNS = (*RUN_COLUMNS, "step", "tokens", *LOSS_COLUMNS, "status")
+NORM_COLUMNS = ("norm_a", "norm_b")  # missing for full fine-tuning
+CURVE_COLUMNS = (*RUN_COLUMNS, "step", "tokens", *LOSS_COLUMNS, *NORM_COLUMNS, "status")
 
 
 def arm_name(lora: LoRASpec | None) -> str:
@@ -33,6 +34,8 @@ def arm_name(lora: LoRASpec | None) -> str:
         parts.append(f"alpha {lora.alpha:g}")
     if lora.targets != plain.targets:
         parts.append(_targets(lora))
+    if lora.expert_rank is not None or lora.shared_outer:
+        parts.append(f"{'shared outer' if lora.shared_outer else 'expert'} rank {lora.expert_rank or lora.rank}")
     if not lora.train_a:
         parts.append("A frozen")
     if lora.init_a_scale != plain.init_a_scale:
@@ -62,7 +65,8 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
             if record.status == "diverged" and math.isnan(losses["validation_loss"]):
                 losses = dict.fromkeys(LOSS_COLUMNS, math.inf)
             step, tokens = int(_at(record.curve, "step", index)), _at(record.curve, "tokens", index)
-            rows.append({**run, "step": step, "tokens": tokens, **losses, "status": record.status})
+            norms = {name: _at(record.curve, name, index) for name in NORM_COLUMNS}
+            rows.append({**run, "step": step, "tokens": tokens, **losses, **norms, "status": record.status})
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 

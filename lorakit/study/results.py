@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lorakit.codehash import stale, training_code
+from lorakit.codehash import TRAINING_MODULES, stale, training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments
@@ -112,7 +112,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if specs and may_train and not optional and place.missing(specs):
         from lorakit.study import sweeps
 
-        sweeps.run(specs, place, profile=profile, experiment=file)
+        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine)
     found = place.find(spec.id for spec in specs)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)
@@ -120,7 +120,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         raise MissingRecordsError(
             f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "
             f"or let a refresh train them: `lorakit refresh --profile {profile}`")
-    old = [r for engine in ("packed", "trl") for r in
+    old = [r for engine in TRAINING_MODULES for r in
            stale([r for r in records if r.provenance.get("engine") == engine], training_code(engine))]
     if old:
         warnings.warn(f"{name}: {len(old)} of {len(records)} records were made by earlier training code; "

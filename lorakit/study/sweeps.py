@@ -22,7 +22,7 @@ from lorakit.train.packing import group, split_evenly
 PROBE_SPECS = 4
 LARGEST_PACK = 16
 MEMORY_SHARE = 0.6  # of the free memory that the packs of all processes may be predicted to fill
-ENGINES = ("packed", "trl")
+ENGINES = ("packed", "trl", "peft")
 
 
 class SweepError(RuntimeError):
@@ -65,7 +65,8 @@ def run(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *,
         specs: what to run, for example from `vary`.
         store: where records are kept; a run that it holds is not trained again, so a killed sweep resumes.
         profile, experiment: name the file of the new records, `<store>/<profile>/<experiment>.jsonl`.
-        engine: `packed` (many configurations at once) or `trl` (the reference arm, one after another).
+        engine: `packed` (many configurations at once), or one after another `trl` (the reference arm) or `peft` (a
+            plain loop, for models with fused experts).
         device: `cpu` or `cuda`; None takes a GPU if there is one.
         processes: worker processes of one thread each; None: one a core up to two, one on a GPU.
         time_budget: seconds; no pack is started that is predicted to end later. What is left stays missing.
@@ -188,14 +189,15 @@ class _Sweep:
 
         def probe(worker: Worker, specs: list[SFTSpec]) -> None:
             try:
-                event = worker.ask({"do": "probe", "specs": [spec.to_json() for spec in specs[:PROBE_SPECS]]})
+                event = worker.ask({"do": "probe", "engine": self.engine,
+                                    "specs": [spec.to_json() for spec in specs[:PROBE_SPECS]]})
             except WorkerError as error:
                 event = {"error": str(error)}
             # A probe that fails says nothing about the other specs: one by one they fail for themselves.
             facts = event.get("probe", {"seconds": 60.0, "bytes": 1.0, "free_bytes": 0.0})
             fits = int(MEMORY_SHARE * facts["free_bytes"] / self.processes / facts["bytes"])
             largest = min(LARGEST_PACK, max(1, fits), max(4, -(-len(specs) // self.processes)))
-            largest = 1 if self.engine == "trl" else largest
+            largest = largest if self.engine == "packed" else 1
             with self._lock:
                 packs.extend(Pack(tuple(p), len(p) * facts["seconds"]) for p in split_evenly(specs, largest))
 

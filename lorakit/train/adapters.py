@@ -17,11 +17,14 @@ from transformers.pytorch_utils import Conv1D
 
 from lorakit.specs import LoRASpec
 from lorakit.theory.shapes import Matrix, RankWasteWarning, waste_message
+from lorakit.train.shared_outer import share_outer
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
-GROUPS = {"attention": ("attention",), "mlp": ("mlp", "experts"), "all-linear+head": None}
+GROUPS = {"attention": ("attention",), "mlp": ("mlp", "experts"), "attention+head": ("attention", "head"),
+          "mlp+head": ("mlp", "experts", "head"), "experts": ("experts",),
+          "attention+experts": ("attention", "experts")}
 
 
 class TargetsError(ValueError):
@@ -107,18 +110,19 @@ def _resolve(targets: str | tuple[str, ...], model: nn.Module) -> tuple[str | li
         raise TargetsError(f"targets={targets!r} match nothing: {type(model).__name__} has no layer beside its head")
     if targets == "all-linear":
         return targets, []
+    if targets.endswith("+head") and not head:
+        raise TargetsError(f"targets={targets!r}: {type(model).__name__} has no linear head; leave '+head' out")
     if targets == "all-linear+head":
-        if not head:
-            raise TargetsError(f"targets={targets!r}: {type(model).__name__} has no linear head; take 'all-linear'")
         return _short(linear, linear), []
-    selected = [name for name in linear if component_of(name, model) in (GROUPS[targets] or ())]
-    if not selected:
+    selected = [name for name in linear if component_of(name, model) in GROUPS[targets]]
+    parameters = sorted({".".join(n.split(".")[-3:]) for n in fused_names(model)}) if "experts" in targets else []
+    if not parameters if "experts" in targets else set(selected) <= set(head):
         fused = sorted({".".join(name.split(".")[-3:]) for name in fused_names(model)})
         names = ", ".join(map(repr, fused))
         hint = f"its experts are fused parameters: give targets=({names}); " if fused else ""
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         raise TargetsError(f"targets={targets!r} match no layer of {type(model).__name__}; {hint}available: {known}")
-    return _short(selected, linear), []
+    return _short(selected, linear), parameters
 
 
 def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
@@ -141,11 +145,17 @@ def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
     (['k_proj', 'o_proj', 'q_proj', 'v_proj'], 4, 32.0)
     """
     if model is None:
-        by_group = {"attention": ATTENTION, "mlp": MLP, "all-linear+head": (*ATTENTION, *MLP, "lm_head")}
-        named = by_group.get(spec.targets, spec.targets) if isinstance(spec.targets, str) else spec.targets
-        return _config(spec, named if isinstance(named, str) else list(named))
+        parts = {"all-linear": (*ATTENTION, *MLP), "attention": ATTENTION, "mlp": MLP, "head": ("lm_head",)}
+        if spec.targets == "all-linear":
+            return _config(spec, "all-linear")
+        if "experts" in spec.targets:
+            raise TargetsError(f"targets={spec.targets!r} name parameters of a model: call peft_config(spec, model)")
+        named = spec.targets.split("+") if isinstance(spec.targets, str) else spec.targets
+        return _config(spec, [name for part in named for name in parts.get(part, (part,))])
     modules, parameters = _resolve(spec.targets, model)
     config = _config(spec, modules, parameters)
+    if spec.expert_rank is not None:
+        config.rank_pattern = dict.fromkeys(parameters, spec.expert_rank)
     if fused_names(model) and spec.targets in ("all-linear", "all-linear+head"):
         config = _expanded(spec, model)
     _warn(spec, model, config)
@@ -239,14 +249,17 @@ def attach(model: nn.Module, spec: LoRASpec, seed: int) -> PeftModel:
         raise ValueError("the model already carries an adapter: unload it (model.unload()), or load the base anew")
     config = peft_config(spec, model)
     base_dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    fused, config.target_parameters = config.target_parameters, None if spec.shared_outer else config.target_parameters
     with _seeded(seed), _quiet():
         adapted = get_peft_model(model, config)
+        if spec.shared_outer:
+            share_outer(model, fused, spec.expert_rank or spec.rank, spec.alpha)
     dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
     for name, parameter in adapted.named_parameters():
-        if ".lora_A." in name:
+        if ".lora_A" in name:
             parameter.data = parameter.data.to(dtype) * spec.init_a_scale
             parameter.requires_grad_(spec.train_a)
-        elif ".lora_B." in name:
+        elif ".lora_B" in name:
             parameter.data = parameter.data.to(dtype)
     return adapted
 

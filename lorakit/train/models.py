@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from lorakit.specs import PACKAGE, UnknownNameError, resolve_name
 
@@ -107,7 +114,7 @@ def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if not digest.startswith(pin):
         raise ModelError(f"{name} is pinned to {pin}, but this lorakit carries {digest[:12]}: "
                          "use the lorakit version that made the record, or run the spec anew")
-    model = LlamaForCausalLM(LlamaConfig(**record["config"]))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**record["config"]))
     model.load_state_dict(load_file(path))
     return model.to(dtype), byte_tokenizer()
 

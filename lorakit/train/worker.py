@@ -3,7 +3,7 @@
 The parent is `lorakit.study.sweeps`. A process of its own keeps each pack on one thread, gives all memory back, and
 needs no guard in the user's script.
 
-    request   {"do": "probe" | "run", "specs": […], "engine": "packed" | "trl", "device": "cpu", …}
+    request   {"do": "probe" | "run", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", …}
     event     {"step": …, "steps": …} while it trains, then {"probe": …}, {"records": […]} or {"error": …}
 """
 
@@ -121,6 +121,10 @@ def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[
 
         results = [train_sft(spec, model, tokenizer, splits, report_to=report_to, base_text=base,
                              keep_weights=save_to is not None) for spec in specs]
+    elif engine == "peft":
+        from lorakit.train.peft_loop import train_peft
+
+        results = [train_peft(spec, model, splits, base) for spec in specs]
     else:
         results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
     if save_to is not None:
@@ -139,6 +143,11 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         if request["do"] == "probe":
             model, _ = _model(specs[0].model, specs[0].dtype, device)
             splits, _ = _data(specs[0].model, specs[0].dtype, device, specs[0].dataset, specs[0].max_length)
+            if request.get("engine") == "peft":
+                from lorakit.train.peft_loop import probe_peft
+
+                emit({"probe": probe_peft(specs[0], model, splits)})
+                return
             facts = probe_pack(specs[:1], model, splits)
             if len(specs) > 1 and 20 * len(specs) * facts["bytes"] < facts["free_bytes"]:
                 facts = probe_pack(specs, model, splits)  # several at once tell the time better, where memory is ample

@@ -20,11 +20,13 @@ class Experiment:
         name: also the name of the file of its records.
         question: one sentence.
         runs: (profile, size) to a function that lists the specs; absent where it is not defined.
+        engine: of `lorakit.study.sweeps` that runs them.
     """
 
     name: str
     question: str
     runs: dict[tuple[str, str], Specs] = field(default_factory=dict)
+    engine: str = "packed"
 
     def specs(self, profile: str, size: str) -> list[SFTSpec]:
         """The specs of a profile and size; an empty list where the experiment is not defined."""
