@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 
 from lorakit.specs import UnknownNameError
-from lorakit.study.experiments import learning_rate, rank
+from lorakit.study.experiments import batch_size, learning_rate, rank
 from lorakit.study.experiments.definition import PROFILES, SIZES, Experiment
 
 __all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get"]
 
-EXPERIMENTS = {experiment.name: experiment for chapter in (rank, learning_rate) for experiment in chapter.EXPERIMENTS}
+CHAPTERS = (rank, learning_rate, batch_size)
+EXPERIMENTS = {experiment.name: experiment for chapter in CHAPTERS for experiment in chapter.EXPERIMENTS}
 
 
 def get(name: str) -> Experiment:
