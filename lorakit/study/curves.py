@@ -63,13 +63,17 @@ def sweep(frame: pd.DataFrame, arm: str, loss: str = "validation_loss", step: in
     return _table(losses_at(frame, step), arm, loss)
 
 
-def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95) -> dict[str, Optimum]:
-    """The best learning rate of every arm by validation loss at the last step, with its interval over seeds.
+def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
+           step: int | None = None) -> dict[str, Optimum]:
+    """The best learning rate of every arm by validation loss at a step, with its interval over seeds.
+
+    Args:
+        step: an evaluated step; None for the last one.
 
     Raises:
         GridEdgeError: at the record size, an optimum at the grid's edge.
     """
-    rows = losses_at(frame)
+    rows = losses_at(frame, step)
     found = {}
     for arm in arms(frame):
         table = _table(rows, arm, "validation_loss")

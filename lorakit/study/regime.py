@@ -124,13 +124,13 @@ def pretraining_facts(model: str) -> dict[str, Any]:
     """What the package knows of an embedded base, by its (pinned) name; empty for any other model.
 
     Returns:
-        a mapping with `parameters` and `peak_learning_rate` where known.
+        a mapping with `parameters`, `hidden_size` and `peak_learning_rate` where known.
     """
     path = PACKAGE / "weights" / f"{model.partition('@')[0].replace('/', '_')}.json"
     if not path.exists():
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
-    facts = {"parameters": record.get("parameters"),
+    facts = {"parameters": record.get("parameters"), "hidden_size": record.get("config", {}).get("hidden_size"),
              "peak_learning_rate": record.get("pretraining", {}).get("peak_learning_rate")}
     return {name: value for name, value in facts.items() if value is not None}
 
