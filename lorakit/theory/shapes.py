@@ -76,6 +76,7 @@ class ModelShape:
         tied: whether head and embedding share one matrix; its weights then count as the embedding's alone.
         experts: experts of each sparse layer, or None.
         active_experts: experts that one token visits, or None.
+        head_dim: width of one attention head.
 
     >>> shape = ModelShape.of("llama-3.1-8b")
     >>> shape.parameters
@@ -90,6 +91,7 @@ class ModelShape:
     tied: bool
     experts: int | None = None
     active_experts: int | None = None
+    head_dim: int = 1
 
     @classmethod
     def of(cls, source: Any) -> ModelShape:
@@ -252,7 +254,8 @@ def _build(config: ConfigFields, name: str | None) -> ModelShape:
     if config.get("mlp_bias", False):
         vectors["mlp"] = (2 * inner + hidden) * dense
     return ModelShape(name=name or kind, matrices=tuple(matrices), vectors=vectors,
-                      tied=bool(config("tie_word_embeddings")), experts=experts, active_experts=active)
+                      tied=bool(config("tie_word_embeddings")), experts=experts, active_experts=active,
+                      head_dim=head_dim)
 
 
 def _sparse_layers(kind: str, config: ConfigFields, layers: int) -> int:
