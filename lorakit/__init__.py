@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lorakit.study.frames import tidy as tidy
     from lorakit.study.sweeps import plan as plan
     from lorakit.study.sweeps import run as run
+    from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate
+    from lorakit.theory.learning_rate import translate as translate
     from lorakit.theory.shapes import ModelShape as ModelShape
     from lorakit.train.inspector import inspect_targets as inspect_targets
     from lorakit.train.models import load_model as load_model
@@ -36,6 +38,8 @@ _HOME = {
     "tidy": "lorakit.study.frames:tidy",
     "plan": "lorakit.study.sweeps:plan",
     "run": "lorakit.study.sweeps:run",
+    "recommend_learning_rate": "lorakit.theory.learning_rate:recommend_learning_rate",
+    "translate": "lorakit.theory.learning_rate:translate",
     "ModelShape": "lorakit.theory.shapes:ModelShape",
     "inspect_targets": "lorakit.train.inspector:inspect_targets",
     "load_model": "lorakit.train.models:load_model",

@@ -77,8 +77,8 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
 def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
     if claim.compute is None:
         return evaluate(claim, gather(claim, store, **sources))
-    verdicts = [Verdict(claim, found.outcome, found.reason, found.effect, found.interval, 0, scale, found.regime)
-                for scale, found in claim.compute(store)]
+    verdicts = [Verdict(claim, found.outcome, found.reason, found.effect, found.interval, found.seeds, scale,
+                        found.regime) for scale, found in claim.compute(store)]
     if not verdicts:
         return Verdict(claim, UNTESTED, "Nothing has been counted yet.")
     return replace(verdicts[0], others=tuple(verdicts[1:]))

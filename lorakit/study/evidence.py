@@ -100,6 +100,7 @@ class Finding:
         effect: what the effect is, in words with its unit, such as "largest gap, % of full's improvement".
         interval: of the effect, in that unit.
         regime: of the datasets, in words.
+        seeds: of a computed claim that rests on training runs after all; 0 where nothing depends on a seed.
     """
 
     outcome: Outcome
@@ -107,6 +108,7 @@ class Finding:
     effect: str | None = None
     interval: Interval | None = None
     regime: str | None = None
+    seeds: int = 0
 
 
 @dataclass(frozen=True)

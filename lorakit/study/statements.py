@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import rank
+from lorakit.study.rules import learning_rate, learning_rate_laws, rank
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -72,5 +72,59 @@ CLAIMS: tuple[Claim, ...] = (
         experiments=("rank",),
         chapter="02-rank",
         evaluate=rank.same_first_steps,
+    ),
+    Claim(
+        id="C3",
+        source="schulman2025lora",
+        statement="the best learning rate of high-rank LoRA is about ten times that of full fine-tuning, moves by less "
+        "than a factor of two from rank 4 upwards, and is lower at rank 1",
+        rule_text=learning_rate.C3_RULE,
+        scope="Post-training on Tulu 3 and OpenThoughts 3, Llama 3 and Qwen3 models, alpha 32, ranks 1 to 512.",
+        experiments=("learning-rate",),
+        chapter="06-learning-rate",
+        evaluate=learning_rate.ten_times,
+    ),
+    Claim(
+        id="C12",
+        source="schulman2025lora",
+        statement="training with (alpha, init_A, LR_A, LR_B) is the same as with (alpha / (p q), p init_A, p LR_A, "
+        "q LR_B), so that the four settings have two degrees of freedom",
+        rule_text=learning_rate_laws.C12_RULE,
+        scope="Adam with an epsilon of zero, no weight decay.",
+        experiments=("learning-rate-invariance",),
+        chapter="06-learning-rate",
+        compute=learning_rate_laws.same_after_transformation,
+    ),
+    Claim(
+        id="C13",
+        source="schulman2025lora",
+        statement="the ratio of the best learning rates of LoRA and full fine-tuning does not depend on the model's "
+        "width",
+        rule_text=learning_rate_laws.C13_RULE,
+        scope="A fit over 14 Llama and Qwen models on Tulu 3.",
+        experiments=("learning-rate-width",),
+        chapter="06-learning-rate",
+        compute=learning_rate_laws.same_at_every_width,
+    ),
+    Claim(
+        id="C14",
+        source="schulman2025lora",
+        statement="the shorter the run, the larger the ratio of the best learning rates of LoRA and full fine-tuning; "
+        "by the end of a run B has grown larger than A",
+        rule_text=learning_rate.C14_RULE,
+        scope="Runs of about 100 steps against longer ones (anecdotal, the source says); Tulu 3 and OpenThoughts 3.",
+        experiments=("learning-rate",),
+        chapter="06-learning-rate",
+        evaluate=learning_rate.shorter_means_more,
+    ),
+    Claim(
+        id="A1",
+        source="anyscale2023lora",
+        statement="LoRA is more sensitive than full fine-tuning to a learning rate that is about three times too high",
+        rule_text=learning_rate.A1_RULE,
+        scope="Llama 2 on SQL and GSM8K, where 1e-4 was unstable and 3e-5 was not.",
+        experiments=("learning-rate",),
+        chapter="06-learning-rate",
+        evaluate=learning_rate.more_sensitive,
     ),
 )

@@ -8,6 +8,7 @@ longer one are, so that every arm can be compared with full fine-tuning at its o
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from lorakit.specs import SFTSpec, vary
 from lorakit.study.experiments.definition import Experiment, arms, grid
@@ -98,6 +99,6 @@ EXPERIMENTS = (
         ("cpu", "record"): _invariance_record,
     }),
     *(Experiment(f"learning-rate-smollm2-{seed}", f"SmolLM2-135M on two cores: best rates, seed {seed} of three.", {
-        ("cpu", "record"): lambda seed=seed: _smollm2(seed),
+        ("cpu", "record"): partial(_smollm2, seed),
     }) for seed in range(3)),
 )

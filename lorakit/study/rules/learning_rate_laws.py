@@ -1,0 +1,143 @@
+"""Two laws of learning rates, judged over several kinds of runs at once: the width ladder, and the twins of C12."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lorakit.specs import SFTSpec
+from lorakit.study import experiments
+from lorakit.study.curves import optima
+from lorakit.study.evidence import FAILS, HOLDS, OPEN, SEEDS_NEEDED, UNTESTED, Finding, Outcome, Scale
+from lorakit.study.experiments.learning_rate import LEAST_EPSILON
+from lorakit.study.frames import runs, tidy
+from lorakit.study.regime import pretraining_facts, regime_of
+from lorakit.study.statistics import GridEdgeError, Interval, mean_interval
+
+if TYPE_CHECKING:
+    from lorakit.records import Store
+
+FLAT = 0.25
+WIDTH_RANK = 4
+WIDTHS = "learning-rate-width"
+
+C12_RULE = (
+    "Runs in float64 of 50 steps on `tiny`, rank 4, in twins: one at the default setting, the other with (alpha, "
+    "init_A, LR_A, LR_B) turned into (alpha / (p q), p init_A, p LR_A, q LR_B), for three pairs (p, q) and five "
+    f"seeds, with Adam's epsilon at {LEAST_EPSILON:g}. Holds if the final validation and test losses of all twins "
+    "agree within 1e-9 nats; does not hold if two differ by more than 1e-6; otherwise inconclusive. What the "
+    "usual epsilon does is shown beside it and judges nothing."
+)
+C13_RULE = (
+    "Data: the width ladder of embedded models with the same data and steps, full fine-tuning and rank "
+    f"{WIDTH_RANK}, each width where the regime gate says post-training. For each seed, the slope of log(LoRA's "
+    "best rate / full fine-tuning's) on log(width). Paper predicts the slopes 0 (constant), 1/2 and 1. Holds if "
+    f"the slope's 95 % interval over seeds lies within ± {FLAT:g}, that is nearer to 0 than to 1/2; does not hold "
+    "if it lies wholly beyond, on either side; otherwise inconclusive. Fewer than three widths in post-training: "
+    "not tested. The seeds are those of fine-tuning: each width is one pre-trained base."
+)
+
+
+def width_ladder(store: Store, profile: str = "cpu") -> pd.DataFrame:
+    """One row a width and seed: `width`, `seed`, best rates `lora` and `full`, `ratio`, `regime` (a `Regime`).
+
+    Raises:
+        GridEdgeError: a best rate at the edge of its grid.
+        LookupError: runs of the experiment have no record.
+    """
+    specs = [s for s in experiments.get(WIDTHS).specs(profile, "record") if isinstance(s, SFTSpec)]
+    records = store.find([spec.id for spec in specs])
+    if len(records) < len({spec.id for spec in specs}):
+        raise LookupError(f"Needs every run of {WIDTHS}; {len(specs) - len(records)} have no record.")
+    rows = []
+    for model in dict.fromkeys(spec.model for spec in specs):
+        mine = [records[spec.id] for spec in specs if spec.model == model]
+        curves, facts = tidy(mine), pretraining_facts(model)
+        best = optima(curves)
+        gate = regime_of(curves, runs(mine), facts.get("peak_learning_rate"))
+        lora = best[f"rank {WIDTH_RANK}"].per_seed
+        rows += [{"width": facts["hidden_size"], "seed": seed, "lora": lora[seed], "full": full,
+                  "ratio": lora[seed] / full, "regime": gate} for seed, full in best["full"].per_seed.items()]
+    return pd.DataFrame(rows)
+
+
+def slope_by_width(ladder: pd.DataFrame, column: str = "ratio") -> Interval:
+    """The power of the width that a column of `width_ladder` follows: a fit for each seed, its interval over seeds."""
+    return mean_interval([float(np.polyfit(np.log(rows["width"]), np.log(rows[column]), 1)[0])
+                          for _, rows in ladder.groupby("seed")])
+
+
+def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
+    """C13, by `C13_RULE`."""
+    try:
+        ladder = width_ladder(store)
+    except LookupError as error:
+        return [(None, Finding(UNTESTED, str(error)))]
+    except GridEdgeError as error:
+        return [(None, Finding(OPEN, f"{error}."))]
+    regimes = {int(width): gate for width, gate in zip(ladder["width"], ladder["regime"], strict=True)}
+    inside = ladder[[gate.name == "post-training" for gate in ladder["regime"]]]
+    said = "; ".join(f"width {width}: {gate}" for width, gate in regimes.items())
+    seeds, widths = ladder["seed"].nunique(), sorted(inside["width"].unique())
+    scale = Scale("cpu", "the width ladder of `tiny`", None, None)
+    if len(widths) < 3 or seeds < SEEDS_NEEDED["cpu"]:
+        why = (f"Of {len(regimes)} widths {len(widths)} are in post-training; over all of them the ratio goes with the "
+               f"width to the power {_power(slope_by_width(ladder))}, which judges nothing.")
+        return [(scale, Finding(UNTESTED, why, regime=said, seeds=seeds))]
+    slope = slope_by_width(inside)
+    inside_band, beyond = slope.low >= -FLAT and slope.high <= FLAT, slope.low > FLAT or slope.high < -FLAT
+    outcome: Outcome = HOLDS if inside_band else FAILS if beyond else OPEN
+    means = {width: float(np.exp(np.log(rows["ratio"]).mean())) for width, rows in inside.groupby("width")}
+    words = ", ".join(f"{mean:.1f} at width {width}" for width, mean in means.items())
+    reason = (f"Ratio of best rates, rank {WIDTH_RANK} over full: {words}; it goes with the width to the power "
+              f"{_power(slope)}.")
+    return [(scale, Finding(outcome, reason, "power of the width that the ratio follows", slope, said, seeds))]
+
+
+def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
+    """C12, by `C12_RULE`."""
+    twins = invariance_gaps(store)
+    if twins.empty:
+        return [(None, Finding(UNTESTED, "Some twin runs have no record."))]
+    worst = float(twins.loc[twins["epsilon"] == LEAST_EPSILON, "gap"].max())
+    usual = float(twins.loc[twins["epsilon"] != LEAST_EPSILON, "gap"].max())
+    outcome: Outcome = HOLDS if worst <= 1e-9 else FAILS if worst > 1e-6 else OPEN
+    reason = (f"Largest difference of final losses between twins: {worst:.1e} nats with epsilon {LEAST_EPSILON:g}, "
+              f"{usual:.1e} among those with a usual epsilon.")
+    return [(Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), None), Finding(outcome, reason))]
+
+
+def invariance_gaps(store: Store) -> pd.DataFrame:
+    """One row a twin run: `setting`, `epsilon`, `seed`, and `gap`, the larger of its two final losses' differences.
+
+    Twins are compared with the run at the default setting, the usual epsilon's with that of epsilon 1e-8. Empty where
+    runs have no record.
+    """
+    specs = experiments.get("learning-rate-invariance").specs("cpu", "record")
+    found = store.find([spec.id for spec in specs])
+    if len(found) < len(specs):
+        return pd.DataFrame()
+    rows = []
+    for spec in specs:
+        lora = spec.lora
+        assert lora is not None
+        default = replace(lora, alpha=32.0, init_a_scale=1.0, learning_rate_b_ratio=1.0)
+        same = spec.epsilon == LEAST_EPSILON
+        twin = next(s for s in specs if s.lora == default and s.seed == spec.seed
+                    and s.epsilon == (spec.epsilon if same else SFTSpec.epsilon))
+        if twin.id == spec.id:
+            continue
+        gap = max(abs((found[spec.id].metrics[name] or math.nan) - (found[twin.id].metrics[name] or math.nan))
+                  for name in ("validation_loss", "test_loss"))
+        p, q = lora.init_a_scale, lora.learning_rate_b_ratio * lora.init_a_scale
+        rows.append({"setting": f"p = {p:g}, q = {q:g}", "epsilon": spec.epsilon, "seed": spec.seed, "gap": gap})
+    return pd.DataFrame(rows)
+
+
+def _power(interval: Interval) -> str:
+    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})".replace("-", "−")
