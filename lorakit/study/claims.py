@@ -67,7 +67,7 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
     if claim.evaluate is None:
         raise ValueError(f"{claim.id} has no rule for training runs: it is computed, from the store")
     try:
-        finding = _refusal(evidence) or claim.evaluate(evidence)
+        finding = _refusal(evidence, claim.seeds or evidence.seeds_needed) or claim.evaluate(evidence)
     except GridEdgeError as error:
         finding = Finding(OPEN, f"{error}.")
     return Verdict(claim, finding.outcome, finding.reason, finding.effect, finding.interval, evidence.seeds,
@@ -84,11 +84,11 @@ def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
     return replace(verdicts[0], others=tuple(verdicts[1:]))
 
 
-def _refusal(evidence: Evidence) -> Finding | None:
+def _refusal(evidence: Evidence, seeds: int) -> Finding | None:
     if evidence.missing:
         return Finding(OPEN, f"Needs every run of its experiments; {evidence.missing} have no record.")
-    if evidence.seeds < evidence.seeds_needed:
-        return Finding(OPEN, f"Needs {evidence.seeds_needed} seeds, the records have {evidence.seeds}.")
+    if evidence.seeds < seeds:
+        return Finding(OPEN, f"Needs {seeds} seeds, the records have {evidence.seeds}.")
     return None
 
 

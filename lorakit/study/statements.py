@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import learning_rate, learning_rate_laws, rank
+from lorakit.study.rules import capacity, learning_rate, learning_rate_laws, rank
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -28,6 +28,7 @@ class Claim:
         evaluate: the rule in code, for a claim about training: pure, from the runs of one base model to a finding.
         compute: instead, for a claim that no seed can change (exact computation, counted operations): from the store,
             which it need not read, to a finding per scale, the largest first; scale None: about no base in particular.
+        seeds: that a verdict needs where it is not the profile's number.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Claim:
     chapter: str
     evaluate: Callable[[Evidence], Finding] | None = None
     compute: Callable[[Store], Sequence[tuple[Scale | None, Finding]]] | None = None
+    seeds: int | None = None
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -126,5 +128,28 @@ CLAIMS: tuple[Claim, ...] = (
         experiments=("learning-rate",),
         chapter="06-learning-rate",
         evaluate=learning_rate.more_sensitive,
+    ),
+    Claim(
+        id="C9",
+        source="schulman2025lora",
+        statement="an episode of reinforcement learning tells about one bit, so that rank 1 has room for what such a "
+        "run tells",
+        rule_text=capacity.C9_RULE,
+        scope="Policy gradients with a scalar advantage; an upper bound, computed, about no model in particular.",
+        experiments=(),
+        chapter="03-capacity",
+        compute=capacity.episodes_fit_rank_one,
+    ),
+    Claim(
+        id="C10",
+        source="schulman2025lora",
+        statement="fine-tuning data carry about one bit a token, measured by the loss of the first pass, and a trained "
+        "weight holds about two",
+        rule_text=capacity.C10_RULE,
+        scope="Datasets for language models, tokens that are pieces of words; two bits a weight is from pre-training.",
+        experiments=("capacity", "dataset-bits", *(f"learning-rate-smollm2-{seed}" for seed in range(3))),
+        chapter="03-capacity",
+        evaluate=capacity.bits_of_tokens_and_weights,
+        seeds=3,
     ),
 )

@@ -8,6 +8,8 @@ whether training finds the weights that hold it.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 from lorakit.theory.shapes import ModelShape
 
@@ -68,6 +70,30 @@ def text_bits(tokens: int, bits_per_token: float = 1.0) -> float:
     return tokens * bits_per_token
 
 
+def episode_bits(episodes: int, *, success_rate: float | None = None, values: int = 2) -> float:
+    """Bits that the rewards of `episodes` can tell a policy gradient, at most: episodes · H(reward).
+
+    An upper bound: what an update learns of the task passes through the reward alone (the article's inequality).
+
+    Args:
+        episodes: sampled completions that were graded, 0 or more.
+        success_rate: of a binary reward, 0 to 1, the same for every episode; None takes the largest entropy.
+        values: rewards that are told apart, 2 or more; log2(values) bits where `success_rate` is None.
+
+    >>> episode_bits(10_000 * 32)  # the article's MATH example
+    320000.0
+    >>> round(episode_bits(1, success_rate=0.01), 3)
+    0.081
+    """
+    _require("episodes", episodes, episodes >= 0, "0 or more")
+    _require("values", values, values >= 2, "2 or more (one value tells nothing)")
+    if success_rate is None:
+        return episodes * math.log2(values)
+    _require("success_rate", success_rate, 0 <= success_rate <= 1, "0 to 1")
+    chances = (success_rate, 1 - success_rate)
+    return episodes * -sum(chance * math.log2(chance) for chance in chances if chance > 0)
+
+
 def smallest_rank_that_holds(shape: ModelShape, bits: float, *, targets: str | tuple[str, ...] = "all-linear",
                              head: bool = False, experts: str | None = "peft",
                              bits_per_parameter: float = BITS_PER_PARAMETER) -> int:
@@ -98,3 +124,74 @@ def smallest_rank_that_holds(shape: ModelShape, bits: float, *, targets: str | t
         middle = (low + high) // 2
         low, high = (low, middle) if held(middle) >= bits else (middle + 1, high)
     return low
+
+
+@dataclass(frozen=True)
+class RankAdvice:
+    """The smallest rank that holds what is to be learnt.
+
+    Args:
+        rank: the same for every adapted matrix.
+        bits_needed: of the data or the rewards, an upper bound.
+        bits_held: by the adapter of this rank.
+        reason: the calculation in words.
+    """
+
+    rank: int
+    bits_needed: float
+    bits_held: float
+    reason: str
+
+    @property
+    def margin(self) -> float:
+        """Bits held for each bit needed; 1 or more."""
+        return self.bits_held / self.bits_needed if self.bits_needed else math.inf
+
+
+def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None = None, episodes: int | None = None,
+                   bits_per_token: float = 1.0, success_rate: float | None = None,
+                   targets: str | tuple[str, ...] = "all-linear", head: bool = False, experts: str | None = "peft",
+                   bits_per_parameter: float = BITS_PER_PARAMETER) -> RankAdvice:
+    """The smallest LoRA rank that holds the information of a fine-tuning run, after the article's rule of thumb.
+
+    A floor, not a promise: storing takes many passes, and a rank above it may still learn faster. How far off the rule
+    was on data that it was not made for stands in the book's chapter on capacity.
+
+    Args:
+        model: what `ModelShape.of` takes (a name, a config, a loaded model), or a `ModelShape`.
+        bits: of the data, measured (`measure_dataset_bits`) or known. Give one of bits, tokens and episodes.
+        tokens: label tokens (completions) of a supervised run, each counted once.
+        episodes: graded completions of a reinforcement-learning run.
+        bits_per_token: about 1 by the article; only with `tokens`.
+        success_rate: of a binary reward, None for its maximum of one bit an episode; only with `episodes`.
+        targets, head, experts: what is adapted, as in `ModelShape.adapted`.
+        bits_per_parameter: 2 by Allen-Zhu & Li (arXiv 2404.05405), after about 1000 passes; 1 after about 100. The
+            Tinker primer's "parameters ≥ completion tokens" is `tokens` with 1.
+
+    Raises:
+        CapacityError: none or several of bits, tokens, episodes; a value outside its meaning; or no rank holds as much.
+
+    >>> recommend_rank("llama-3.1-8b", episodes=10_000 * 32).rank  # the article's MATH example
+    1
+    >>> recommend_rank("tiny", bits=8705).rank  # rank 1 has 4,352 weights and holds 8,704 bits
+    2
+    """
+    given = {"bits": bits, "tokens": tokens, "episodes": episodes}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) != 1:
+        raise CapacityError(f"given: {', '.join(named) or 'none'} of bits, tokens and episodes; give exactly one")
+    if bits is not None:
+        needed, source = float(bits), "the data carry"
+    elif tokens is not None:
+        needed, source = text_bits(tokens, bits_per_token), f"{tokens:,} label tokens of {bits_per_token:g} bits carry"
+    else:
+        needed = episode_bits(episodes or 0, success_rate=success_rate)
+        source = f"the rewards of {episodes:,} episodes tell at most"
+    shape = model if isinstance(model, ModelShape) else ModelShape.of(model)
+    rank = smallest_rank_that_holds(shape, needed, targets=targets, head=head, experts=experts,
+                                    bits_per_parameter=bits_per_parameter)
+    weights = sum(m.lora_parameters(rank) - m.wasted_parameters(rank) for m in shape.adapted(targets, head, experts))
+    held = adapter_bits(weights, bits_per_parameter)
+    reason = (f"{source} {needed:,.0f} bits; rank {rank} of {shape.name} has {weights:,} weights and holds {held:,.0f} "
+              f"at {bits_per_parameter:g} bits a weight")
+    return RankAdvice(rank, needed, held, reason)

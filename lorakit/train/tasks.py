@@ -163,7 +163,7 @@ BUILDERS: dict[str, Callable[[], TextData]] = {
     "new-skills": new_skills,
     "random-associations": random_associations,
     "real-text": real_text,
-    **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384)},
+    **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384, 1536)},
 }
 
 
