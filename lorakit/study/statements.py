@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import capacity, learning_rate, learning_rate_laws, rank
+from lorakit.study.rules import batch_size, capacity, layers, learning_rate, learning_rate_laws, rank
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -74,6 +74,39 @@ CLAIMS: tuple[Claim, ...] = (
         experiments=("rank",),
         chapter="02-rank",
         evaluate=rank.same_first_steps,
+    ),
+    Claim(
+        id="C5",
+        source="schulman2025lora",
+        statement="the gap between LoRA and full fine-tuning grows with the batch size, alike at every rank",
+        rule_text=batch_size.C5_RULE,
+        scope="In some settings: 10,000 examples of OpenThoughts3, batches of 32 and more.",
+        experiments=("batch-size",),
+        chapter="07-batch-size",
+        evaluate=batch_size.gap_grows_with_batch,
+    ),
+    Claim(
+        id="C6",
+        source="schulman2025lora",
+        statement="attention alone does worse than the MLP alone even with equally many weights, and adding attention "
+        "to the MLP gains nothing",
+        rule_text=layers.C6_RULE,
+        scope="Llama-3.1-8B and Qwen3-30B-A3B (rank 256 against 128) in supervised fine-tuning, and in RL on MATH; all "
+        "arms with the head.",
+        experiments=("layers", "moe"),
+        chapter="05-layers",
+        evaluate=layers.mlp_carries_it,
+    ),
+    Claim(
+        id="C7",
+        source="schulman2025lora",
+        statement="an adapter for each expert, of the total rank divided by the number of active experts, keeps the "
+        "ratio of adapter weights to full weights the same as in other layers",
+        rule_text=layers.C7_RULE,
+        scope="Mixtures of experts; Qwen3-30B-A3B with 8 active experts.",
+        experiments=(),
+        chapter="05-layers",
+        compute=layers.same_ratio,
     ),
     Claim(
         id="C3",

@@ -24,6 +24,8 @@ def _config(kind: str, tied: bool, *numbers: int, **more: int) -> dict[str, Any]
 
 KNOWN = {
     "tiny": _config("llama", False, 128, 256, 2, 4, 4, 32, 256),
+    "tiny-moe": _config("qwen3_moe", False, 64, 128, 2, 2, 2, 32, 256,
+                        num_experts=8, num_experts_per_tok=2, moe_intermediate_size=64),
     "smollm2-135m": _config("llama", True, 576, 1536, 30, 9, 3, 64, 49152),
     "llama-3.2-1b": _config("llama", True, 2048, 8192, 16, 32, 8, 64, 128256),
     "llama-3.1-8b": _config("llama", False, 4096, 14336, 32, 32, 8, 128, 128256),
