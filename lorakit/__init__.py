@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from lorakit.study.frames import tidy as tidy
     from lorakit.study.sweeps import plan as plan
     from lorakit.study.sweeps import run as run
+    from lorakit.theory.capacity import recommend_rank as recommend_rank
     from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate
     from lorakit.theory.learning_rate import translate as translate
     from lorakit.theory.shapes import ModelShape as ModelShape
+    from lorakit.train.dataset_bits import measure_dataset_bits as measure_dataset_bits
     from lorakit.train.inspector import inspect_targets as inspect_targets
     from lorakit.train.models import load_model as load_model
     from lorakit.train.models import register_model as register_model
@@ -41,6 +43,8 @@ _HOME = {
     "recommend_learning_rate": "lorakit.theory.learning_rate:recommend_learning_rate",
     "translate": "lorakit.theory.learning_rate:translate",
     "ModelShape": "lorakit.theory.shapes:ModelShape",
+    "recommend_rank": "lorakit.theory.capacity:recommend_rank",
+    "measure_dataset_bits": "lorakit.train.dataset_bits:measure_dataset_bits",
     "inspect_targets": "lorakit.train.inspector:inspect_targets",
     "load_model": "lorakit.train.models:load_model",
     "register_model": "lorakit.train.models:register_model",

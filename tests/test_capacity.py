@@ -1,11 +1,15 @@
 """Capacity arithmetic against numbers worked out by hand."""
 
+import time
+
 import pytest
 
 from lorakit.theory.capacity import (
     CapacityError,
     adapter_bits,
     association_bits,
+    episode_bits,
+    recommend_rank,
     smallest_rank_that_holds,
     text_bits,
 )
@@ -52,6 +56,7 @@ def test_more_than_any_rank_holds_is_an_error_that_says_how_much_fits():
 
 
 @pytest.mark.parametrize("call", [
+    lambda: episode_bits(-1), lambda: episode_bits(1, success_rate=1.5), lambda: episode_bits(1, values=1),
     lambda: adapter_bits(-1), lambda: adapter_bits(1, 0), lambda: association_bits(0, 2, 1),
     lambda: association_bits(1, 1, 1), lambda: association_bits(1, 2, 0), lambda: text_bits(-1),
     lambda: text_bits(1, -1), lambda: smallest_rank_that_holds(TINY, float("nan")),
@@ -60,3 +65,51 @@ def test_more_than_any_rank_holds_is_an_error_that_says_how_much_fits():
 def test_bad_input_says_what_is_allowed(call):
     with pytest.raises(CapacityError, match=r"allowed"):
         call()
+
+
+def test_episodes_tell_the_entropy_of_their_rewards():
+    assert episode_bits(5_324_800) == 5_324_800
+    assert episode_bits(100, success_rate=0.5) == 100
+    assert episode_bits(1, success_rate=0.01) == pytest.approx(0.080793, abs=1e-6)
+    assert episode_bits(7, success_rate=0) == episode_bits(7, success_rate=1) == 0
+    assert episode_bits(10, values=8) == 30
+
+
+def test_advice_by_hand():
+    advice = recommend_rank("tiny", tokens=10_000)  # 4,352 weights a unit of rank, 2 bits each
+    assert (advice.rank, advice.bits_needed, advice.bits_held) == (2, 10_000, 17_408)
+    assert advice.margin == pytest.approx(1.7408)
+    assert "10,000 label tokens of 1 bits carry 10,000 bits; rank 2 of tiny has 8,704 weights" in advice.reason
+    assert recommend_rank(TINY, tokens=10_000, bits_per_token=0.5).rank == 1
+    assert recommend_rank(TINY, tokens=10_000, bits_per_parameter=1).rank == 3, "the primer: weights >= tokens"
+    assert recommend_rank(TINY, bits=8704).rank == 1
+    assert recommend_rank(TINY, bits=2 * 2048 + 1, targets="attention").rank == 2
+    assert recommend_rank(TINY, bits=0).margin == float("inf")
+
+
+def test_the_articles_examples():
+    math_problems = recommend_rank("llama-3.1-8b", episodes=10_000 * 32)
+    assert math_problems.rank == 1
+    assert math_problems.margin == pytest.approx(2 * 2_621_440 / 320_000)
+    assert recommend_rank("llama-3.1-8b", episodes=10_400 * 32 * 16).rank == 2, "5,324,800 bits, rank 1 holds 5,242,880"
+    assert recommend_rank("llama-3.1-8b", episodes=10_400 * 32 * 16, head=True).rank == 1
+    assert recommend_rank("llama-3.1-8b", episodes=10_400 * 32 * 16, success_rate=0.1).rank == 1
+
+
+def test_advice_takes_a_config_and_wants_exactly_one_quantity():
+    config = {"model_type": "llama", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "vocab_size": 256, "tie_word_embeddings": False}
+    assert recommend_rank(config, bits=8705).rank == 2
+    with pytest.raises(CapacityError, match="given: none of bits, tokens and episodes; give exactly one"):
+        recommend_rank("tiny")
+    with pytest.raises(CapacityError, match="given: bits, episodes of bits"):
+        recommend_rank("tiny", bits=1, episodes=1)
+    with pytest.raises(CapacityError, match="fit into no LoRA"):
+        recommend_rank("tiny", tokens=10**9)
+
+
+def test_advice_takes_microseconds():
+    started = time.perf_counter()
+    for _ in range(20):
+        recommend_rank(TINY, tokens=10_000)
+    assert (time.perf_counter() - started) / 20 < 0.002

@@ -216,8 +216,7 @@ def register_dataset(name: str, data: Any) -> str:
         raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/' that is not one of "
                          f"{', '.join(BUILDERS)}")
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(_rows(data), start=1):
-        segments = _segments(row, number)
+    for segments in rows_of(data):
         bucket = hashlib.sha256(segments[0][0].encode()).digest()[0] % 10
         splits[{0: "test", 1: "validation"}.get(bucket, "train")].append(segments)
     empty = [split for split, rows in splits.items() if not rows]
@@ -232,6 +231,11 @@ def register_dataset(name: str, data: Any) -> str:
     partial.write_text(json.dumps({"splits": splits, "stream": False}), encoding="utf-8")
     partial.replace(path)
     return f"{name}@{registered.hash}"
+
+
+def rows_of(data: Any) -> list[Row]:
+    """Your own data as rows: see `register_dataset` for what `data` may be, and what is an error."""
+    return [_segments(row, number) for number, row in enumerate(_rows(data), start=1)]
 
 
 def _rows(data: Any) -> Iterable[Mapping[str, Any]]:

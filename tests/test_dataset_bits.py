@@ -1,0 +1,79 @@
+"""The bits of a dataset: equal to what a sweep's run pays, never below what is known, and honest about its limits."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from lorakit.specs import LoRASpec, SFTSpec
+from lorakit.train.dataset_bits import DatasetBits, measure_dataset_bits
+from lorakit.train.models import load_model
+from lorakit.train.packed.engine import train_pack
+from lorakit.train.tasks import DatasetError, load_dataset
+from lorakit.train.tokens import tokenize
+
+MODEL = "tiny-w32-s0"
+ROWS = [{"prompt": f"{i % 7}? ", "completion": "yes it is\n"} for i in range(40)]
+
+
+def test_it_is_what_the_first_pass_of_a_run_pays():
+    found = measure_dataset_bits(MODEL, "random-strings-24", rank=2, learning_rates=[1e-3], max_length=64, seed=3)
+    model, tokenizer = load_model(MODEL)
+    spec = SFTSpec(model=MODEL, dataset="random-strings-24", learning_rate=1e-3, lora=LoRASpec(rank=2), steps=6,
+                   batch_size=4, seed=3, evaluations=2)
+    (run,) = train_pack([spec], model, tokenize(load_dataset("random-strings-24"), tokenizer, 64))
+    assert found.tokens == run.tokens == 24 * 63
+    assert found.bits * math.log(2) == pytest.approx(run.metrics["train_nats"], rel=1e-5)
+    base = (run.metrics["base_validation_loss"] + run.metrics["base_test_loss"]) / 2
+    assert found.base_bits * math.log(2) == pytest.approx(base * 24 * 63, rel=1e-5)
+
+
+def test_random_strings_never_cost_less_than_their_bits():
+    found = measure_dataset_bits(MODEL, "random-strings-96", rank=None, max_length=64)
+    known = load_dataset("random-strings-96").bits
+    assert known <= found.bits < found.base_bits
+    assert found.bits_per_token == found.bits_per_byte == found.bits / (96 * 63)
+
+
+def test_what_repeats_itself_is_cheap_and_the_shortest_code_wins():
+    found = measure_dataset_bits(MODEL, ROWS, learning_rates=[1e-5, 3e-3])
+    worse = measure_dataset_bits(MODEL, ROWS, learning_rates=[1e-5])
+    assert found.learning_rate == 3e-3
+    assert found.bits < 0.5 * worse.bits
+    assert found.tokens == found.bytes == 40 * 10
+    assert any("the highest that was tried" in caveat for caveat in found.caveats)
+    assert not any("that was tried" in caveat for caveat in worse.caveats)
+
+
+def test_rows_a_file_and_batches(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+    options = {"learning_rates": [1e-3], "rank": 1}
+    assert measure_dataset_bits(MODEL, str(path), **options) == measure_dataset_bits(MODEL, ROWS, **options)
+    odd = measure_dataset_bits(MODEL, ROWS, batch_size=7, **options)
+    assert odd.tokens == 400, "the last, smaller batch counts too"
+    assert odd.bits > measure_dataset_bits(MODEL, ROWS, batch_size=1, **options).bits
+
+
+def test_a_sample_says_that_it_is_one():
+    found = measure_dataset_bits(MODEL, "reworded-skills", learning_rates=[1e-3], max_tokens=500)
+    assert 50 < found.tokens < 500
+    assert any(f"{found.tokens:,} of 31,127 label tokens were coded" in caveat for caveat in found.caveats)
+
+
+def test_the_base_is_left_as_it_was():
+    model, _ = load_model(MODEL)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    measure_dataset_bits(MODEL, ROWS, learning_rates=[1e-2], rank=None)
+    assert all(torch.equal(before[name], weight) for name, weight in load_model(MODEL)[0].state_dict().items())
+
+
+def test_bad_input_is_named():
+    with pytest.raises(DatasetError, match="no rows"):
+        measure_dataset_bits(MODEL, [])
+    with pytest.raises(DatasetError, match="raise max_length"):
+        measure_dataset_bits(MODEL, [{"text": "word " * 20}], max_length=16)
+    with pytest.raises(ValueError, match="every learning rate diverged"):
+        measure_dataset_bits(MODEL, ROWS, learning_rates=[1e25], rank=None)
+    assert math.isnan(DatasetBits(1.0, 1, 0, 1.0, 1e-3, 1).bits_per_byte)
