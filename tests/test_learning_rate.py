@@ -1,0 +1,118 @@
+import math
+
+import pytest
+
+from lorakit.theory.learning_rate import CONVENTIONS, LearningRateError, recommend_learning_rate, translate
+
+TWIN_STEPS = 20
+
+
+def twins(settings, epsilons, **fields):
+    """Final test losses in float64 of LoRA at several settings: (alpha, init_A factor, LR_A, LR_B / LR_A)."""
+    pytest.importorskip("torch")
+    from plain_training import data, spec, tiny
+    from torch import float64
+
+    from lorakit.train.packed.engine import train_pack
+
+    losses = []
+    for (alpha, start, rate, ratio), epsilon in zip(settings, epsilons, strict=True):
+        lora = {"alpha": alpha, "init_a_scale": start, "learning_rate_b_ratio": ratio}
+        one = spec(rate, lora=lora, dtype="float64", steps=TWIN_STEPS, epsilon=epsilon, **fields)
+        losses.append(train_pack([one], tiny(dtype=float64), data())[0].metrics["test_loss"])
+    return losses
+
+
+@pytest.mark.parametrize(("p", "q"), [(4, 1), (1, 1 / 16), (1 / 4, 8)])
+def test_the_invariance_is_exact_without_epsilon_and_not_with_it(p, q):
+    settings = [(32, 1, 3e-3, 1), (32 / (p * q), p, 3e-3 * p, q / p)]
+    base, twin = twins(settings, [1e-30, 1e-30])
+    assert base == pytest.approx(twin, abs=1e-9)
+    base, twin = twins(settings, [1e-4, 1e-4])
+    assert abs(base - twin) > 1e-6, "a large epsilon is felt"
+
+
+def test_one_epsilon_can_follow_only_a_common_factor():
+    base, follows, stays = twins([(32, 1, 3e-3, 1), (2, 4, 12e-3, 1), (2, 4, 12e-3, 1)], [1e-4, 1e-4 / 4, 1e-4])
+    assert base == pytest.approx(follows, abs=1e-9)
+    assert abs(base - stays) > 1e-6
+
+
+def test_weight_decay_breaks_the_invariance():
+    base, twin = twins([(32, 1, 3e-3, 1), (512, 1, 3e-3, 1 / 16)], [1e-30, 1e-30], weight_decay=0.1)
+    assert abs(base - twin) > 1e-6
+
+
+def plain(framework, translation, rank):
+    """The setting in the words of a LoRASpec: alpha over the rank, A's start, LR_A, LR_B / LR_A."""
+    power = CONVENTIONS[framework].rank_power
+    return (translation.alpha * rank ** (1 - power), 1, translation.learning_rate, translation.learning_rate_b_ratio)
+
+
+@pytest.mark.parametrize(("framework", "to"), [("rslora", "peft"), ("lora+", "peft"), ("peft", "lora+"),
+                                               ("tinker", "rslora"), ("lora+", "rslora")])
+def test_an_exact_translation_trains_the_same(framework, to):
+    alpha = None if framework == "tinker" else 12
+    here = translate(framework, to=framework, rank=4, alpha=alpha, learning_rate=2e-3)
+    there = translate(framework, to=to, rank=4, alpha=alpha, learning_rate=2e-3)
+    assert here.lost is there.lost is None
+    first, second = twins([plain(framework, here, 4), plain(to, there, 4)], [1e-30, 1e-30])
+    assert first == pytest.approx(second, abs=1e-9)
+
+
+def test_a_translation_there_and_back_is_the_setting_itself():
+    there = translate("peft", to="lora+", rank=8, alpha=16, learning_rate=2e-4)
+    back = translate("lora+", to="peft", rank=8, alpha=there.alpha, learning_rate=there.learning_rate)
+    assert (back.alpha, back.learning_rate, back.learning_rate_b_ratio) == (pytest.approx(16), 2e-4, 1)
+
+
+def test_a_scaled_start_of_a_becomes_a_learning_rate_and_an_alpha():
+    there = translate("peft", to="peft", rank=4, alpha=32, learning_rate=2e-3, init_a_scale=3)
+    first, second = twins([(32, 3, 2e-3, 1), plain("peft", there, 4)], [1e-30, 1e-30])
+    assert first == pytest.approx(second, abs=1e-9)
+    assert there.learning_rate == pytest.approx(2e-3 / 3)
+
+
+def test_a_framework_that_fixes_alpha_keeps_one_of_the_two():
+    there = translate("unsloth", to="tinker", rank=128, alpha=256, learning_rate=1e-4)
+    assert there.alpha == 32
+    assert there.slopes_agree_at == pytest.approx(8e-4)
+    assert there.departures_agree_at == pytest.approx(1e-4)
+    assert there.learning_rate == pytest.approx(math.sqrt(8) * 1e-4)
+    assert "one degree of freedom is lost" in there.lost
+    assert translate("unsloth", to="tinker", rank=16, alpha=32, learning_rate=1e-4).lost is None
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"framework": "verl"}, "allowed: peft, trl"), ({"to": "PEFT"}, "allowed: peft"), ({"alpha": None}, "leaves alpha"),
+    ({"alpha": -1}, "alpha=-1"), ({"rank": 0}, "rank=0"), ({"learning_rate": math.inf}, "learning_rate=inf"),
+    ({"framework": "tinker", "alpha": 64}, "tinker fixes it"), ({"init_a_scale": 0}, "init_a_scale=0"),
+])
+def test_a_setting_that_means_nothing_is_refused(change, message):
+    setting = {"framework": "peft", "to": "tinker", "rank": 8, "alpha": 16, "learning_rate": 1e-4} | change
+    with pytest.raises(LearningRateError, match=message):
+        translate(setting.pop("framework"), **setting)
+
+
+def test_the_recommendation_starts_from_the_published_fit():
+    qwen = recommend_learning_rate("qwen3-8b", 32)
+    assert qwen.learning_rate == pytest.approx(4.73e-4, rel=0.002)  # the tinker-cookbook's value
+    assert recommend_learning_rate({"model_type": "llama", "hidden_size": 2000}, None).learning_rate == 5e-5
+    assert qwen.sweep[2] / qwen.sweep[0] == pytest.approx(10)
+    assert "(2000 / 4096)^0.0775" in qwen.reason
+
+
+def test_a_larger_alpha_a_longer_run_and_a_lower_rank_ask_for_less():
+    at = recommend_learning_rate("llama-3.2-1b", 32).learning_rate
+    assert recommend_learning_rate("llama-3.2-1b", 32, alpha=64).learning_rate < at
+    assert recommend_learning_rate("llama-3.2-1b", 32, steps=4000).learning_rate < at
+    assert recommend_learning_rate("llama-3.2-1b", 1).learning_rate < at
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (({"model_type": "gpt2", "hidden_size": 768}, 8), "no family"), (("llama-3.2-1b", 0), "rank=0"),
+    (("llama-3.2-1b", 8, -1), "alpha=-1"), (("llama-3.2-1b", 8, 32, 0), "steps=0"),
+])
+def test_a_recommendation_without_ground_is_refused(arguments, message):
+    with pytest.raises(LearningRateError, match=message):
+        recommend_learning_rate(*arguments)
