@@ -4,9 +4,10 @@
     python benchmarks/packed_sweep.py tiny       # the embedded model
 
 Arms take turns (A B C A B C …), five rounds; start-up and imports are outside the clock, for every arm. The processes
-of all arms have one thread. All arms see the same tokens in the same order; equal losses are asserted. TRL comes twice,
-with its default gradient checkpointing and tuned (without); of its 16 runs four are timed a round, spread over the
-rates, and their time is multiplied by four. The record goes to `benchmarks/results`.
+of all arms have one thread. All arms see the same tokens in the same order; equal losses are asserted. The PEFT loop
+comes twice, with AdamW as torch builds it by default and tuned (fused); so does TRL, with its default gradient
+checkpointing and tuned (without). Of TRL's 16 runs four are timed a round, spread over the rates, and their time is
+multiplied by four. The record goes to `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def packed(specs: list[SFTSpec]) -> list[float]:
     return [float(r.curve["train_loss"][-1]) for r in train_pack(specs, model, splits)]
 
 
-def peft_loop(specs: list[SFTSpec]) -> list[float]:
-    """A plain loop over PEFT models with torch's fused AdamW: the tuned sequential peer."""
+def peft_loop(specs: list[SFTSpec], fused: bool | None) -> list[float]:
+    """A plain loop over PEFT models; `fused` is AdamW's, None its default."""
     import copy
 
     import torch
@@ -103,7 +104,7 @@ def peft_loop(specs: list[SFTSpec]) -> list[float]:
     for spec in specs:
         model = attach(copy.deepcopy(base), spec.lora or LoRASpec(), spec.seed)
         parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=0.0, fused=fused)
         rows = order(spec.seed, len(splits["train"]), spec.steps * spec.batch_size).view(spec.steps, -1)
         recent: list[float] = []
         for step in rows:
@@ -116,6 +117,14 @@ def peft_loop(specs: list[SFTSpec]) -> list[float]:
         last = evaluation_steps(spec.steps, spec.evaluations)[-2]
         losses.append(sum(recent[last:]) / len(recent[last:]))
     return losses
+
+
+def peft_tuned(specs: list[SFTSpec]) -> list[float]:
+    return peft_loop(specs, fused=True)
+
+
+def peft_default(specs: list[SFTSpec]) -> list[float]:
+    return peft_loop(specs, fused=None)
 
 
 def trl_runs(specs: list[SFTSpec], defaults: bool) -> list[float]:
@@ -141,7 +150,8 @@ def main(which: str) -> None:
     specs = vary(base, learning_rate=rates)
     halves = [specs[0::2], specs[1::2]]
     some = specs[::TRL_SHARE]
-    arms = {"packed": (packed, halves), "peft_pool": (peft_loop, halves), "trl_tuned": (trl_tuned, [some]),
+    arms = {"packed": (packed, halves), "peft_tuned": (peft_tuned, halves),
+            "peft_default": (peft_default, halves), "trl_tuned": (trl_tuned, [some]),
             "trl_default": (trl_default, [some])}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     losses: dict[str, dict[str, float]] = {}

@@ -39,7 +39,7 @@ def _sweep(base: SFTSpec, batches: Iterable[int], center: float, per_decade: int
 
 
 def _record() -> list[SFTSpec]:
-    return _sweep(REPLAY, [2, 8, 32, 128], 1e-3, per_decade=4)
+    return _sweep(REPLAY, [8, 32, 128], 1e-3, per_decade=4)
 
 
 def _live() -> list[SFTSpec]:
