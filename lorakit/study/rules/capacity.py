@@ -164,13 +164,13 @@ def _bound(passes: pd.DataFrame) -> Finding:
 
 def _per_weight(evidence: Evidence) -> Finding:
     lora = evidence.curves[evidence.curves["method"] == "lora"]
-    rows = stored_bits(lora, evidence.metrics)
-    rows = rows[rows["exposures"] >= ENOUGH_EXPOSURES - 0.5]
+    stored = stored_bits(lora, evidence.metrics)
+    rows = stored[stored["exposures"] >= ENOUGH_EXPOSURES - 0.5]
     if rows.empty:
         return Finding(UNTESTED, f"No LoRA arm met random strings {ENOUGH_EXPOSURES} times.")
     arm, dataset = rows.groupby(["arm", "dataset"])["per_parameter"].mean().idxmax()
     best_rate_by_validation(lora[(lora["arm"] == arm) & (lora["dataset"] == dataset)])  # raises at a grid's edge
-    whole = stored_bits(lora[(lora["arm"] == arm) & (lora["dataset"] == dataset)], evidence.metrics)
+    whole = stored[(stored["arm"] == arm) & (stored["dataset"] == dataset)]
     span = mean_interval(whole[whole["step"] == whole["step"].max()]["per_parameter"].tolist())
     added = last_doubling(whole)
     low, high = ABOUT_TWO

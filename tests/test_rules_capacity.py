@@ -1,0 +1,142 @@
+"""The rules of capacity on records that never ran, whose bits are worked out by hand."""
+
+import math
+
+import pytest
+from synthetic_records import jitter, make
+
+from lorakit.records import Store
+from lorakit.study.evidence import Evidence
+from lorakit.study.frames import runs, tidy
+from lorakit.study.rules.capacity import (
+    bits_of_tokens_and_weights,
+    episodes_fit_rank_one,
+    first_pass,
+    last_doubling,
+    stored_bits,
+    strings_of,
+)
+from lorakit.study.statistics import GridEdgeError
+
+STRINGS, WEIGHTS = 24, 2176
+KNOWN, LABELS = STRINGS * 378, STRINGS * 63
+STEPS = (6, 60, 600, 3000, 6000)  # of 4 strings: 1, 10, 100, 500 and 1000 exposures
+RATES = (5e-4, 1.25e-3, 3e-3)
+
+
+def loss_of(per_weight):
+    """Nats a label token when this many bits a weight are stored."""
+    return (KNOWN - per_weight * WEIGHTS) / LABELS * math.log(2)
+
+
+def strings(end, half, *, best=1.25e-3, spread=0.02, model="tiny-w64-s0@1"):
+    """Rank 1 that stores `half` bits a weight after 500 exposures and `end` after 1000, at its best rate."""
+    def loss(rank, rate, seed, step):
+        per_weight = {6000: end, 3000: half}.get(step, half * step / 6000)
+        worse = 0.3 * abs(math.log(rate / best))
+        return loss_of(per_weight - worse + spread * (seed - 1) + jitter(rate, step, size=1e-4))
+
+    return make(loss, ranks=(1,), rates=RATES, seeds=range(3), steps=STEPS, dataset=f"random-strings-{STRINGS}@1",
+                model=model, metrics={"parameters": WEIGHTS})
+
+
+def passes(per_token, *, dataset, steps, model="tiny-w64-s0@1", known=None):
+    """Rank 16 over data met once at three rates, the middle one best with `per_token` bits a label token."""
+    records = []
+    for rate in RATES:
+        worse = abs(math.log(rate / RATES[1]))
+        records += make(lambda *_: 1.0, ranks=(16,), rates=[rate], seeds=range(3), steps=(1, steps), dataset=dataset,
+                        model=model, metrics={"train_nats": steps * 256 * (per_token + worse) * math.log(2)})
+    return records
+
+
+def judge(records, model="tiny-w64-s0@1"):
+    return bits_of_tokens_and_weights(Evidence("cpu", model, tidy(records), runs(records)))
+
+
+def test_names_of_strings():
+    assert strings_of("random-strings-384@abc") == 384
+    assert strings_of("random-associations@abc") is None
+
+
+def test_bits_stored_by_hand():
+    records = strings(end=1.7, half=1.4, spread=0.0)
+    found = stored_bits(tidy(records), runs(records))
+    last = found[found["step"] == 6000]
+    assert last["learning_rate"].unique() == [1.25e-3]
+    assert last["per_parameter"].tolist() == pytest.approx([1.7] * 3, abs=2e-3)
+    assert last["bits"].tolist() == pytest.approx([1.7 * WEIGHTS] * 3, abs=2)
+    assert found["exposures"].unique().tolist() == [1, 10, 100, 500, 1000]
+    assert last["offered"].iloc[0] == pytest.approx(KNOWN / WEIGHTS)
+    assert stored_bits(tidy(make()), runs(make())).empty
+
+
+def test_the_last_doubling_by_hand():
+    records = strings(end=1.7, half=1.4, spread=0.0)
+    found = last_doubling(stored_bits(tidy(records), runs(records)))
+    assert found.mean == pytest.approx(1.7 / 1.4 - 1, abs=2e-3)
+
+
+def test_a_first_pass_is_one_that_met_nothing_twice():
+    once = passes(6.3, dataset="random-strings-384@1", steps=96)
+    twice = passes(3.0, dataset="random-strings-192@1", steps=96)
+    text = passes(1.2, dataset="real-text@1", steps=250)
+    found = first_pass(runs(once + twice + text + strings(1.7, 1.4)))
+    assert set(found["dataset"]) == {"random-strings-384@1", "real-text@1"}
+    control = found[found["cost"].notna()]
+    assert control["cost"].min() == pytest.approx(6.3 / 6)
+    assert found["bits_per_token"].min() == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize(("end", "half", "state", "outcome"), [
+    (1.8, 1.4, "not saturated", "inconclusive"),  # about two, but what a token carries is not judged on bytes
+    (3.0, 2.2, "not saturated", "does not hold"),  # more than two, and a bound from below says so at once
+    (1.2, 1.0, "not saturated", "inconclusive"),  # less, but still rising
+    (1.2, 1.19, "weight, saturated", "does not hold"),  # less, and saturated
+])
+def test_c10_on_an_embedded_model(end, half, state, outcome):
+    found = judge(strings(end, half) + passes(6.3, dataset="random-strings-384@1", steps=96))
+    assert found.outcome == outcome
+    assert found.interval.mean == pytest.approx(end, abs=0.01)
+    assert "rank 1" in found.effect
+    assert "(a) Not judged: a token of this base is a byte." in found.reason
+    assert state in found.reason
+
+
+@pytest.mark.parametrize(("per_token", "end", "outcome"), [
+    (1.2, 1.8, "holds"), (2.6, 1.8, "does not hold"), (0.3, 1.8, "does not hold"), (1.2, 3.0, "does not hold"),
+])
+def test_c10_where_tokens_are_pieces_of_words(per_token, end, outcome):
+    model = "smollm2@1"
+    records = (strings(end, 0.8 * end, model=model) + passes(per_token, dataset="real-text@1", steps=250, model=model)
+               + passes(6.3, dataset="random-strings-384@1", steps=96, model=model))
+    found = judge(records, model)
+    assert found.outcome == outcome
+    assert f"real-text: {per_token:.2f}" in found.reason
+
+
+def test_c10_without_one_of_its_parts_stays_open():
+    model = "smollm2@1"
+    text = passes(1.2, dataset="real-text@1", steps=250, model=model)
+    assert judge(text, model).outcome == "inconclusive"
+    assert judge(passes(2.6, dataset="real-text@1", steps=250, model=model), model).outcome == "does not hold"
+    assert judge(make(), "tiny@1").outcome == "not tested at this scale"
+
+
+def test_c10_a_code_shorter_than_the_information_is_a_broken_instrument():
+    found = judge(strings(1.8, 1.4) + passes(5.9, dataset="random-strings-384@1", steps=96))
+    assert found.outcome == "does not hold"
+    assert "0.983 times" in found.reason
+
+
+def test_c10_wants_the_best_rate_inside_its_grid():
+    with pytest.raises(GridEdgeError, match="rank 1"):
+        judge(strings(1.8, 1.4, best=5e-4))
+
+
+def test_c9_is_computed(tmp_path):
+    ((scale, found),) = episodes_fit_rank_one(Store(tmp_path))
+    assert scale is None
+    assert found.outcome == "holds"
+    assert found.interval.mean == pytest.approx(2 * 2_621_440 / 320_000)
+    assert "5,324,800 episodes are 1.016 times" in found.reason
