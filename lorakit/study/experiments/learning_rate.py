@@ -17,7 +17,7 @@ from lorakit.study.experiments.rank import REPLAY, SMOLLM2
 RANKS = [1, 4, 16, 64]
 QUARTERS = grid(1e-3, 16, per_decade=4)  # 1e-5 to 5.62e-2: the grids of the embedded models are parts of it
 SHORT = replace(REPLAY, steps=206, evaluations=9)
-ALPHAS = {1: {1: 10, 2: 9, 8: 7}, 16: {16: 7}, 64: {64: 6, 128: 5}}  # rank: {alpha: place of its lowest rate}
+ALPHAS = {1: {1: 10, 2: 10, 8: 8}, 16: {16: 7}, 64: {64: 6, 128: 5}}  # rank: {alpha: place of its lowest rate}
 STARTS = {0.25: 7, 4.0: 5}  # factor on A's start: likewise
 WIDTHS = {"tiny-w32-s0": (6, 7), "tiny-w64-s0": (5, 7), "tiny": (4, 6)}  # base: likewise for full and for LoRA
 
