@@ -16,8 +16,9 @@ from lorakit.study.curves import optima
 from lorakit.study.evidence import FAILS, HOLDS, OPEN, SEEDS_NEEDED, UNTESTED, Finding, Outcome, Scale
 from lorakit.study.experiments.learning_rate import LEAST_EPSILON
 from lorakit.study.frames import runs, tidy
+from lorakit.study.rates import power_law
 from lorakit.study.regime import pretraining_facts, regime_of
-from lorakit.study.statistics import GridEdgeError, Interval, mean_interval
+from lorakit.study.statistics import GridEdgeError, Interval
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -68,8 +69,7 @@ def width_ladder(store: Store, profile: str = "cpu") -> pd.DataFrame:
 
 def slope_by_width(ladder: pd.DataFrame, column: str = "ratio") -> Interval:
     """The power of the width that a column of `width_ladder` follows: a fit for each seed, its interval over seeds."""
-    return mean_interval([float(np.polyfit(np.log(rows["width"]), np.log(rows[column]), 1)[0])
-                          for _, rows in ladder.groupby("seed")])
+    return power_law(ladder["width"], ladder[column], ladder["seed"])
 
 
 def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
