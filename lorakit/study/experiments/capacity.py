@@ -33,14 +33,16 @@ def _strings(count: int, exposures: int, rank: int | None, targets: str | tuple[
 
 
 def _capacity_record() -> list[SFTSpec]:
-    full = _strings(384, 300, None, base=replace(STRINGS, model="tiny-w32-s0"), rates=FULL_RATES)
     return [*_strings(24, 1000, 1), *_strings(48, 1000, 2), *_strings(96, 300, 4), *_strings(192, 300, 8),
-            *_strings(12, 1000, 1), *_strings(48, 1000, 1), *full]
+            *_strings(12, 1000, 1), *_strings(48, 1000, 1)]
 
 
 def _capacity_live() -> list[SFTSpec]:
-    full = _strings(48, 60, None, base=replace(STRINGS, model="tiny-w32-s0"), rates=FULL_RATES, seeds=2)
-    return [*_strings(12, 150, 1, seeds=2), *_strings(24, 150, 2, seeds=2), *full]
+    return [*_strings(12, 150, 1, seeds=2), *_strings(24, 150, 2, seeds=2)]
+
+
+def _full(count: int, exposures: int, seeds: int) -> list[SFTSpec]:
+    return _strings(count, exposures, None, base=replace(STRINGS, model="tiny-w32-s0"), rates=FULL_RATES, seeds=seeds)
 
 
 def _placement_record() -> list[SFTSpec]:
@@ -103,6 +105,9 @@ EXPERIMENTS = (
     Experiment("capacity", "How many bits does a weight of an adapter store, and after how many exposures?", {
         ("cpu", "record"): _capacity_record, ("cpu", "live"): _capacity_live,
         ("gpu", "record"): _capacity_gpu, ("paper", "record"): _capacity_paper,
+    }),
+    Experiment("capacity-full", "How many bits does a weight store when every weight of a model is trained?", {
+        ("cpu", "record"): lambda: _full(384, 300, 3), ("cpu", "live"): lambda: _full(48, 60, 2),
     }),
     Experiment("capacity-placement", "Does a weight of an adapter store more in attention or in the MLP?", {
         ("cpu", "record"): _placement_record, ("cpu", "live"): _placement_live,
