@@ -91,19 +91,24 @@ def stored_bits(curves: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["arm", "exposures", "per_parameter"])
 
 
-def last_doubling(rows: pd.DataFrame) -> Interval:
-    """What the last doubling of exposures added to the bits stored, as a share of them, over seeds.
+def bits_at(rows: pd.DataFrame, exposures: float) -> dict[int, float]:
+    """Bits stored after so many exposures, by seed; between evaluations they are linear in log(exposures).
 
     Args:
-        rows: of `stored_bits`, one arm on one dataset; between evaluations bits are linear in log(exposures).
+        rows: of `stored_bits`, one arm on one dataset.
+        exposures: no more than the runs had.
     """
-    shares = []
-    for _, one in rows.groupby("seed"):
-        one = one.sort_values("exposures")
-        end = float(one["bits"].iloc[-1])
-        half = float(np.interp(math.log(one["exposures"].iloc[-1] / 2), np.log(one["exposures"]), one["bits"]))
-        shares.append(end / half - 1 if half > 0 else math.inf)
-    return mean_interval(shares)
+    found = {}
+    for seed, one in rows.sort_values("exposures").groupby("seed"):
+        found[int(seed)] = float(np.interp(math.log(exposures), np.log(one["exposures"]), one["bits"]))
+    return found
+
+
+def last_doubling(rows: pd.DataFrame) -> Interval:
+    """What the last doubling of exposures added to the bits stored, as a share of them, over seeds."""
+    last = float(rows["exposures"].max())
+    ends, halves = bits_at(rows, last), bits_at(rows, last / 2)
+    return mean_interval([end / halves[seed] - 1 if halves[seed] > 0 else math.inf for seed, end in ends.items()])
 
 
 def first_pass(metrics: pd.DataFrame) -> pd.DataFrame:
