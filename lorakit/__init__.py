@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lorakit.theory.capacity import recommend_rank as recommend_rank
     from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate
     from lorakit.theory.learning_rate import translate as translate
+    from lorakit.theory.estimate import estimate as estimate
     from lorakit.theory.shapes import ModelShape as ModelShape
     from lorakit.train.dataset_bits import measure_dataset_bits as measure_dataset_bits
     from lorakit.train.inspector import inspect_targets as inspect_targets
@@ -42,6 +43,7 @@ _HOME = {
     "run": "lorakit.study.sweeps:run",
     "recommend_learning_rate": "lorakit.theory.learning_rate:recommend_learning_rate",
     "translate": "lorakit.theory.learning_rate:translate",
+    "estimate": "lorakit.theory.estimate:estimate",
     "ModelShape": "lorakit.theory.shapes:ModelShape",
     "recommend_rank": "lorakit.theory.capacity:recommend_rank",
     "measure_dataset_bits": "lorakit.train.dataset_bits:measure_dataset_bits",

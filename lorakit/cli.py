@@ -59,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--report-to", default="none", help="for --engine trl: none, trackio, …")
         else:
             sub.add_argument("--no-probe", action="store_true", help="count only; train no probe step")
+    sub = command("estimate", _estimate, "Price a run or an experiment: FLOPs, hours, memory, dollars; trains nothing.")
+    sub.add_argument("model", nargs="?", help="a known name such as llama-3.1-8b, or a config.json")
+    sub.add_argument("--experiment", help="price all runs of this experiment (with --profile and --size)")
+    sub.add_argument("--rank", type=int, default=16, help="0: full fine-tuning")
+    for field, value in (("steps", 1000), ("batch-size", 8), ("max-length", 1024)):
+        sub.add_argument(f"--{field}", type=int, default=value)
+    sub.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of weights and activations")
+    sub.add_argument("--gpu", default="H100")
+    sub.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's dense FLOP/s that is reached")
+    sub.add_argument("--recompute", action="store_true", help="gradient checkpointing")
+    sub.add_argument("--price-per-hour", type=float, metavar="DOLLARS", help="of one GPU (default: a dated list price)")
     sub = command("refresh", _refresh, "Execute chapters anew where their inputs changed; never touches sources.")
     sub.add_argument("chapters", nargs="*", help="such as 02-rank; all without it")
     sub.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
@@ -107,6 +118,28 @@ def _plan(options: argparse.Namespace) -> int:
               f"{len(todo.packs)} packs on {todo.processes} processes, about {took} predicted")
     for problem in store.problems:
         print(f"problem: {problem}")
+    return 0
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    import json
+
+    from lorakit.specs import LoRASpec, SFTSpec
+    from lorakit.theory.estimate import estimate
+
+    if bool(options.model) == bool(options.experiment):
+        raise ValueError("name a model, or an experiment with --experiment NAME")
+    model: object = options.model
+    if options.experiment:
+        specs = _specs(options.experiment, options)
+    else:
+        specs = [SFTSpec(learning_rate=1e-4, lora=LoRASpec(rank=options.rank) if options.rank else None,
+                         steps=options.steps, batch_size=options.batch_size, max_length=options.max_length,
+                         dtype=options.dtype)]
+        if options.model.endswith(".json"):
+            model = json.loads(Path(options.model).read_text(encoding="utf-8"))
+    print(estimate(model, specs, options.gpu, mfu=options.mfu, recompute=options.recompute,
+                   price_per_hour=options.price_per_hour))
     return 0
 
 

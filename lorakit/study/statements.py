@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import batch_size, capacity, layers, learning_rate, learning_rate_laws, rank
+from lorakit.study.rules import batch_size, capacity, cost, layers, learning_rate, learning_rate_laws, rank
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -50,7 +50,7 @@ CLAIMS: tuple[Claim, ...] = (
         statement="LoRA of high rank ends at the test loss of full fine-tuning on small and medium-sized datasets",
         rule_text=rank.C1_RULE,
         scope="Post-training on instruction and reasoning data, Llama 3 and Qwen3 models of 1B to 30B parameters.",
-        experiments=("rank",),
+        experiments=("rank", "rank-replay"),
         chapter="02-rank",
         evaluate=rank.equal_to_full,
     ),
@@ -184,5 +184,16 @@ CLAIMS: tuple[Claim, ...] = (
         chapter="03-capacity",
         evaluate=capacity.bits_of_tokens_and_weights,
         seeds=3,
+    ),
+    Claim(
+        id="C11",
+        source="schulman2025lora",
+        statement="with a rank far below the width, training with LoRA takes slightly more than two thirds of full "
+        "fine-tuning's floating-point operations (2 N² + 6 N R multiply-adds for an N × N matrix against 3 N²)",
+        rule_text=cost.C11_RULE,
+        scope="Matrix products of supervised training; the source leaves out attention scores. Operations, not time.",
+        experiments=(),
+        chapter="04-cost",
+        compute=cost.flops_ratio,
     ),
 )

@@ -39,6 +39,23 @@ def break_even_rank(d_out: int, d_in: int) -> float:
     return d_in * d_out / (3 * (d_in + d_out))
 
 
+def adapted_matrices(shape: ModelShape, lora: LoRASpec) -> list[tuple[Matrix, int]]:
+    """The matrices that an adapter sits on, each with its rank there; experts as PEFT lays them out, or shared-outer.
+
+    >>> [(m.name, rank) for m, rank in adapted_matrices(ModelShape.of("tiny"), LoRASpec(rank=2, targets="mlp"))]
+    [('gate_proj', 2), ('up_proj', 2), ('down_proj', 2)]
+    """
+    group, experts = lora.targets, "peft"
+    head = isinstance(group, str) and group.endswith("+head")
+    if isinstance(group, str):
+        group = group.removesuffix("+head")
+        if "experts" in group:
+            experts = "shared-outer" if lora.shared_outer else "fused"
+            group = "attention" if group == "attention+experts" else ()
+    return [(m, (lora.expert_rank or lora.rank if m.component == "experts" else lora.rank) * m.rank_factor)
+            for m in shape.adapted(group, head, experts)]
+
+
 def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recompute: bool = False,
                    label_share: float = 1.0) -> dict[str, float]:
     """FLOPs of one training step per token, by part; their sum is the step's cost per token.
@@ -63,36 +80,38 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
     >>> full["head"]  # 6 · 128 · 256
     196608.0
     """
-    adapted = {(m.component, m.name): m for m in shape.adapted(lora.targets)} if lora else {}
-    touched = {name for _, name in adapted}
+    adapters = adapted_matrices(shape, lora) if lora else []
+    touched = {m.name for m, _ in adapters}
     everywhere = lora is None or recompute  # gradients flow down to the embedding's output
     inner = everywhere or bool(touched - {"lm_head"})  # else only the head learns, and no gradient leaves it
     reached = _reached(touched)
-    parts = dict.fromkeys(("matrices", "adapters", "scores", "head", "recompute"), 0.0)
-    for m in shape.matrices:
-        if m.component == "embedding":
-            continue
-        head = m.component == "head"
-        visits = _visits(shape, m) * (label_share if head else 1.0)
-        first = 0.0 if head or everywhere or m.name in reached else visits / _layers(shape, m)
-        with_input_gradient = visits - first if inner else 0.0
-        product = 2.0 * m.d_in * m.d_out
-        learned = adapted.get((m.component, m.name))
-        parts["head" if head else "matrices"] += product * (visits + with_input_gradient + (0 if lora else visits))
-        again = product * visits
-        if lora and learned:
-            down, up = (2.0 * lora.rank * learned.rank_factor * side for side in (m.d_in, m.d_out))
-            learning = visits if lora.train_a else 0.0
-            parts["adapters"] += (down * (visits + learning + with_input_gradient)
-                                  + up * (2 * visits + (visits if lora.train_a else with_input_gradient)))
-            again += (down + (0 if m.name == "down_proj" else up)) * visits
-        elif m.name == "down_proj":
-            again = 0.0
-        if recompute and not head:
-            parts["recompute"] += again
+
+    def passes(m: Matrix) -> tuple[float, float]:
+        """How many of these matrices a token meets, and how many of those owe a gradient of their input."""
+        visits = m.count * (label_share if m.component == "head" else 1.0)
+        visits *= (shape.active_experts or 1) / (shape.experts or 1) if m.component == "experts" else 1.0
+        here = everywhere or m.component == "head" or m.name in reached
+        return visits, (visits * (1 if here else 1 - 1 / layers)) if inner else 0.0
+
     queries = next(m for m in shape.matrices if m.name == "q_proj")
+    layers = queries.count
+    parts = dict.fromkeys(("matrices", "adapters", "scores", "head", "recompute"), 0.0)
+    for m in (m for m in shape.matrices if m.component != "embedding"):
+        product, (visits, upstream) = 2.0 * m.d_in * m.d_out, passes(m)
+        own = 0.0 if lora else visits
+        parts["head" if m.component == "head" else "matrices"] += product * (visits + upstream + own)
+        if recompute and m.component != "head" and (m.name != "down_proj" or m.name in touched):
+            parts["recompute"] += product * visits
+    for m, rank in adapters:
+        down, up, (visits, upstream) = 2.0 * rank * m.d_in, 2.0 * rank * m.d_out, passes(m)
+        to_a = visits if lora and lora.train_a else 0.0
+        parts["adapters"] += (down + up) * visits  # forward
+        parts["adapters"] += up * visits + down * to_a  # gradients of B and A
+        parts["adapters"] += up * max(to_a, upstream) + down * upstream  # of what lies between them, and of the input
+        if recompute and m.component != "head":
+            parts["recompute"] += (down + (0 if m.name == "down_proj" else up)) * visits
     first = 0 if everywhere or touched & set(INTO_ATTENTION) else 1
-    score, layers = 2.0 * length * queries.d_out, queries.count
+    score = 2.0 * length * queries.d_out
     parts["scores"] = score * (2 * layers + (5 * (layers - first) if inner else 0))
     if recompute:
         parts["recompute"] += 2 * score * layers
@@ -105,24 +124,13 @@ def forward_flops(shape: ModelShape, lora: LoRASpec | None, length: int) -> floa
     >>> forward_flops(ModelShape.of("tiny"), None, 32)  # 2 · 360,448 weights, scores 2 · 2 layers · 2 · 32 · 128
     753664.0
     """
-    matrices = [m for m in shape.matrices if m.component != "embedding"]
-    products = sum(2.0 * m.d_in * m.d_out * _visits(shape, m) for m in matrices)
-    rank = lora.rank if lora else 0
-    adapters = sum(2.0 * rank * m.rank_factor * (m.d_in + m.d_out) * _visits(shape, m)
-                   for m in (shape.adapted(lora.targets) if lora else []))
+    seldom = (shape.active_experts or 1) / (shape.experts or 1)
+    met = [(m, m.count * (seldom if m.component == "experts" else 1.0), m.d_in * m.d_out)
+           for m in shape.matrices if m.component != "embedding"]
+    met += [(m, m.count * (seldom if m.component == "experts" else 1.0), rank * (m.d_in + m.d_out))
+            for m, rank in (adapted_matrices(shape, lora) if lora else [])]
     queries = next(m for m in shape.matrices if m.name == "q_proj")
-    return products + adapters + 4.0 * length * queries.d_out * queries.count
-
-
-def _visits(shape: ModelShape, m: Matrix) -> float:
-    """How many matrices of this kind one token goes through."""
-    if m.component == "experts":
-        return m.count * (shape.active_experts or 1) / (shape.experts or 1)
-    return float(m.count)
-
-
-def _layers(shape: ModelShape, m: Matrix) -> float:
-    return m.count / (shape.experts or 1) if m.component == "experts" else m.count
+    return sum(2.0 * size * visits for _, visits, size in met) + 4.0 * length * queries.d_out * queries.count
 
 
 def _reached(touched: set[str]) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lorakit.specs import UnknownNameError
 
@@ -57,7 +58,7 @@ GPUS = {gpu.name: gpu for gpu in (
 )}
 
 
-def gpu(name: str | GPU) -> GPU:
+def find_gpu(name: str | GPU) -> GPU:
     """The GPU of this name; case, spaces, hyphens and the words around it do not matter.
 
     Args:
@@ -66,22 +67,20 @@ def gpu(name: str | GPU) -> GPU:
     Raises:
         UnknownGPUError: not in `GPUS`; the message names the nearest ones and how to describe your own.
 
-    >>> gpu("h100").bytes_per_second
+    >>> find_gpu("h100").bytes_per_second
     3350000000000.0
-    >>> gpu("NVIDIA GeForce RTX 4090").name
+    >>> find_gpu("NVIDIA GeForce RTX 4090").name
     'RTX 4090'
     """
     if isinstance(name, GPU):
         return name
-    plain = {_plain(known): known for known in GPUS}
-    asked = re.sub(r"\d+(gb|gib)|nvidia|geforce|tesla|sxm\d?|hbm\de?", "", _plain(name))
-    if asked in plain:
-        return GPUS[plain[asked]]
-    close = [plain[near] for near in difflib.get_close_matches(asked, plain, n=3, cutoff=0.4)]
+    plain = {re.sub(r"\s", "", known.lower()): known for known in GPUS}
+    words = re.split(r"[\s_-]+", str(name).lower())
+    for word in [*words, *map("".join, pairwise(words))]:
+        if word in plain:
+            return GPUS[plain[word]]
+    close = [plain[near] for near in difflib.get_close_matches("".join(words), plain, n=3, cutoff=0.4)]
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise UnknownGPUError(f"unknown GPU {name!r}; {hint}known: {', '.join(GPUS)}; any other: pass "
                           "lorakit.theory.hardware.GPU(name, flops, flops_float32, bytes_per_second, bytes)")
 
-
-def _plain(name: object) -> str:
-    return re.sub(r"[\s_-]", "", str(name).lower())

@@ -7,7 +7,10 @@ framework's own memory, fragmentation, the optimizer's step counters. Autocast a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lorakit.specs import LoRASpec
+from lorakit.theory.compute import adapted_matrices
 from lorakit.theory.shapes import ModelShape
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -21,10 +24,9 @@ def trained_weights(shape: ModelShape, lora: LoRASpec | None) -> int:
     """
     if lora is None:
         return shape.parameters
-    matrices = shape.adapted(lora.targets)
-    if lora.train_a:
-        return sum(m.lora_parameters(lora.rank) for m in matrices)
-    return sum(m.d_out * m.count // m.share_b * m.rank_factor * lora.rank for m in matrices)
+    sides = [(m.d_out * m.count // m.share_b, m.d_in * m.count // m.share_a, rank)
+             for m, rank in adapted_matrices(shape, lora)]
+    return sum(rank * (b + (a if lora.train_a else 0)) for b, a, rank in sides)
 
 
 def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, length: int, dtype: str = "float32",
@@ -50,7 +52,7 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
     wide = DTYPE_BYTES[dtype]
     own = wide if lora is None else max(4, wide)
     trained = trained_weights(shape, lora)
-    adapter = sum(m.lora_parameters(lora.rank) for m in shape.adapted(lora.targets)) if lora else 0
+    adapter = trained_weights(shape, replace(lora, train_a=True)) if lora else 0
     vocabulary = next(m.d_out for m in shape.matrices if m.component == "head")
     return {"weights": shape.parameters * wide, "adapter": adapter * own, "gradients": trained * own,
             "optimizer": 2 * trained * own,
@@ -86,7 +88,7 @@ def checkpoint_bytes(shape: ModelShape, lora: LoRASpec | None, dtype: str = "bfl
     >>> checkpoint_bytes(ModelShape.of("llama-3.1-8b"), LoRASpec(rank=1))  # 2,621,440 weights
     5242880
     """
-    weights = sum(m.lora_parameters(lora.rank) for m in shape.adapted(lora.targets)) if lora else shape.parameters
+    weights = trained_weights(shape, replace(lora, train_a=True) if lora else None)
     return weights * DTYPE_BYTES[dtype]
 
 
@@ -102,8 +104,8 @@ def adapters_that_fit(shape: ModelShape, lora: LoRASpec, room: float, dtype: str
 
 def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, wide: int, recompute: bool) -> int:
     """Bytes that autograd saves in a forward pass: exact for Llama-type models with fused attention."""
-    touched = {m.name for m in shape.adapted(lora.targets)} if lora else set()
-    inner = lora is None or recompute or bool(touched - {"lm_head"})
+    touched = {m.name: rank for m, rank in adapted_matrices(shape, lora)} if lora else {}
+    inner = lora is None or recompute or bool(touched.keys() - {"lm_head"})
     size = {m.name: m for m in shape.matrices}
     width, layers, vocabulary = size["q_proj"].d_in, size["q_proj"].count, size["lm_head"].d_out
     # the loss keeps log-probabilities and labels; before it come the last norm and the head
@@ -112,7 +114,7 @@ def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, w
     if lora is None:
         end += 8  # the embedding keeps the token ids
     elif "lm_head" in touched:
-        end += 4 * lora.rank
+        end += 4 * touched["lm_head"]
     later = _layer(shape, lora, touched, wide, reached=True)
     if recompute:
         return tokens * (layers * width * wide + end + later) + 4
@@ -122,14 +124,14 @@ def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, w
     return tokens * (first + (layers - 1) * (later if inner else 0) + end) + rotary + 4
 
 
-def _layer(shape: ModelShape, lora: LoRASpec | None, touched: set[str], wide: int, reached: bool) -> int:
+def _layer(shape: ModelShape, lora: LoRASpec | None, touched: dict[str, int], wide: int, reached: bool) -> int:
     """Bytes a token that one decoder layer saves; `reached`: its input depends on a trained weight."""
     size = {m.name: m for m in shape.matrices}
     width, queries, keys = size["q_proj"].d_in, size["q_proj"].d_out, size["k_proj"].d_out
     inner = (shape.active_experts or 1) * size["gate_up_proj"].d_out // 2 if shape.experts else size["gate_proj"].d_out
     saved = _norm(width, wide, lora) if reached else 0
     saved += _input(lora, touched, wide, width, "q_proj", "k_proj", "v_proj")
-    attends = reached or touched & {"q_proj", "k_proj", "v_proj"}
+    attends = reached or touched.keys() & {"q_proj", "k_proj", "v_proj"}
     if attends:  # queries, keys, values, output, and the log of each row's sum
         saved += (2 * queries + 2 * keys) * wide + queries // shape.head_dim * max(4, wide)
         if shape.vectors["norms"] > width * (2 * size["q_proj"].count + 1):  # norms of heads, as in Qwen3
@@ -142,7 +144,7 @@ def _layer(shape: ModelShape, lora: LoRASpec | None, touched: set[str], wide: in
     gate, up = (reached or name in touched for name in ("gate_proj", "up_proj"))
     saved += inner * wide * (2 * gate + up)  # the gate before its activation, the other factor of each
     saved += _input(lora, touched, wide, inner, "down_proj")
-    return saved + (sum(4 * lora.rank for name in touched if name != "lm_head") if lora else 0)
+    return saved + sum(4 * rank for name, rank in touched.items() if name != "lm_head")  # what lies between A and B
 
 
 def _norm(width: int, wide: int, lora: LoRASpec | None) -> int:
@@ -150,9 +152,9 @@ def _norm(width: int, wide: int, lora: LoRASpec | None) -> int:
     return (width + 1) * max(4, wide) + (0 if lora else width * wide)
 
 
-def _input(lora: LoRASpec | None, touched: set[str], wide: int, width: int, *names: str) -> int:
-    """What matrices that share an input keep of it: one copy; over a half-precision base one float32 copy an adapter."""
+def _input(lora: LoRASpec | None, touched: dict[str, int], wide: int, width: int, *names: str) -> int:
+    """What matrices that share an input keep of it: one copy; over a half-precision base a float32 copy an adapter."""
     if lora is None:
         return width * wide
-    adapters = len(touched & set(names)) if lora.train_a else 0
+    adapters = len(touched.keys() & set(names)) if lora.train_a else 0
     return width * (4 * adapters if wide < 4 else wide * bool(adapters))

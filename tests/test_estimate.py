@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from dataclasses import replace
+from time import perf_counter
+
+import pytest
+
+import lorakit as lk
+from lorakit.cli import main
+from lorakit.records import Record, Store
+from lorakit.study.evidence import FAILS, HOLDS, OPEN
+from lorakit.study.rules.cost import flops_ratio
+from lorakit.theory.compute import training_flops
+from lorakit.theory.configs import ConfigError, known_config
+from lorakit.theory.estimate import EstimateError
+from lorakit.theory.hardware import GPU, UnknownGPUError
+
+SPEC = lk.SFTSpec(learning_rate=1e-4, lora=lk.LoRASpec(rank=16), steps=1000, batch_size=8, max_length=1024,
+                  dtype="bfloat16")
+TOKENS = 1000 * 8 * 1024
+
+
+def test_a_run_by_hand():
+    found = lk.estimate("llama-3.1-8b", SPEC, "H100", price_per_hour=2)
+    shape = lk.ModelShape.of("llama-3.1-8b")
+    training = TOKENS * sum(training_flops(shape, SPEC.lora, 1024).values())
+    assert training < found.flops < 1.01 * training  # evaluations are the rest
+    assert found.seconds == pytest.approx(found.flops / (0.4 * 989e12))
+    assert found.cost == pytest.approx(2 * found.hours)
+    assert not found.fits
+    assert lk.estimate("llama-3.1-8b", SPEC, "H100", recompute=True).fits
+
+
+def test_full_fine_tuning_needs_more_of_everything():
+    lora, full = (lk.estimate("llama-3.1-8b", replace(SPEC, lora=lora), "B200", recompute=True)
+                  for lora in (SPEC.lora, None))
+    assert full.flops > 1.2 * lora.flops
+    assert full.peak > 1.5 * lora.peak
+
+
+def test_a_small_batch_waits_for_the_memory():
+    short = replace(SPEC, batch_size=1, max_length=8)
+    slow = GPU("slow memory", 1e15, 1e14, 1e9, 1e12)
+    found = lk.estimate("tiny", replace(short, dtype="float32"), slow)
+    parts = found.memory
+    assert found.seconds > 1000 * (2 * parts["weights"] + 7 * parts["gradients"]) / 1e9
+
+
+def test_an_experiment_is_the_sum_of_its_runs():
+    specs = lk.vary(SPEC, rank=[1, None], seed=range(3))
+    every = lk.estimate("qwen3-8b", specs, "H200")
+    ones = [lk.estimate("qwen3-8b", spec, "H200") for spec in specs]
+    assert every.runs == 6
+    assert every.flops == pytest.approx(sum(one.flops for one in ones))
+    assert every.peak == max(one.peak for one in ones)
+    assert "6 runs on one H200" in str(every)
+
+
+@pytest.mark.parametrize(("pinned", "parameters"), [
+    ("meta-llama/Llama-3.1-8B@d04e592b", 8_030_261_248), ("HuggingFaceTB/SmolLM2-135M-Instruct@12fd25f7", 134_515_008),
+    ("Qwen/Qwen3-30B-A3B@ad44e777", 30_532_122_624), ("smollm2-135m-instruct-q4", 134_515_008), ("tiny", 393_856),
+])
+def test_a_spec_brings_its_model(pinned, parameters):
+    found = lk.estimate(None, replace(SPEC, model=pinned), "H200")
+    assert found.memory["weights"] == 2 * parameters
+
+
+def test_a_price_is_dated_or_unknown():
+    assert "Lambda, 2026-09-20" in lk.estimate("tiny", SPEC, "H100").assumption
+    unknown = lk.estimate("tiny", SPEC, "RTX 4090")
+    assert unknown.cost is None
+    assert "price unknown" in str(unknown)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(UnknownGPUError, match="did you mean 'H100'"):
+        lk.estimate("tiny", SPEC, "H1000")
+    config = known_config("llama-3.1-8b")
+    del config["num_hidden_layers"]
+    with pytest.raises(ConfigError, match="lacks 'num_hidden_layers'"):
+        lk.estimate(config, SPEC, "H100")
+    with pytest.raises(KeyError, match=r"unknown shape 'llama-3.1-9b'; did you mean 'llama-3.1-8b'"):
+        lk.estimate("llama-3.1-9b", SPEC, "H100")
+    for changed, words in (({"mfu": 40}, "mfu=40"), ({"price_per_hour": -1}, "price_per_hour=-1")):
+        with pytest.raises(EstimateError, match=words):
+            lk.estimate("tiny", SPEC, "H100", **changed)
+    with pytest.raises(EstimateError, match="no spec to price"):
+        lk.estimate("tiny", [], "H100")
+    with pytest.raises(EstimateError, match="str has no estimate; allowed: SFTSpec"):
+        lk.estimate("tiny", ["rank"], "H100")
+
+
+def test_an_estimate_takes_microseconds_and_no_torch():
+    lk.estimate("llama-3.1-8b", SPEC, "H100")
+    times = []
+    for _ in range(20):
+        started = perf_counter()
+        lk.estimate("llama-3.1-8b", SPEC, "H100")
+        times.append(perf_counter() - started)
+    assert min(times) < 1e-3
+    code = ("import sys, lorakit as lk; lk.estimate('tiny', lk.SFTSpec(learning_rate=1e-3), 'H100'); "
+            "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_command_line(capsys, tmp_path):
+    assert main(["estimate", "llama-3.1-8b", "--rank", "16", "--gpu", "H100", "--recompute"]) == 0
+    assert "1 run on one H100" in capsys.readouterr().out
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama", "hidden_size": 64}')
+    assert main(["estimate", str(path)]) == 1
+    assert "the config lacks" in capsys.readouterr().err
+    assert main(["estimate", "--experiment", "rank", "--profile", "gpu"]) == 0
+    assert "runs on one H100" in capsys.readouterr().out
+    assert main(["estimate", "tiny", "--gpu", "H1000"]) == 1
+    assert "did you mean 'H100'" in capsys.readouterr().err
+    assert main(["estimate"]) == 1
+    assert "name a model, or an experiment" in capsys.readouterr().err
+
+
+def counted(store, rank, factor=1.0, recompute=False):
+    shape, lora = lk.ModelShape.of("tiny"), lk.LoRASpec(rank=rank) if rank else None
+    spec = {"kind": "count", "model": "tiny@1", "shape": "tiny", "rank": rank, "recompute": recompute, "batch_size": 2,
+            "length": 64}
+    flops = factor * 128 * sum(training_flops(shape, lora, 64, recompute).values())
+    store.append("cpu", "counts", Record(spec=spec, id=f"{rank}-{recompute}", status="ok", metrics={"flops": flops}))
+
+
+@pytest.mark.parametrize(("ranks", "factor", "outcome"), [
+    ((None, 1, 4, 128), 1.0, HOLDS), ((None, 1, 4), 1.02, FAILS), ((None, 1, 128), 1.0, OPEN), ((1, 4), 1.0, OPEN)])
+def test_c11_follows_its_rule(tmp_path, ranks, factor, outcome):
+    store = Store(tmp_path)
+    for rank in ranks:
+        counted(store, rank, factor if rank == 4 else 1.0)
+        counted(store, rank, 3.0, recompute=True)  # another question
+    ((scale, found),) = flops_ratio(store)
+    assert found.outcome == outcome, found.reason
+    assert scale.parameters == 393_856
+    if outcome == HOLDS:
+        assert 0.66 < found.interval.low < found.interval.high < 0.71
+        assert "rank 128 2." in found.reason
+
+
+def test_c11_fails_where_a_low_rank_saves_nothing(tmp_path, monkeypatch):
+    from lorakit.study.rules import cost
+
+    monkeypatch.setattr(cost, "training_flops", lambda shape, lora, length: {"all": 10.0 if lora else 10.1})
+    store = Store(tmp_path)
+    for rank in (None, 1, 4):
+        spec = {"model": "tiny@1", "shape": "tiny", "rank": rank, "recompute": False, "batch_size": 1, "length": 1}
+        store.append("cpu", "counts", Record(spec=spec, id=str(rank), status="ok",
+                                             metrics={"flops": 10.0 if rank else 10.1}))
+    ((_, found),) = flops_ratio(store)
+    assert found.outcome == FAILS
+
+
+def test_c11_without_counts_is_silent(tmp_path):
+    assert flops_ratio(Store(tmp_path)) == []

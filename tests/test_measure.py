@@ -1,0 +1,72 @@
+import pytest
+
+pytest.importorskip("torch", reason="needs the extra 'train'")
+
+import torch
+
+from lorakit.specs import LoRASpec
+from lorakit.theory.compute import training_flops
+from lorakit.theory.memory import _layer, adapted_matrices, training_bytes
+from lorakit.theory.shapes import ModelShape
+from lorakit.train.measure import count_step
+from lorakit.train.models import ModelError, load_model
+
+TINY = ModelShape.of("tiny")
+ADAPTERS = [None, *[LoRASpec(rank=rank) for rank in (1, 16, 128)], LoRASpec(rank=4, targets="mlp"),
+            LoRASpec(rank=4, targets="attention"), LoRASpec(rank=4, targets="all-linear+head"),
+            LoRASpec(rank=4, targets=("v_proj", "up_proj")), LoRASpec(rank=4, targets=("lm_head",)),
+            LoRASpec(rank=4, train_a=False)]
+BATCH, LENGTH = 2, 24
+
+
+def label(lora):
+    return "full" if lora is None else f"{lora.rank}-{lora.targets}-{lora.train_a}"
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
+@pytest.mark.parametrize("lora", ADAPTERS, ids=label)
+def test_flops_and_bytes_of_tiny_are_as_computed(lora, recompute):
+    found = count_step(load_model("tiny")[0], lora, BATCH, LENGTH, recompute)
+    flops = sum(training_flops(TINY, lora, LENGTH, recompute).values()) * BATCH * LENGTH
+    assert found["flops"] == pytest.approx(flops, rel=1e-4)
+    parts = training_bytes(TINY, lora, BATCH, LENGTH, recompute=recompute)
+    if recompute:  # the layer that is made again is not there yet when the forward pass ends
+        touched = {m.name: rank for m, rank in adapted_matrices(TINY, lora)} if lora else {}
+        parts["activations"] -= BATCH * LENGTH * _layer(TINY, lora, touched, 4, reached=True)
+    del parts["logits"], found["flops"]
+    assert found == parts
+
+
+@pytest.mark.parametrize("lora", ADAPTERS[:3], ids=label)
+def test_bytes_over_a_half_precision_base(lora):
+    found = count_step(load_model("tiny", dtype=torch.bfloat16)[0], lora, BATCH, LENGTH)
+    parts = training_bytes(TINY, lora, BATCH, LENGTH, "bfloat16")
+    assert {name: found[name] for name in found if name != "flops"} == {n: parts[n] for n in parts if n != "logits"}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
+def test_a_model_with_grouped_and_normed_heads(recompute):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Qwen3Config(hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                                      num_key_value_heads=2, head_dim=24, vocab_size=120)
+    shape = ModelShape.of(config)
+    for lora in (None, LoRASpec(rank=3)):
+        found = count_step(transformers.Qwen3ForCausalLM(config), lora, BATCH, LENGTH, recompute)
+        flops = sum(training_flops(shape, lora, LENGTH, recompute).values()) * BATCH * LENGTH
+        assert found["flops"] == pytest.approx(flops, rel=1e-3)
+        if not recompute:
+            parts = training_bytes(shape, lora, BATCH, LENGTH)
+            assert found["activations"] == parts["activations"]
+
+
+@pytest.mark.parametrize("lora", [None, LoRASpec(rank=16)], ids=label)
+def test_smollm2(lora):
+    try:
+        model = load_model("smollm2-135m-instruct-q4")[0]
+    except ModelError as error:
+        pytest.skip(str(error))
+    shape = ModelShape.of("smollm2-135m")
+    found = count_step(model, lora, 1, 16)
+    assert found["flops"] == pytest.approx(16 * sum(training_flops(shape, lora, 16).values()), rel=1e-6)
+    parts = training_bytes(shape, lora, 1, 16)
+    assert {name: found[name] for name in found if name != "flops"} == {n: parts[n] for n in parts if n != "logits"}
