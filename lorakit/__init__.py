@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorakit.grpo_spec import GRPOSpec as GRPOSpec
     from lorakit.records import Record as Record
     from lorakit.records import Store as Store
     from lorakit.specs import LoRASpec as LoRASpec
@@ -34,6 +35,7 @@ _HOME = {
     "Store": "lorakit.records:Store",
     "LoRASpec": "lorakit.specs:LoRASpec",
     "SFTSpec": "lorakit.specs:SFTSpec",
+    "GRPOSpec": "lorakit.grpo_spec:GRPOSpec",
     "vary": "lorakit.specs:vary",
     "expect_verdict": "lorakit.study.claims:expect_verdict",
     "ledger": "lorakit.study.claims:ledger",

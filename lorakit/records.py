@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorakit.durable import append_line, rewrite_lines
-from lorakit.specs import SFTSpec, SpecError, UnknownNameError
+from lorakit.grpo_spec import SPECS, read_spec
+from lorakit.names import UnknownNameError
+from lorakit.specs import SpecError
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "failed")
@@ -30,7 +32,7 @@ class SchemaError(RecordError):
 
 
 class Spec(Protocol):
-    """What a record needs of a spec; `SFTSpec` is one."""
+    """What a record needs of a spec; `SFTSpec` and `GRPOSpec` are some."""
 
     @property
     def id(self) -> str:
@@ -61,6 +63,7 @@ class Record:
     Raises:
         RecordError: which value is wrong, and what it may be.
 
+    >>> from lorakit import SFTSpec
     >>> spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
     >>> record = Record.from_run(spec, "ok", {"test_loss": 1.5}, {"step": [0, 9], "test_loss": [2.0, 1.4999999]}, {})
     >>> record.curve["test_loss"]
@@ -158,16 +161,17 @@ def _plain(value: Any) -> Any:
 
 
 def _check_id(spec: dict[str, Any], given: str) -> None:
-    if spec.get("kind") != "sft":  # other kinds bring their own check
+    if spec.get("kind") not in SPECS:  # other kinds bring their own check
         return
     try:
-        expected = SFTSpec.from_json(spec).id
+        expected = read_spec(spec).id
     except (SpecError, UnknownNameError, TypeError) as error:
         raise RecordError(f"record {given} has a spec that cannot be read: {error}; if a newer lorakit wrote it, "
                           "upgrade this one") from error
     if expected != given:
         raise RecordError(f"id {given!r} does not belong to its spec, whose id is {expected!r}: the line was edited by "
-                          "hand, or a default of SFTSpec changed; restore the line, or delete it and run again")
+                          f"hand, or a default of {SPECS[spec['kind']].__name__} changed;"
+                          " restore the line, or delete it and run again")
 
 
 class Store:
@@ -177,6 +181,7 @@ class Store:
     listed in `problems`. Appends hold a lock on the file and end in fsync, so several processes may write.
 
     >>> import tempfile
+    >>> from lorakit import SFTSpec
     >>> store = Store(tempfile.mkdtemp())
     >>> specs = [SFTSpec(model="m@1", dataset="d@1", learning_rate=rate) for rate in (1e-3, 1e-2)]
     >>> store.append("cpu", "rank", Record.from_run(specs[0], "ok", {"test_loss": 1.5}, {}, {}))

@@ -17,6 +17,9 @@ PLOTTING = ("altair", "vl_convert", "tyro")
 FORBIDDEN = {
     "lorakit": (*HEAVY, *PLOTTING),
     "lorakit.specs": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
+    "lorakit.names": (*HEAVY, *PLOTTING, "lorakit.specs", "lorakit.records", "lorakit.theory", "lorakit.train",
+                      "lorakit.study"),
+    "lorakit.grpo_spec": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.records": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.codehash": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.theory": (*HEAVY, *PLOTTING, "lorakit.train", "lorakit.study", "lorakit.records"),

@@ -52,7 +52,7 @@ def test_torchvision_is_never_let_in():
 def test_base_install_needs_no_torch():
     assert names(PROJECT["dependencies"]) == {"altair", "numpy", "pandas", "scipy"}
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"train", "book", "vllm", "dev"}
+    assert set(extras) == {"train", "book", "vllm", "gym", "dev"}
     assert not TORCH & names(extras["book"] + extras["dev"])
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
 

@@ -181,6 +181,10 @@ def load_dataset(name: str) -> TextData:
     """
     pinned = resolve_name("datasets", name)
     short, _, pin = pinned.partition("@")
+    if "/" in short:
+        from lorakit.train.hub import load_conversations
+
+        return load_conversations(short, pin)
     if short in BUILDERS:
         data = BUILDERS[short]()
     else:

@@ -1,0 +1,200 @@
+"""Reward functions in TRL's convention, `(prompts, completions, **columns) -> list[float | None]`.
+
+A scheme is a tuple of such functions, whose sum is the reward; each built-in one is an extractor, a comparison and
+what is paid. They are total (any string gets a number) and never execute or evaluate what a model wrote.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lorakit.codehash import code_hash
+from lorakit.grpo_spec import OWN_REWARD, REWARDS
+from lorakit.train.rewards.answers import after_thinking, boxed, marked, one_line, same_answer, same_text, whole
+from lorakit.train.rewards.symbolic import UngradableError, require_math_verify, same_mathematics
+
+RewardFunction = Callable[..., list[float | None]]
+Extract = Callable[[str], str | None]
+Compare = Callable[[str, str], bool | None]
+
+
+class RewardError(ValueError):
+    """A reward function failed, or returned what no advantage can be computed from."""
+
+
+def graded(name: str, extract: Extract, compare: Compare, *, right: float = 1.0, wrong: float = 0.0,
+           nonsense: float = 0.0, missing: float = 0.0) -> RewardFunction:
+    """A reward function that extracts an answer and compares it with the column `answer`.
+
+    Args:
+        name: what records and TRL's logs call it.
+        extract: completion to its answer, or None where the form is missed.
+        compare: (given, answer) to True, False, or None for nonsense.
+        right, wrong, nonsense, missing: what is paid; a problem whose own answer cannot be read pays None.
+
+    >>> reward = graded("six times seven", whole, same_answer, wrong=-1.0, nonsense=-2.0)
+    >>> reward(prompts=["6 · 7"] * 3, completions=["42", "41", "?"], answer=["42"] * 3)
+    [1.0, -1.0, -2.0]
+    """
+    def pay(completion: str, answer: str) -> float | None:
+        given = extract(completion)
+        if given is None:
+            return missing
+        try:
+            verdict = compare(given, answer)
+        except UngradableError:
+            return None
+        return nonsense if verdict is None else right if verdict else wrong
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        answers = columns.get("answer")
+        if answers is None or any(not isinstance(answer, str) for answer in answers):
+            raise RewardError(f"{name} compares with a column 'answer' of text, and the data has none: columns are "
+                              f"{', '.join(columns) or 'none'}; add it, or give a reward function of your own")
+        return [pay(text_of(completion), answer) for completion, answer in zip(completions, answers, strict=True)]
+
+    reward.__name__ = reward.__qualname__ = name
+    return reward
+
+
+def in_form(name: str, extract: Extract, *, right: float = 1.0) -> RewardFunction:
+    """A reward function that pays `right` for any completion in which `extract` finds an answer, else 0.
+
+    >>> in_form("format", marked, right=3.0)(prompts=["", ""], completions=["#### 7", "7"])
+    [3.0, 0.0]
+    """
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        return [right if extract(text_of(completion)) is not None else 0.0 for completion in completions]
+
+    reward.__name__ = reward.__qualname__ = name
+    return reward
+
+
+def text_of(completion: Any) -> str:
+    """A completion's text: itself, or the content of the last message of a conversation; anything else is empty."""
+    if isinstance(completion, list | tuple) and completion and isinstance(completion[-1], Mapping):
+        completion = completion[-1].get("content")
+    return completion if isinstance(completion, str) else ""
+
+
+def _osmosis(suffix: str, extract: Extract) -> tuple[RewardFunction, ...]:
+    """Osmosis' figures: 3 for the form; 5, -2.5 or -4.5 (nonsense) for the answer; 0 in all when the form is missed."""
+    return (in_form(f"format{suffix}", extract, right=3.0),
+            graded(f"answer{suffix}", extract, same_answer, right=5.0, wrong=-2.5, nonsense=-4.5, missing=0.0))
+
+
+SCHEMES: dict[str, tuple[RewardFunction, ...]] = {
+    "exact": (graded("exact", whole, same_text),),  # the completion is the answer, character by character
+    "numeric": (graded("numeric", whole, same_answer),),  # … or the same number
+    "marked": (graded("marked", marked, same_answer),),  # after ####
+    "boxed": (graded("boxed", boxed, same_answer),),
+    "math": (graded("math", boxed, same_mathematics),),  # boxed and equal for math-verify
+    "format": (in_form("format", marked),),
+    "reasoning": (graded("reasoning", after_thinking, same_answer),),  # like TRL's: nothing without </think>
+    "osmosis": _osmosis("", marked),
+    "osmosis-line": _osmosis("_line", one_line),  # for a model that has never met ####
+}
+
+
+def load_rewards(name: str) -> tuple[RewardFunction, ...]:
+    """The reward functions of a scheme, or your own, each checked: what it returns is numbers or None, one each.
+
+    Args:
+        name: of `SCHEMES`, or what `register_reward` returned.
+
+    Raises:
+        RewardError: unknown, or your function's file is no longer the one that the name pins.
+        MissingExtraError: `math` without math-verify.
+
+    >>> [function.__name__ for function in load_rewards("osmosis")]
+    ['format', 'answer']
+    """
+    if name == "math":
+        require_math_verify()
+    if name in SCHEMES:
+        return tuple(checked(function) for function in SCHEMES[name])
+    if not OWN_REWARD.fullmatch(name):
+        raise RewardError(f"unknown reward {name!r}; known: {', '.join(REWARDS)}; your own: what "
+                          "lorakit.train.rewards.register_reward(…) returns")
+    place, _, pin = name.partition("@")
+    module_name, _, function_name = place.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+        function = getattr(module, function_name)
+    except (ImportError, AttributeError) as error:
+        raise RewardError(f"{place} cannot be imported here: {error}; run where the file is, or put its folder on "
+                          "PYTHONPATH") from error
+    found = code_hash([str(module.__file__)])
+    if found != pin:
+        raise RewardError(f"{place} is pinned to {pin}, but its file now hashes to {found}: register it again")
+    return (checked(function),)
+
+
+def register_reward(function: RewardFunction) -> str:
+    """Name your own reward function by its file's hash, so that specs can hold it and workers can import it.
+
+    Args:
+        function: `(prompts, completions, **columns) -> list[float | None]`, at the top level of an importable file.
+
+    Returns:
+        `module:function@hash`, to be used as `GRPOSpec(reward=…)`.
+
+    Raises:
+        RewardError: it lives in a notebook, a shell or another function, where a worker cannot import it.
+    """
+    module = sys.modules.get(function.__module__)
+    name = getattr(function, "__name__", "")
+    if function.__module__ == "__main__" or getattr(module, "__file__", None) is None \
+            or getattr(module, name, None) is not function or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        raise RewardError(f"{name or function!r} cannot be imported by another process: write it at the top level of a "
+                          "file of its own, such as my_rewards.py, and import it from there")
+    return f"{function.__module__}:{name}@{code_hash([str(module.__file__)])}"  # type: ignore[union-attr]
+
+
+def checked(function: RewardFunction) -> RewardFunction:
+    """The same function, whose failures are errors that say which completion they concern.
+
+    Raises:
+        RewardError: when called, if it raises, returns NaN or an infinity, or not one number or None a completion.
+    """
+    name = getattr(function, "__name__", "reward")
+
+    @functools.wraps(function)
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        try:
+            values = list(function(prompts=prompts, completions=completions, **columns))
+        except RewardError:
+            raise
+        except Exception as error:
+            raise RewardError(f"reward {name} raised {type(error).__name__}: {error}; a reward must return a number "
+                              "for any text, or None where it has none") from error
+        if len(values) != len(completions):
+            raise RewardError(f"reward {name} returned {len(values)} values for {len(completions)} completions")
+        for completion, value in zip(completions, values, strict=True):
+            number = value is None or (isinstance(value, int | float) or hasattr(value, "__float__"))
+            if not number or (value is not None and not math.isfinite(float(value))):
+                raise RewardError(f"reward {name} returned {value!r} for the completion {text_of(completion)!r:.200}; "
+                                  "allowed: a finite number, or None where there is no reward")
+        return [None if value is None else float(value) for value in values]
+
+    return reward
+
+
+def total(rewards: Sequence[Sequence[float | None]], weights: Sequence[float] | None = None) -> list[float | None]:
+    """The weighted sum of the components for each completion; None only where every component is None, as in TRL.
+
+    >>> total([[3.0, None, None], [5.0, 1.0, None]], weights=[1.0, 2.0])
+    [13.0, 2.0, None]
+    """
+    weights = weights or [1.0] * len(rewards)
+    sums: list[float | None] = []
+    for values in zip(*rewards, strict=True):
+        paid = [w * v for w, v in zip(weights, values, strict=True) if v is not None]
+        sums.append(sum(paid) if paid else None)
+    return sums

@@ -1,0 +1,139 @@
+"""Find the answer in a completion, and compare it with the right one: total, linear in time, nothing is evaluated.
+
+An extractor takes a completion and returns the text of its answer, or None where the form is missed. Whatever
+is ambiguous (two different boxes, a second marker) has no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+LONGEST = 100_000  # characters of a completion; longer ones have no answer
+BLANK = " \t\r\n"  # str.strip() would also take control characters away, and they are no part of an honest answer
+MARKER = "####"
+THINKING_ENDS = "</think>"
+MOST_BOXES = 8
+NUMBER = re.compile(r"\$?([+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
+                    r"|[+-]?[0-9]+/[1-9][0-9]*)")
+LONGEST_NUMBER = 64
+
+
+def whole(completion: str) -> str | None:
+    """All of the completion, without surrounding blanks.
+
+    >>> whole(" 42\\n"), whole(" \\n")
+    ('42', None)
+    """
+    return completion.strip(BLANK) or None if len(completion) <= LONGEST else None
+
+
+def one_line(completion: str) -> str | None:
+    """The one line that the completion consists of, its end included: a completion that was cut has none.
+
+    >>> one_line("42\\n"), one_line("42"), one_line("42\\n43\\n")
+    ('42', None, None)
+    """
+    text = whole(completion)
+    return text if text is not None and completion.endswith("\n") and "\n" not in text else None
+
+
+def marked(completion: str) -> str | None:
+    """What follows the completion's only `####`, which opens its last line: the form of GSM8K and of Osmosis.
+
+    >>> marked("7 · 6 is 42.\\n#### 42"), marked("#### 41\\n#### 42"), marked("#### 42, I think\\nso")
+    ('42', None, None)
+    """
+    text = whole(completion)
+    if text is None or text.count(MARKER) != 1:
+        return None
+    before, after = text.split(MARKER)
+    opens_the_line = not before.strip(" \t") or before.rstrip(" \t").endswith("\n")
+    answer = after.strip(BLANK)
+    return answer if answer and opens_the_line and "\n" not in answer and answer[0] != "#" else None
+
+
+def boxes(completion: str) -> list[str]:
+    r"""The contents of every `\boxed{…}` with matching braces, in order; none if there are too many.
+
+    >>> boxes(r"\boxed{1} or \boxed{\frac{1}{2}}"), boxes(r"\boxed{1")
+    (['1', '\\frac{1}{2}'], [])
+    """
+    if len(completion) > LONGEST or completion.count(r"\boxed{") > MOST_BOXES:
+        return []
+    found = []
+    for start in re.finditer(r"\\boxed\{", completion):
+        depth, position = 1, start.end()
+        while position < len(completion) and depth:
+            if completion[position] == "\\":
+                position += 1
+            elif completion[position] in "{}":
+                depth += 1 if completion[position] == "{" else -1
+            position += 1
+        if depth == 0:
+            found.append(completion[start.end() : position - 1].strip(BLANK))
+    return found
+
+
+def boxed(completion: str) -> str | None:
+    r"""What stands in `\boxed{…}`; several boxes count if they agree.
+
+    >>> boxed(r"so \boxed{42}"), boxed(r"\boxed{42} or \boxed{43}"), boxed(r"\boxed{}")
+    ('42', None, None)
+    """
+    found = set(boxes(completion))
+    return found.pop() or None if len(found) == 1 else None
+
+
+def after_thinking(completion: str) -> str | None:
+    """What follows the completion's only `</think>`; a model that does not think aloud has none.
+
+    >>> after_thinking("6 · 7 …</think> 42"), after_thinking("42")
+    ('42', None)
+    """
+    text = whole(completion)
+    if text is None or text.count(THINKING_ENDS) != 1:
+        return None
+    return text.split(THINKING_ENDS)[1].strip(BLANK) or None
+
+
+def number(text: str) -> Fraction | None:
+    """The number that the text is (integer, decimal, fraction, with `$`, thousands or an exponent), or None.
+
+    >>> number("$1,250.50"), number("3/4"), number("2e3"), number("6*7"), number("42 apples")
+    (Fraction(2501, 2), Fraction(3, 4), Fraction(2000, 1), None, None)
+    """
+    found = NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
+    return Fraction(found.group(1).replace(",", "")) if found else None
+
+
+def same_answer(given: str, answer: str) -> bool | None:
+    """Whether two answers are the same number or the same text; None if `given` is not even of the answer's kind.
+
+    Text is of the answer's kind if it has no character of a class (letter, digit, blank, other) that the answer lacks.
+
+    >>> same_answer("42.0", "42"), same_answer("41", "42"), same_answer("forty-two", "42")
+    (True, False, None)
+    >>> same_answer("cba", "abc"), same_answer("The word is abc.", "abc")
+    (False, None)
+    """
+    wanted, answer = number(answer.strip(BLANK)), answer.strip(BLANK)
+    if wanted is not None:
+        found = number(given)
+        return None if found is None else found == wanted
+    if given == answer:
+        return True
+    return False if _kinds(given) <= _kinds(answer) else None
+
+
+def same_text(given: str, answer: str) -> bool | None:
+    """Whether two answers are the same text, character by character.
+
+    >>> same_text("abc", "abc"), same_text("42.0", "42")
+    (True, False)
+    """
+    return given == answer.strip(BLANK)
+
+
+def _kinds(text: str) -> set[str]:
+    return {"letter" if c.isalpha() else "digit" if c.isdigit() else "blank" if c in BLANK else "other" for c in text}
