@@ -42,7 +42,7 @@ SMOLLM2 = SFTSpec(model="smollm2-135m-instruct-q4", dataset="real-text", learnin
 
 
 def _smollm2_cpu() -> list[SFTSpec]:
-    return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3, 3e-3], [1e-5, 3e-5, 1e-4, 3e-4], seeds=1)
+    return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3], [1e-5, 3e-5, 1e-4], seeds=1)
 
 
 def _rank_gpu() -> list[SFTSpec]:
