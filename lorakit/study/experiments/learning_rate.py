@@ -17,13 +17,12 @@ from lorakit.study.experiments.rank import REPLAY, SMOLLM2
 RANKS = [1, 4, 16, 64]
 QUARTERS = grid(1e-3, 16, per_decade=4)  # 1e-5 to 5.62e-2: the grids of the embedded models are parts of it
 SHORT = replace(REPLAY, steps=206, evaluations=9)
-ALPHAS = {1: {1: 10, 2: 10, 8: 8}, 16: {16: 7}, 64: {64: 6, 128: 5}}  # rank: {alpha: place of its lowest rate}
-STARTS = {0.25: 7, 4.0: 5}  # factor on A's start: likewise
-WIDTHS = {"tiny-w32-s0": (6, 7), "tiny-w64-s0": (5, 7), "tiny": (4, 6)}  # base: likewise for full and for LoRA
-
-
-def _six(lowest: int) -> list[float]:
-    return QUARTERS[lowest : lowest + 6]
+# which part of `QUARTERS` an arm is trained at; that of rank 1, alpha 2, was widened downwards after its first six rates
+ALPHAS = {1: {1: slice(10, 16), 2: slice(8, 16), 8: slice(8, 14)}, 16: {16: slice(7, 13)},
+          64: {64: slice(6, 12), 128: slice(5, 11)}}  # by rank and alpha
+STARTS = {0.25: slice(7, 13), 4.0: slice(5, 11)}  # by the factor on A's start
+WIDTHS = {"tiny-w32-s0": (slice(6, 12), slice(7, 13)), "tiny-w64-s0": (slice(5, 11), slice(7, 13)),
+          "tiny": (slice(4, 10), slice(6, 12))}  # by base: full fine-tuning, LoRA
 
 
 def _record() -> list[SFTSpec]:
@@ -35,15 +34,15 @@ def _live() -> list[SFTSpec]:
 
 
 def _scale_record() -> list[SFTSpec]:
-    runs = [spec for rank, alphas in ALPHAS.items() for alpha, lowest in alphas.items()
-            for spec in vary(SHORT, rank=[rank], alpha=[alpha], learning_rate=_six(lowest), seed=range(5))]
-    return runs + [spec for start, lowest in STARTS.items() for spec in vary(
-        SHORT, rank=[16], init_a_scale=[start], learning_rate=_six(lowest), seed=range(5))]
+    runs = [spec for rank, alphas in ALPHAS.items() for alpha, part in alphas.items()
+            for spec in vary(SHORT, rank=[rank], alpha=[alpha], learning_rate=QUARTERS[part], seed=range(5))]
+    return runs + [spec for start, part in STARTS.items() for spec in vary(
+        SHORT, rank=[16], init_a_scale=[start], learning_rate=QUARTERS[part], seed=range(5))]
 
 
 def _width_record() -> list[SFTSpec]:
     return [spec for model, (full, lora) in WIDTHS.items()
-            for spec in arms(replace(SHORT, model=model), [4], _six(lora), _six(full), seeds=5)]
+            for spec in arms(replace(SHORT, model=model), [4], QUARTERS[lora], QUARTERS[full], seeds=5)]
 
 
 EXACT = replace(REPLAY, learning_rate=1e-3, steps=50, evaluations=4, dtype="float64", evaluation_tokens=1024)
