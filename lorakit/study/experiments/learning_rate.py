@@ -17,7 +17,7 @@ from lorakit.study.experiments.rank import REPLAY, SMOLLM2
 RANKS = [1, 4, 16, 64]
 QUARTERS = grid(1e-3, 16, per_decade=4)  # 1e-5 to 5.62e-2: the grids of the embedded models are parts of it
 SHORT = replace(REPLAY, steps=206, evaluations=9)
-# which part of `QUARTERS` an arm is trained at; that of rank 1, alpha 2, was widened downwards after its first six rates
+# which part of `QUARTERS` an arm is trained at; that of rank 1, alpha 2, was widened downwards after its first rates
 ALPHAS = {1: {1: slice(10, 16), 2: slice(8, 16), 8: slice(8, 14)}, 16: {16: slice(7, 13)},
           64: {64: slice(6, 12), 128: slice(5, 11)}}  # by rank and alpha
 STARTS = {0.25: slice(7, 13), 4.0: slice(5, 11)}  # by the factor on A's start
