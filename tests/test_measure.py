@@ -9,7 +9,7 @@ from lorakit.theory.compute import training_flops
 from lorakit.theory.memory import _layer, adapted_matrices, training_bytes
 from lorakit.theory.shapes import ModelShape
 from lorakit.train.measure import count_step
-from lorakit.train.models import ModelError, load_model
+from lorakit.train.models import cache_folder, load_model
 
 TINY = ModelShape.of("tiny")
 ADAPTERS = [None, *[LoRASpec(rank=rank) for rank in (1, 16, 128)], LoRASpec(rank=4, targets="mlp"),
@@ -28,20 +28,19 @@ def label(lora):
 def test_flops_and_bytes_of_tiny_are_as_computed(lora, recompute):
     found = count_step(load_model("tiny")[0], lora, BATCH, LENGTH, recompute)
     flops = sum(training_flops(TINY, lora, LENGTH, recompute).values()) * BATCH * LENGTH
-    assert found["flops"] == pytest.approx(flops, rel=1e-4)
+    assert found.pop("flops") == pytest.approx(flops, rel=1e-4)
     parts = training_bytes(TINY, lora, BATCH, LENGTH, recompute=recompute)
     if recompute:  # the layer that is made again is not there yet when the forward pass ends
         touched = {m.name: rank for m, rank in adapted_matrices(TINY, lora)} if lora else {}
         parts["activations"] -= BATCH * LENGTH * _layer(TINY, lora, touched, 4, reached=True)
-    del parts["logits"], found["flops"]
-    assert found == parts
+    assert found.items() <= parts.items()
 
 
 @pytest.mark.parametrize("lora", ADAPTERS[:3], ids=label)
 def test_bytes_over_a_half_precision_base(lora):
     found = count_step(load_model("tiny", dtype=torch.bfloat16)[0], lora, BATCH, LENGTH)
-    parts = training_bytes(TINY, lora, BATCH, LENGTH, "bfloat16")
-    assert {name: found[name] for name in found if name != "flops"} == {n: parts[n] for n in parts if n != "logits"}
+    del found["flops"]
+    assert found.items() <= training_bytes(TINY, lora, BATCH, LENGTH, "bfloat16").items()
 
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["keep", "recompute"])
@@ -61,12 +60,11 @@ def test_a_model_with_grouped_and_normed_heads(recompute):
 
 @pytest.mark.parametrize("lora", [None, LoRASpec(rank=16)], ids=label)
 def test_smollm2(lora):
-    try:
-        model = load_model("smollm2-135m-instruct-q4")[0]
-    except ModelError as error:
-        pytest.skip(str(error))
+    if not list((cache_folder() / "models").glob("smollm2-135m-instruct-q4-*")):
+        pytest.skip("SmolLM2 has not been converted here; loading it once does so: lorakit.load_model fetches it")
+    model = load_model("smollm2-135m-instruct-q4")[0]
     shape = ModelShape.of("smollm2-135m")
-    found = count_step(model, lora, 1, 16)
-    assert found["flops"] == pytest.approx(16 * sum(training_flops(shape, lora, 16).values()), rel=1e-6)
-    parts = training_bytes(shape, lora, 1, 16)
-    assert {name: found[name] for name in found if name != "flops"} == {n: parts[n] for n in parts if n != "logits"}
+    found = count_step(model, lora, 2, 8)
+    flops = found.pop("flops")
+    assert flops == pytest.approx(16 * sum(training_flops(shape, lora, 8).values()), rel=1e-6)
+    assert found.items() <= training_bytes(shape, lora, 2, 8).items()

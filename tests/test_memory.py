@@ -53,9 +53,16 @@ def test_frozen_a_has_no_gradient():
 
 
 def test_activations_or_gradients_whichever_is_more():
-    parts = {"weights": 10, "adapter": 1, "gradients": 5, "optimizer": 10, "activations": 20, "logits": 2}
+    parts = {"weights": 10, "adapter": 1, "gradients": 5, "optimizer": 10, "activations": 20, "logits": 2,
+             "tied": 1}
     assert peak_bytes(parts) == 43
-    assert peak_bytes(parts | {"gradients": 30}) == 51
+    assert peak_bytes(parts | {"gradients": 30}) == 52
+
+
+def test_a_tied_head_adds_two_gradients_of_the_embedding():
+    tied = ModelShape.of("smollm2-135m")
+    assert training_bytes(tied, None, 1, 8)["tied"] == 2 * 4 * 49152 * 576
+    assert training_bytes(tied, LoRASpec(), 1, 8)["tied"] == training_bytes(LLAMA, None, 1, 8)["tied"] == 0
 
 
 def test_serving():

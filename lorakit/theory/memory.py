@@ -43,7 +43,8 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
 
     Returns:
         `weights` (of the base), `adapter`, `gradients`, `optimizer`, `activations` (saved for the backward pass),
-        `logits` (two more float32 copies while the loss is differentiated).
+        `logits` (two more float32 copies while the loss is differentiated), `tied` (two more copies of the embedding's
+        gradient while it is added to that of a head with the same weights).
 
     >>> parts = training_bytes(ModelShape.of("tiny"), None, 1, 1)
     >>> parts["weights"], parts["optimizer"]  # 393,856 weights of 4 bytes; two moments each
@@ -53,21 +54,22 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
     own = wide if lora is None else max(4, wide)
     trained = trained_weights(shape, lora)
     adapter = trained_weights(shape, replace(lora, train_a=True)) if lora else 0
-    vocabulary = next(m.d_out for m in shape.matrices if m.component == "head")
+    vocabulary, hidden = next((m.d_out, m.d_in) for m in shape.matrices if m.component == "head")
     return {"weights": shape.parameters * wide, "adapter": adapter * own, "gradients": trained * own,
             "optimizer": 2 * trained * own,
             "activations": _saved(shape, lora, batch_size * length, length, wide, recompute),
-            "logits": 2 * batch_size * length * vocabulary * max(4, wide)}
+            "logits": 2 * batch_size * length * vocabulary * max(4, wide),
+            "tied": 0 if lora or not shape.tied else 2 * vocabulary * hidden * wide}
 
 
 def peak_bytes(parts: dict[str, int]) -> int:
     """The most that is held at once: activations leave during the backward pass while gradients come.
 
-    >>> peak_bytes({"weights": 8, "adapter": 0, "gradients": 8, "optimizer": 16, "activations": 3, "logits": 1})
-    32
+    >>> peak_bytes(training_bytes(ModelShape.of("tiny"), None, 1, 1))  # weights, moments, gradients of 393,856
+    6301696
     """
     standing = parts["weights"] + parts["adapter"] + parts["optimizer"]
-    return standing + max(parts["gradients"], parts["activations"] + parts["logits"])
+    return standing + max(parts["gradients"] + parts["tied"], parts["activations"] + parts["logits"])
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int, dtype: str = "bfloat16") -> int:
