@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 
+AnySpec = TypeVar("AnySpec", SFTSpec, GRPOSpec)
 
-def pack_key(spec: SFTSpec) -> tuple[Any, ...]:
+
+def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:
     """What configurations of one pack must share; everything else may differ between them.
 
     The rank is part of it as a bucket (up to 8, 16, 32, 64, …): padding rank 8 to 128 would cost 2.5 times the time.
@@ -19,19 +22,23 @@ def pack_key(spec: SFTSpec) -> tuple[Any, ...]:
     """
     bucket = None if spec.lora is None else max(8, 1 << (spec.lora.rank - 1).bit_length())
     targets = None if spec.lora is None else spec.lora.targets
+    if isinstance(spec, GRPOSpec):
+        return (spec.model, spec.task, spec.dtype, spec.steps, spec.prompts_per_step, spec.group_size, spec.iterations,
+                spec.max_completion_length, spec.merge_to_sample, spec.use_vllm, spec.beta1, spec.beta2, spec.epsilon,
+                spec.evaluations, spec.evaluation_problems, bucket, targets)
     return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
             spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens, bucket, targets)
 
 
-def group(specs: Iterable[SFTSpec]) -> list[list[SFTSpec]]:
+def group(specs: Iterable[AnySpec]) -> list[list[AnySpec]]:
     """Specs by `pack_key`, in order of first appearance."""
-    groups: dict[tuple[Any, ...], list[SFTSpec]] = {}
+    groups: dict[tuple[Any, ...], list[AnySpec]] = {}
     for spec in specs:
         groups.setdefault(pack_key(spec), []).append(spec)
     return list(groups.values())
 
 
-def split_evenly(specs: Sequence[SFTSpec], largest: int) -> list[list[SFTSpec]]:
+def split_evenly(specs: Sequence[AnySpec], largest: int) -> list[list[AnySpec]]:
     """Packs of nearly equal size, none larger than `largest`.
 
     >>> [len(pack) for pack in split_evenly([None] * 10, 4)]

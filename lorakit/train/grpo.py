@@ -1,0 +1,263 @@
+"""The reference arm: one RL run with TRL's GRPOTrainer, from the same spec, over the same problems in their order."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.train.adapters import attach
+from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
+from lorakit.train.packed.engine import RunResult
+from lorakit.train.packed.grpo import refuse_changed, weights_hash
+from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
+from lorakit.train.rl_tasks import Task
+from lorakit.train.sft import _optimizer, _refuse_unknown_tracker, _weights, delta_norm, mean_loss
+from lorakit.train.tokens import TokenSplit, order
+
+
+def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text: TokenSplit | None = None, *,
+               report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False) -> RunResult:
+    """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
+
+    Args:
+        spec: what to run.
+        model: the base; a copy of it is trained.
+        tokenizer: the base's.
+        task: problems with their grader.
+        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        report_to: where TRL also logs every step: `none`, `trackio`, …
+        output_dir: where TRL may write; nothing is kept without it.
+        keep_weights: also return the trained weights, as the packed engine does.
+
+    Raises:
+        ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
+        ValueError: an adapter on the head (TRL trains none), or vLLM with an adapter that is not to be merged.
+        DatasetError, RewardError, FrozenWeightsError: as in the packed engine.
+    """
+    _refuse_unknown_tracker(report_to)
+    require_vllm(spec)
+    started = time.perf_counter()
+    trained: Any = copy.deepcopy(model).requires_grad_(spec.lora is None)
+    stop = stop_tokens(trained, tokenizer, task.stop)
+    trained.generation_config.eos_token_id = stop
+    held_out = HeldOut(spec, task, tokenizer, model.config.max_position_embeddings, stop)
+    book = Episodes(spec, task)
+    if spec.lora is not None:
+        trained = attach(trained, spec.lora, spec.seed)
+        if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
+            raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
+                             "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
+    frozen = weights_hash(_frozen(trained))
+    splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
+    before = held_out.accuracies(inner, splits)[0]
+    forgotten = [mean_loss(trained, base_text) if base_text is not None else None]
+    with tempfile.TemporaryDirectory() as scratch:
+        if spec.use_vllm or (spec.kl_coefficient and spec.lora is None):  # both load the base once more, by its path
+            model.save_pretrained(f"{scratch}/base")
+            tokenizer.save_pretrained(f"{scratch}/base")
+            inner.config._name_or_path = f"{scratch}/base"
+        trainer = _trainer(spec, trained, model, tokenizer, task, held_out, book, report_to,
+                           str(output_dir or scratch))
+        trainer.train()
+    forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
+    if not spec.merge_to_sample:
+        refuse_changed(frozen, weights_hash(_frozen(trained)))
+    drift = _drift(model, trained) if spec.lora is not None else 0.0
+    return book.result(before, held_out.accuracies(inner, splits)[0], {
+        "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        "delta_norm": delta_norm(model, trained), "grad_norm_first": trainer.first_norm, "base_drift": drift,
+        "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1]},
+        _weights(trained) if keep_weights else {}, time.perf_counter() - started)
+
+
+def require_vllm(spec: GRPOSpec) -> None:
+    """Raise unless this machine and TRL can sample as the spec says.
+
+    Raises:
+        ModuleNotFoundError: vLLM is not installed.
+        ValueError: an unmerged adapter; TRL gives vLLM merged weights only.
+    """
+    if not spec.use_vllm:
+        return
+    if importlib.util.find_spec("vllm") is None:
+        raise ModuleNotFoundError("use_vllm=True needs the package vllm on a GPU host (`pip install 'trl[vllm]'`, "
+                                  "which pins a torch of its own); without it, run the spec with use_vllm=False")
+    if spec.lora is not None and not spec.merge_to_sample:
+        raise ValueError("TRL merges the adapter into the base before it gives vLLM the weights: say so with "
+                         "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")
+
+
+def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
+                 components: int = 1) -> dict[str, Any]:
+    """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
+    correction, cap = spec.importance_sampling, spec.importance_cap
+    return {
+        "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
+        # one forward pass, one optimizer step and one generation hold the same completions
+        "per_device_train_batch_size": spec.episodes_per_step, "gradient_accumulation_steps": 1,
+        "steps_per_generation": 1, "num_generations": spec.group_size, "num_iterations": spec.iterations,
+        "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
+        "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
+        "generation_kwargs": None, "cache_implementation": None, "use_transformers_continuous_batching": False,
+        "loss_type": spec.loss, "scale_rewards": spec.scale_rewards, "beta": spec.kl_coefficient,
+        "epsilon": math.inf if spec.clip is None else spec.clip, "epsilon_high": spec.clip_high, "delta": None,
+        "importance_sampling_level": "token", "multi_objective_aggregation": "sum_then_normalize",
+        "reward_weights": list(spec.reward_weights or [1.0] * components),
+        "mask_truncated_completions": spec.mask_truncated, "top_entropy_quantile": 1.0, "entropy_coef": 0.0,
+        "use_adaptive_entropy": False, "off_policy_mask_threshold": None, "use_bias_correction_kl": False,
+        "sync_ref_model": False, "router_aux_loss_coef": 0.0, "disable_dropout": True,
+        "use_vllm": spec.use_vllm, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3,
+        "vllm_tensor_parallel_size": 1, "vllm_enable_sleep_mode": False,
+        "vllm_importance_sampling_correction": correction != "none",
+        "vllm_importance_sampling_mode": "sequence_mask" if correction == "none" else correction,
+        "vllm_importance_sampling_clip_max": math.inf if cap is None else cap,
+        "vllm_importance_sampling_clip_min": None,
+        "learning_rate": spec.learning_rate, "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
+        "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
+        "gradient_checkpointing": False, "bf16": False, "fp16": False, "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type == "cuda", "save_strategy": "no", "eval_strategy": "no",
+        "disable_tqdm": True, "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
+    }
+
+
+def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task, held_out: HeldOut, book: Episodes,
+             report_to: str, output_dir: str) -> Any:
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    device = next(trained.parameters()).device
+    inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
+    batches = -(-spec.steps // spec.iterations)
+    problems, prompts = task.splits["train"], held_out.prompts["train"]
+    chosen = order(spec.seed, len(problems), batches * spec.prompts_per_step).tolist()
+    ids = {problems[i]["prompt"]: prompts[i] for i in chosen}
+    temperature = torch.full((spec.episodes_per_step, 1), spec.temperature, device=device)
+    kl = 0.0
+
+    class Measured(GRPOTrainer):
+        """GRPOTrainer that keeps our books: exact, at the points of the curve, whatever TRL logs."""
+
+        first_norm = math.nan
+        sampled: list[torch.Tensor] | None = None
+
+        def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+            return [ids[prompt] for prompt in prompts], None, {}
+
+        def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
+            if self.use_vllm:  # TRL merges by itself
+                return super()._generate_single_turn(*arguments, **named)
+            merging = spec.merge_to_sample and isinstance(trained, PeftModel)
+            if merging:
+                trained.merge_adapter()
+            with _watched(trained, self):
+                done = super()._generate_single_turn(*arguments, **named)
+            if merging:
+                trained.unmerge_adapter()
+            return done
+
+        def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> torch.Tensor:
+            step = self.state.global_step + 1
+            self.reward_weights = torch.tensor(book.weights(step))
+            paid: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+            parts = [[None if math.isnan(v) else v for v in column] for column in paid.T.tolist()]
+            book.add(step, parts, [len(row) for row in completion_ids], [row[-1] in held_out.stop
+                                                                       for row in completion_ids])
+            return paid
+
+        def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+            rollout = self._rollout(output)
+            with torch.no_grad():
+                book.meet(log_probs(inner, rollout, temperature), rollout.log_probs, rollout.mask)
+                step = self.state.global_step
+                if any(step < point <= step + spec.iterations for point in book.points):
+                    reference = log_probs(base, rollout, temperature)
+                    nonlocal kl
+                    kl = book.meet_base(reference, rollout.log_probs, rollout.mask)
+            return output
+
+        def _rollout(self, output: dict[str, Any]) -> Rollout:
+            """TRL's completions in our form; its prompts are padded on the left, ours on the right."""
+            each = slice(None, None, spec.group_size)
+            lengths = output["prompt_mask"][each].sum(1)
+            rows = [row[-n:] for row, n in zip(output["prompt_ids"][each], lengths.tolist(), strict=True)]
+            tokens = output["completion_ids"]
+            ends = torch.isin(tokens, torch.tensor(held_out.stop, device=device)).int().cumsum(1)
+            mask = torch.cat([ends.new_zeros(len(ends), 1), ends[:, :-1]], 1) == 0
+            sampled = output.get("sampling_per_token_logps")
+            if sampled is None:
+                logits = torch.stack(self.sampled or [], 1)
+                sampled = (logits / spec.temperature).log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2)
+            return Rollout(nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, spec.group_size, tokens, mask,
+                           sampled.where(mask, 0.0), ends[:, -1] > 0)
+
+        def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
+            loss: torch.Tensor = super().training_step(*arguments, **named)
+            if self.state.global_step == 0:
+                norms = [torch.linalg.vector_norm(p.grad) for p in trained.parameters() if p.grad is not None]
+                self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+            return loss
+
+    class Measure(TrainerCallback):
+        """Accuracies at the same steps, and on the same problems, as the packed engine."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step in book.points:
+                book.point(state.global_step, held_out.accuracies(inner, HELD_OUT)[0], kl)
+
+    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions)))
+    rows = Dataset.from_list([problems[i] for i in chosen])
+    trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
+                       processing_class=tokenizer, callbacks=[Measure()], optimizers=(_optimizer(spec, trained), None))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+@contextmanager
+def _watched(model: Any, keeper: Any) -> Iterator[None]:
+    """Keep the logits that `model.generate` draws from, in `keeper.sampled`: TRL throws the sampler's away."""
+    generate = model.generate
+
+    def watched(*arguments: Any, generation_config: Any, **named: Any) -> Any:
+        config = copy.copy(generation_config)
+        config.return_dict_in_generate = config.output_logits = True
+        done = generate(*arguments, generation_config=config, **named)
+        keeper.sampled = [part if part.dtype == torch.float64 else part.float() for part in done.logits]
+        return done.sequences
+
+    model.generate = watched
+    try:
+        yield
+    finally:
+        del model.generate
+
+
+def _frozen(model: Any) -> dict[str, torch.Tensor]:
+    """The weights that an adapter leaves alone; none in full fine-tuning."""
+    return {n: p for n, p in model.state_dict().items() if ".lora_" not in n} if isinstance(model, PeftModel) else {}
+
+
+@torch.no_grad()
+def _drift(base: nn.Module, trained: Any) -> float:
+    """‖W' − W‖ / ‖W‖ of the adapted layers' bases."""
+    layers = [(name, m) for name, m in trained.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)]
+    pairs = [(base.get_submodule(name).weight.double(), layer.get_base_layer().weight.double())
+             for name, layer in layers]
+    moved = sum(float((after - before).square().sum()) for before, after in pairs)
+    return math.sqrt(moved / sum(float(before.square().sum()) for before, _ in pairs))
