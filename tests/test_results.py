@@ -86,13 +86,23 @@ def test_grids_are_equally_dense_for_every_arm():
             assert max(steps, default=1) - min(steps, default=1) < 0.35, (experiment.name, profile, size, steps)
 
 
+@pytest.mark.parametrize("name", experiments.EXPERIMENTS)
+def test_an_experiment_is_recorded_whole_or_not_at_all(name):
+    """A record may lie in the file of another experiment that names the same spec."""
+    place = Store(BOOK / "results")
+    for profile in experiments.PROFILES:
+        specs = experiments.get(name).specs(profile, "record")
+        if (BOOK / "results" / profile / f"{name}.jsonl").exists():
+            assert place.missing(specs) == []
+    assert place.problems == []
+
+
 @pytest.mark.parametrize("path", sorted(BOOK.glob("results/*/*.jsonl")), ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_committed_records_are_whole_and_made_by_this_code(path):
-    store = Store(BOOK / "results")
-    assert store.problems == []
-    named = {spec.id for spec in experiments.get(path.stem).specs(path.parent.name, "record")}
+def test_committed_records_belong_to_their_experiment_and_to_this_code(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {line["id"] for line in lines} == named
-    for line in lines:
+    trained = [line for line in lines if line["spec"]["kind"] in ("sft", "grpo")]
+    named = {s.id for s in experiments.get(path.stem).specs(path.parent.name, "record")} if trained else set()
+    for line in trained:
+        assert line["id"] in named
         assert line["provenance"]["code"] == training_code(line["provenance"]["engine"])
-        assert line["metrics"]["grad_norm_first"] is None or line["metrics"]["grad_norm_first"] > 0
+        assert line["metrics"].get("grad_norm_first") is None or line["metrics"]["grad_norm_first"] > 0
