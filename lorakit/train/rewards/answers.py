@@ -49,7 +49,7 @@ def marked(completion: str) -> str | None:
         return None
     before, after = text.split(MARKER)
     opens_the_line = not before.strip(" \t") or before.rstrip(" \t").endswith("\n")
-    answer = after.strip(BLANK)
+    answer = after.strip(" \t")
     return answer if answer and opens_the_line and "\n" not in answer and answer[0] != "#" else None
 
 

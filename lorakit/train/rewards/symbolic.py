@@ -24,7 +24,7 @@ DEEPEST = 12
 REFUSED = re.compile(
     r"[0-9]{31,}"  # more digits than an answer has
     r"|\^\s*\{?\s*[+-]?[0-9]{5,}"  # exponents beyond 9999
-    r"|\^[^{}^]{0,3}\^|\^\s*\{[^{}]*\^|\*\*"  # powers of powers; Python's sign
+    r"|\^[^{}^]{0,3}\^|\^\s*\{[^{}]*\^|\*"  # powers of powers; a programmer's signs
     r"|[0-9]{4,}\s*!|[)}!]\s*!"  # factorials of large or unknown numbers
     r"|__|[$#@`\"]|\\(?:input|include|write|read|open|def|let|csname|catcode|href|url|boxed)(?![a-zA-Z])")
 PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")  # a word outside \text{…} that is no command

@@ -38,12 +38,14 @@ def limit_memory() -> None:
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: only reading what an import needs is left, and no text becomes code."""
-    text_to_code = (event == "compile" and isinstance(arguments[0], str)) or (
-        event == "exec" and getattr(arguments[0], "co_filename", "<string>").startswith("<string"))
+    installed = (sys.prefix, sys.base_prefix, "<frozen")
+    source = (arguments[1] if event == "compile" else
+              getattr(arguments[0], "co_filename", "") if event == "exec" else installed[0])
+    text_to_code = not str(source).startswith(installed)
     writes = event == "open" and (
         (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
         or bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC)))
-    elsewhere = event == "open" and not str(arguments[0]).startswith((sys.prefix, sys.base_prefix))
+    elsewhere = event == "open" and not str(arguments[0]).startswith(installed)
     if text_to_code or writes or elsewhere or event.startswith(FORBIDDEN):
         raise PermissionError(f"{event} while grading")
 

@@ -1,0 +1,270 @@
+"""Graders pay for the right answer in the right form, for nothing else, and survive whatever a model writes."""
+
+import importlib
+import json
+import math
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hostile import HOSTILE
+
+import lorakit
+from lorakit.grpo_spec import REWARDS
+from lorakit.train import rewards
+from lorakit.train.rewards import (
+    SCHEMES,
+    RewardError,
+    checked,
+    load_rewards,
+    register_reward,
+    symbolic,
+    symbolic_worker,
+    total,
+)
+from lorakit.train.rewards.answers import boxes, number
+from lorakit.train.rewards.symbolic import UngradableError, admissible, same_mathematics
+
+FORMS = ("{}", "{}\n", "So it is\n#### {}", r"So it is \boxed{{{}}}", "…</think>{}")
+watched: list[str] | None = None
+
+
+def watch(event: str, arguments: tuple) -> None:
+    if watched is not None and (event in ("open", "exec", "compile", "import") or event.split(".")[0] in (
+            "os", "subprocess", "socket", "shutil", "ctypes")):
+        watched.append(f"{event} {arguments!r:.100}")
+
+
+sys.addaudithook(watch)
+
+
+def paid(scheme: str, completion: str, answer: str = "1764") -> float | None:
+    columns = {"prompts": ["?"], "completions": [completion], "answer": [answer]}
+    return total([function(**columns) for function in load_rewards(scheme)])[0]
+
+
+@pytest.mark.parametrize(("scheme", "completion", "answer", "reward"), [
+    ("exact", " abc\n", "abc", 1), ("exact", "abcd", "abc", 0), ("exact", "Abc", "abc", 0), ("exact", "", "abc", 0),
+    ("numeric", "1,764.0", "1764", 1), ("numeric", "$1764", "1764", 1), ("numeric", "1765", "1764", 0),
+    ("numeric", "3528/2", "1764", 1), ("numeric", "abc", "abc", 1),
+    ("marked", "42 · 42\n#### 1764\n", "1764", 1), ("marked", "####1764", "1764", 1), ("marked", "1764", "1764", 0),
+    ("marked", "so #### 1764", "1764", 0), ("marked", "#### abc", "abc", 1),
+    ("boxed", r"\boxed{1764}", "1764", 1), ("boxed", r"\boxed{1764} = \boxed{1764}", "1764", 1),
+    ("boxed", r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1), ("boxed", r"\boxed{\}}", r"\}", 1),
+    ("format", "#### ?", "1764", 1), ("format", "1764", "1764", 0),
+    ("reasoning", "42 · 42</think> 1764", "1764", 1), ("reasoning", "1764", "1764", 0),
+    ("osmosis", "#### 1764", "1764", 8), ("osmosis", "#### 1765", "1764", 0.5), ("osmosis", "#### many", "1764", -1.5),
+    ("osmosis", "1764", "1764", 0), ("osmosis", "", "1764", 0),
+    ("osmosis-line", "1764\n", "1764", 8), ("osmosis-line", "1764", "1764", 0), ("osmosis-line", "17\n64\n", "1764", 0),
+    ("osmosis-line", "cba\n", "abc", 0.5), ("osmosis-line", "a b\n", "abc", -1.5),
+])
+def test_what_is_paid(scheme, completion, answer, reward):
+    assert paid(scheme, completion, answer) == reward
+    message = [{"role": "assistant", "content": completion}]
+    assert total([f(prompts=["?"], completions=[message], answer=[answer]) for f in load_rewards(scheme)]) == [reward]
+
+
+def test_the_specs_name_every_scheme_with_its_components():
+    assert {name: len(functions) for name, functions in SCHEMES.items()} == REWARDS
+
+
+def test_the_corpus_is_large_and_has_no_honest_answer():
+    assert len(set(HOSTILE)) == len(HOSTILE) >= 100
+    assert "1764" not in {text.strip(" \t\r\n") for text in HOSTILE}
+
+
+@pytest.mark.parametrize("scheme", sorted(set(SCHEMES) - {"math"}))
+def test_hostile_completions_touch_nothing_and_earn_nothing(scheme, tmp_path):
+    global watched
+    canary = tmp_path / "canary"
+    completions = [form.format(text.replace("{canary}", str(canary))) for text in HOSTILE for form in FORMS]
+    started = time.perf_counter()
+    functions = load_rewards(scheme)
+    watched = events = []
+    try:
+        values = total([function(prompts=[""] * len(completions), completions=completions,
+                                 answer=["1764"] * len(completions)) for function in functions])
+    finally:
+        watched = None
+    assert events == []
+    assert not canary.exists()
+    earned = [text for text, value in zip(completions, values, strict=True) if value is None or value > 0]
+    # The form alone is what `format` pays for; where the answer counts too, nothing here comes out above 0.
+    assert scheme == "format" or not earned
+    assert time.perf_counter() - started < 30
+
+
+def test_hostile_completions_meet_math_verify_and_earn_nothing(tmp_path):
+    canary = tmp_path / "canary"
+    completions = [rf"\boxed{{{text}}}".replace("{canary}", str(canary)) for text in HOSTILE] + HOSTILE
+    (math_reward,) = load_rewards("math")
+    values = math_reward(prompts=[""] * len(completions), completions=completions, answer=["1764"] * len(completions))
+    assert [text for text, value in zip(completions, values, strict=True) if value != 0] == []
+    assert not canary.exists()
+
+
+def test_any_string_gets_a_number():
+    draw = random.Random(20261122)
+    parts = [r"\boxed{", "}", "####", "</think>", "\n", " ", "1", "764", ".", ",", "/", "-", "e9", "$", "\\", "\x00",
+             "é", "\ud800", "a", "^", "{", "!", "(", ")", "%"]
+    completions = ["".join(draw.choices(parts, k=draw.randint(0, 40))) for _ in range(3000)]
+    for scheme in set(SCHEMES) - {"math"}:
+        for answer in ("1764", "abc", "", "\ud800"):
+            for function in load_rewards(scheme):
+                values = function(prompts=completions, completions=completions, answer=[answer] * len(completions))
+                assert all(isinstance(value, float) for value in values)
+
+
+def test_time_is_linear_in_the_length():
+    for text in (r"\boxed{" * 14_000, "#" * 99_999, "1" * 99_999, "</think>" * 12_000, "{" * 99_999, "1," * 49_999):
+        started = time.perf_counter()
+        for scheme in set(SCHEMES) - {"math"}:
+            paid(scheme, text)
+        assert time.perf_counter() - started < 2
+    assert boxes("x" * 200_000 + r"\boxed{1}") == []
+
+
+def test_numbers_have_bounds():
+    assert number("1e99") == 10**99
+    for text in ("1e100", "9" * 65, "1__0", "0x10", "1/0", "1,76,4", ".5", "5.", "--5", "1e", "e5", ""):
+        assert number(text) is None
+
+
+@pytest.mark.parametrize(("given", "answer", "same"), [
+    (r"\frac{1}{2}", "0.5", True), (r"\frac12", "0.5", True), ("4+1", "5", True), (r"5\sqrt{2}", r"\sqrt{50}", True),
+    ("x^2+2x+1", "(x+1)^2", True), ("2,1", r"\{1,2\}", True), (r"5\text{ cm}", "5", True), ("[1,2]", "(1,2)", False),
+    (r"\pi", "3", False), ("x+1", "x+2", False), (r"\frac{", "5", None), ("9^{9^{9}}", "5", None), ("open", "5", None),
+    ("five", "5", None), ("5", "5", True), ("6", "5", False), (r"\text{Monday}", r"\text{Monday}", True),
+])
+def test_mathematical_equality(given, answer, same):
+    assert same_mathematics(given, answer) is same
+
+
+def test_an_answer_that_cannot_be_read_leaves_the_completion_without_a_reward():
+    assert paid("math", r"\boxed{5}", "prove that it is so") is None
+    assert paid("math", r"\boxed{prove that it is so}", "prove that it is so") == 1
+    with pytest.raises(UngradableError):
+        same_mathematics("x", r"\frac{")
+
+
+def test_a_pair_that_takes_too_long_is_given_up_and_the_next_one_is_graded():
+    hard = "((9999^{9999})^{9999})^{9999}"
+    assert admissible(hard)
+    started = time.perf_counter()
+    assert same_mathematics(hard, "5") is None
+    assert time.perf_counter() - started < symbolic.SECONDS + 1
+    assert symbolic._process._child is None
+    assert same_mathematics("10-5", "5") is True
+
+
+def test_a_grading_process_that_dies_is_started_again():
+    assert same_mathematics("2+3", "5") is True
+    symbolic._process._child.kill()
+    symbolic._process._child.wait()
+    assert same_mathematics("3+2", "5") is True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space")
+def test_the_worker_has_little_memory_and_evaluates_starts_and_writes_nothing(tmp_path):
+    canary = tmp_path / "canary"
+    attempts = [
+        "eval('1+1')", "exec('x=1')", "compile('1', 'x', 'eval')", f"open({str(canary)!r}, 'w')", "open('/etc/passwd')",
+        f"os.open({str(canary)!r}, os.O_CREAT)", f"os.mkdir({str(canary)!r})", f"os.system('touch {canary}')",
+        f"subprocess.run(['touch', {str(canary)!r}])", "socket.socket()", "bytearray(2**30)",
+        "len(open(os.__file__).read())"]
+    folder = str(Path(symbolic_worker.__file__).parent)
+    code = (f"import sys, json, os, subprocess, socket\nsys.path.insert(0, {folder!r})\n"
+            "import symbolic_worker\nsymbolic_worker.limit_memory()\n"
+            f"tries = [compile(text, sys.prefix, 'eval') for text in {attempts!r}]\n"
+            "sys.addaudithook(symbolic_worker.refuse)\nout = []\n"
+            "for attempt in tries:\n    try:\n        eval(attempt)\n        out.append('done')\n"
+            "    except (PermissionError, MemoryError) as error:\n        out.append(type(error).__name__)\n"
+            "print(json.dumps(out))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["PermissionError"] * 10 + ["MemoryError", "done"]
+    assert not canary.exists()
+
+
+def test_without_math_verify_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(lorakit.MissingExtraError, match=r"pip install 'lorakit\[train\]'.*'boxed' or 'marked'"):
+        load_rewards("math")
+
+
+def test_without_answers_the_error_says_so():
+    for name in set(SCHEMES) - {"format"}:
+        with pytest.raises(RewardError, match=r"compares with a column 'answer' of text.*columns are question"):
+            load_rewards(name)[-1](prompts=["?"], completions=["5"], question=["?"])
+    with pytest.raises(RewardError, match="column 'answer' of text"):
+        load_rewards("exact")[0](prompts=["?"], completions=["5"], answer=[5])
+
+
+@pytest.mark.parametrize(("returned", "words"), [
+    ([1.0, math.nan], r"reward own returned nan for the completion 'second'.*finite number, or None"),
+    ([1.0, math.inf], "returned inf"), ([1.0, "2"], "returned '2'"), ([1.0], "returned 1 values for 2 completions"),
+    (None, "reward own raised TypeError"), ([1.0, [2.0]], "returned \\[2.0\\]"),
+])
+def test_a_reward_that_is_no_number_names_its_completion(returned, words):
+    def own(prompts, completions, **columns):
+        return returned
+
+    with pytest.raises(RewardError, match=words):
+        checked(own)(prompts=["", ""], completions=["first", "second"])
+
+
+def test_a_reward_that_raises_is_named_and_its_error_kept():
+    def own(prompts, completions, **columns):
+        raise ZeroDivisionError("no length")
+
+    with pytest.raises(RewardError, match="reward own raised ZeroDivisionError: no length") as caught:
+        checked(own)(prompts=[""], completions=[""])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_none_and_numpy_numbers_pass():
+    import numpy as np
+
+    values = checked(lambda prompts, completions, **columns: np.array([1, 0]))(prompts=["", ""], completions=["", ""])
+    assert values == [1.0, 0.0]
+    assert checked(lambda prompts, completions: [None])(prompts=[""], completions=[""]) == [None]
+    assert total([[None, 1.0], [None, None]]) == [None, 1.0]
+
+
+def test_your_own_reward_is_named_by_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "brief_reward.py"
+    path.write_text("def brief(prompts, completions, **columns):\n    return [-len(text) for text in completions]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = register_reward(importlib.import_module("brief_reward").brief)
+    assert name.startswith("brief_reward:brief@")
+    (brief,) = load_rewards(name)
+    assert brief(prompts=["", ""], completions=["a", "abc"]) == [-1.0, -3.0]
+    spec = lorakit.GRPOSpec(learning_rate=1e-3, model="m@1", task="t@1", reward=name)
+    assert lorakit.GRPOSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    path.write_text("def brief(prompts, completions, **columns):\n    return [0.0 for text in completions]\n")
+    with pytest.raises(RewardError, match=r"its file now hashes to .*register it again"):
+        load_rewards(name)
+    monkeypatch.delitem(sys.modules, "brief_reward")
+    path.unlink()
+    with pytest.raises(RewardError, match="cannot be imported here"):
+        load_rewards(name)
+
+
+def test_a_reward_that_no_worker_could_import_is_refused(monkeypatch):
+    def local(prompts, completions, **columns):
+        return [0.0]
+
+    for function in (local, lambda prompts, completions: [0.0]):
+        with pytest.raises(RewardError, match="top level of a file of its own"):
+            register_reward(function)
+    monkeypatch.setattr(rewards.graded, "__module__", "__main__")
+    with pytest.raises(RewardError, match="cannot be imported by another process"):
+        register_reward(rewards.graded)
+
+
+def test_an_unknown_reward_lists_the_known_ones():
+    with pytest.raises(RewardError, match=r"unknown reward 'exakt'; known: exact, numeric.*register_reward"):
+        load_rewards("exakt")
