@@ -1,0 +1,114 @@
+"""C6 and C7 on records whose answer is known."""
+
+from dataclasses import replace
+
+import pandas
+import pytest
+from synthetic_records import BASE, METRICS, RATES, STEPS, curve_loss, jitter
+
+from lorakit.records import Record
+from lorakit.specs import LoRASpec, SFTSpec
+from lorakit.study.evidence import Evidence
+from lorakit.study.frames import runs, tidy
+from lorakit.study.rules.layers import _same_ratio, contrasts, expert_ratios, mlp_carries_it, pairs, same_ratio
+from lorakit.theory.configs import known_config
+from lorakit.theory.shapes import ModelShape
+
+WEIGHTS = {"attention": 2048, "mlp": 2304, "all-linear": 4352, "experts": 5120, "attention+experts": 6144}
+DENSE = (None, LoRASpec(rank=18, targets="attention"), LoRASpec(rank=16, targets="mlp"), LoRASpec(rank=16))
+BOTH = LoRASpec(rank=16, targets="attention+experts")
+MIXED = (None, LoRASpec(rank=20, targets="attention"), LoRASpec(rank=8, targets="experts"),
+         replace(BOTH, expert_rank=8), replace(BOTH, expert_rank=2),
+         replace(BOTH, shared_outer=True))
+GAIN = 1.5  # of `curve_loss`, as every arm makes it without a shift
+
+
+def evidence(shift, arms=DENSE, dataset="real-text@1"):
+    """Runs of every arm, its loss raised by `shift(targets, seed)` times the improvement."""
+    records = []
+    for lora in arms:
+        targets = lora.targets if lora else "full"
+        weights = 393_856 if lora is None else (lora.expert_rank or lora.rank) * WEIGHTS[targets]
+        for rate in RATES:
+            for seed in range(5):
+                spec = SFTSpec(learning_rate=rate, lora=lora, model="base@1", dataset=dataset, steps=STEPS[-1],
+                               seed=seed)
+                more = GAIN * shift(targets, seed) + 0.002 * jitter(len(targets), seed)
+                losses = [BASE, *(curve_loss(16, rate, seed, step) + more for step in STEPS)]
+                records.append(Record.from_run(
+                    spec, "ok", {**METRICS, "base_test_loss": BASE, "parameters": weights},
+                    {"step": [0, *STEPS], "tokens": [256 * s for s in (0, *STEPS)], "train_loss": losses,
+                     "validation_loss": losses, "test_loss": losses}, {"date": "2026-01-01"}))
+    return Evidence("cpu", "base@1", tidy(records), runs(records), peak_learning_rate=1e-2)
+
+
+def at(**shifts):
+    return lambda targets, seed: shifts.get(targets.split("-")[0].replace("+", "_"), 0.0)
+
+
+@pytest.mark.parametrize(("shift", "outcome", "words"), [
+    (at(attention=0.2), "holds", "rank 18, attention − rank 16, mlp: +20"),
+    (at(attention=0.2, all=0.03), "holds", "rank 16, mlp − rank 16"),
+    (at(), "does not hold", "attention"),  # as good as the MLP
+    (at(attention=-0.2, all=-0.04), "does not hold", "attention"),
+    (at(attention=0.2, all=-0.2), "does not hold", "rank 16, mlp − rank 16: +20"),
+    (lambda targets, seed: 0.2 * (seed - 2) if targets == "attention" else 0.0, "inconclusive", "attention"),
+])
+def test_c6_outcomes(shift, outcome, words):
+    found = mlp_carries_it(evidence(shift))
+    assert found.outcome == outcome
+    assert words in found.reason
+    assert found.regime.startswith("post-training")
+
+
+def test_c6_takes_experts_for_the_mlp_and_pairs_equal_expert_ranks():
+    good = evidence(at(attention=0.2), MIXED)
+    assert mlp_carries_it(good).outcome == "holds"
+    named = list(pairs(good.metrics))
+    assert ("apart", "rank 20, attention", "rank 8, experts") in named
+    assert ("added", "rank 8, experts", "rank 16, attention+experts, expert rank 8") in named
+    assert not [pair for pair in named if "shared" in pair[2] or "expert rank 2" in pair[2]]
+    assert mlp_carries_it(evidence(at(attention=0.2, attention_experts=-0.2), MIXED)).outcome == "does not hold"
+
+
+def test_c6_compares_only_equally_large_arms_and_needs_both_questions():
+    unmatched = tuple(replace(a, rank=24) if a and a.targets == "attention" else a for a in DENSE)
+    assert mlp_carries_it(evidence(at(), unmatched)).outcome == "not tested at this scale"
+    assert mlp_carries_it(evidence(at(), DENSE[:3])).outcome == "not tested at this scale"
+
+
+def test_c6_needs_an_improvement_to_compare_with():
+    assert mlp_carries_it(evidence(lambda targets, seed: 1.5)).outcome == "inconclusive"
+
+
+def test_one_dataset_that_disagrees_is_enough():
+    bad, good = evidence(at()), evidence(at(attention=0.2), dataset="other@1")
+    both = replace(bad, curves=pandas.concat([bad.curves, good.curves]),
+                   metrics=pandas.concat([bad.metrics, good.metrics]))
+    assert mlp_carries_it(both).outcome == "does not hold"
+
+
+def test_contrasts_are_differences_by_seed():
+    found, gain = contrasts(evidence(at(attention=0.2)).curves, evidence(at(attention=0.2)).metrics)
+    apart = next(c for c in found if c.question == "apart")
+    assert apart.difference[3] == pytest.approx(0.2 * GAIN, abs=0.01)
+    assert gain.mean == pytest.approx(GAIN, abs=0.05)
+
+
+def test_c7_is_arithmetic():
+    (scale, qwen), (_, tiny) = same_ratio(None)
+    assert qwen.outcome == tiny.outcome == "does not hold"
+    assert scale.parameters == 30_532_122_624
+    found = expert_ratios(ModelShape.of("qwen3-30b-a3b"), 1 / 8)
+    per_rank = (2 * (2048 + 4096) + 2 * (2048 + 512)) / (2 * 2048 * 4096 + 2 * 2048 * 512)
+    assert found["attention"] == pytest.approx((2048 + 768) / (2048 * 768) / 8 / per_rank)
+    assert "0.24 of that of attention and 0.34 of that of a dense MLP" in qwen.reason
+
+
+def test_c7_holds_where_experts_are_narrow():
+    narrow = known_config("qwen3-30b-a3b") | {"hidden_size": 16384, "moe_intermediate_size": 64}
+    shape = ModelShape.from_config(narrow)
+    assert expert_ratios(shape, 1 / 8)["a dense MLP"] == pytest.approx((16384 + 64) / (16384 + 8 * 64))
+    assert _same_ratio("paper", shape)[1].outcome == "holds"
+    with pytest.raises(ValueError, match="has no experts"):
+        expert_ratios(ModelShape.of("tiny"), 1)
