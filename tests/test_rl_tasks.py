@@ -1,0 +1,192 @@
+"""Tasks: answers are right, splits are disjoint, names pin problems, and what cannot be trained on says why."""
+
+import json
+import sys
+from types import ModuleType
+
+import pytest
+
+import lorakit
+from lorakit.names import UnknownNameError, known_names
+from lorakit.train import rl_tasks
+from lorakit.train.models import byte_tokenizer
+from lorakit.train.rewards import SCHEMES, load_rewards
+from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
+from lorakit.train.skills import SKILLS, split_of
+from lorakit.train.tasks import DatasetError
+
+SKILL_TASKS = sorted(set(TASKS) - set(GENERATORS))
+PROBLEMS = [{"prompt": f"Which word follows {n}?", "answer": f"word {n + 1}"} for n in range(60)]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def accuracy(task, problems, completions):
+    (grader,) = load_rewards(task.grader)
+    return sum(grader(prompts=[""] * len(problems), completions=completions, **task.columns(problems))) / len(problems)
+
+
+def disjoint(task):
+    seen = [prompt for split in task.splits.values() for prompt in {problem["prompt"] for problem in split}]
+    return len(seen) == len(set(seen)) == sum(map(len, task.splits.values()))
+
+
+@pytest.mark.parametrize("name", SKILL_TASKS)
+def test_a_skill_as_a_task(name, cache):
+    task = load_task(name)
+    assert task.hash == known_names()["tasks"][name]
+    assert disjoint(task)
+    assert set(task.splits) == {"train", "validation", "test", "shifted"}
+    assert min(map(len, task.splits.values())) >= 80
+    test = task.splits["test"]
+    assert accuracy(task, test, [problem["answer"] + "\n" for problem in test]) == 1
+    assert accuracy(task, test, [problem["answer"] + "x\n" for problem in test]) == 0
+    assert task.stop == "\n"
+
+
+def test_no_argument_of_test_is_trained_on_in_any_wording():
+    task = load_task("copy")
+    (skill,) = [skill for skill in SKILLS if skill.name == "copy"]
+    arguments = {split: {problem["answer"] for problem in problems} for split, problems in task.splits.items()}
+    assert not arguments["train"] & (arguments["test"] | arguments["shifted"] | arguments["validation"])
+    assert {split_of(skill.name, argument) for argument in arguments["test"] | arguments["shifted"]} == {"test"}
+    assert task.splits["shifted"][0]["prompt"].startswith("say it again, ")
+
+
+def test_one_task_at_least_is_not_mathematics():
+    assert load_task("double-letters").splits["test"][0]["answer"].isalpha()
+
+
+def test_every_name_resolves_and_every_grader_exists():
+    assert set(TASKS) <= set(known_names()["tasks"])
+    assert {grader for *_, grader in GENERATORS.values()} <= set(SCHEMES)
+    with pytest.raises(UnknownNameError, match=r"did you mean 'copy'\?.*rl_tasks\.register_task"):
+        load_task("coppy")
+
+
+class FakeGym(ModuleType):
+    """reasoning_gym's interface: questions that repeat, and scorers that must not be called."""
+
+    calls = 0
+
+    def create_dataset(self, name, seed, size, **settings):
+        FakeGym.calls += 1
+        assert 0 <= seed < 2**31
+        return [{"question": f" {name} {(seed + i) % 700}? ", "answer": f"{(seed + i) % 700}\n", "metadata": {}}
+                for i in range(size)]
+
+    def __getattr__(self, name):
+        raise AssertionError(f"{name} was touched")
+
+
+def test_generated_problems_are_split_by_their_text_and_kept(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", FakeGym("reasoning_gym"))
+    task = rl_tasks.generated_task("gsm-symbolic")
+    assert disjoint(task)
+    assert 300 < len(task.splits["train"]) < 700, "700 different ones, each once"
+    assert task.splits["train"][0]["prompt"].startswith("gsm_symbolic ")
+    assert task.chat
+    assert accuracy(task, task.splits["test"], [f"So\n#### {p['answer']}" for p in task.splits["test"]]) == 1
+    FakeGym.calls = 0
+    for _ in range(2):
+        assert load_task(f"gsm-symbolic@{task.hash}") == task
+    assert FakeGym.calls == 1, "the second time they come from the cache"
+    with pytest.raises(DatasetError, match=r"gsm-symbolic is pinned to .*reasoning-gym 0\.1\.25"):
+        load_task("gsm-symbolic")
+
+
+def test_without_reasoning_gym_the_error_names_the_extra(cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(lorakit.MissingExtraError, match=r"'chain-sum'.*pip install 'lorakit\[gym\]'"):
+        load_task("chain-sum")
+
+
+@pytest.mark.parametrize("name", sorted(set(GENERATORS) - {"gsm-symbolic"}))
+def test_the_real_generators_make_what_the_names_pin(name, cache):
+    pytest.importorskip("reasoning_gym", exc_type=ImportError)
+    task = load_task(name)
+    assert disjoint(task)
+    test = task.splits["test"]
+    assert accuracy(task, test, [problem["answer"] for problem in test]) == 1
+    assert accuracy(task, test, [f"It is {problem['answer']}." for problem in test]) == 0
+
+
+def test_your_own_problems(cache):
+    name = register_task("mine", PROBLEMS, stop="\n")
+    assert register_task("mine", reversed(PROBLEMS), stop="\n") != name, "the order of problems is part of a run"
+    task = load_task(name)
+    assert (task.name, task.grader, task.stop, task.chat) == ("mine", "exact", "\n", False)
+    assert disjoint(task)
+    assert sum(map(len, task.splits.values())) == 60
+    spec = lorakit.GRPOSpec(learning_rate=1e-3, model="m@1", task=name)
+    assert load_task(spec.task) == task
+    assert task.columns(task.splits["test"])["answer"] == [problem["answer"] for problem in task.splits["test"]]
+
+
+def test_further_columns_reach_the_reward(cache):
+    rows = [{"prompt": f"{n}?", "limit": n} for n in range(60)]
+    task = load_task(register_task("limits", rows, grader="my_rewards:short@0123456789abcdef"))
+    assert set(task.columns(task.splits["train"])) == {"limit"}
+
+
+@pytest.mark.parametrize(("problems", "words"), [
+    ([*PROBLEMS, {"prompt": "?"}], "mine: problem 61 has no answer .*columns are prompt.*'prompt' is enough"),
+    ([{"prompt": "?", "answer": 5}], "problem 1 has no answer"),
+    ([{"prompt": "?", "answer": " "}], "problem 1 has no answer"),
+    ([{"prompt": "", "answer": "5"}], "problem 1 has no prompt"),
+    ([{"question": "?", "answer": "5"}], "problem 1 has no prompt .*columns are question, answer"),
+    ([*PROBLEMS, {"prompt": "?", "answer": "5", "hint": "x"}], "problem 61 has columns prompt, answer, hint"),
+    ([], "mine: 0 problems leave train and validation and test empty"),
+    (PROBLEMS[:1] * 60, "mine: 60 problems leave .* empty; give more"),
+])
+def test_problems_that_cannot_be_trained_on_are_named(cache, problems, words):
+    with pytest.raises(DatasetError, match=words):
+        register_task("mine", problems)
+
+
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "copy"])
+def test_a_name_that_would_not_resolve_is_refused(name):
+    with pytest.raises(ValueError, match="give a short name"):
+        register_task(name, PROBLEMS)
+
+
+def test_problems_that_are_not_here_or_not_the_same(cache):
+    with pytest.raises(UnknownNameError, match=r"rl_tasks\.register_task\('mine'"):
+        load_task("mine@0123456789ab")
+    name = register_task("mine", PROBLEMS)
+    path = next(cache.rglob("*.json"))
+    path.write_text(path.read_text(encoding="utf-8").replace("word 7", "word 8"), encoding="utf-8")
+    with pytest.raises(DatasetError, match="is pinned to"):
+        load_task(name)
+    with pytest.raises(DatasetError, match="copy is pinned to 000000000000"):
+        load_task("copy@000000000000")
+
+
+def test_the_hash_covers_problems_and_settings():
+    splits = {"train": PROBLEMS[:1], "validation": [], "test": []}
+    tasks = [Task("a", splits), Task("a", splits, "boxed"), Task("a", splits, stop="\n"), Task("a", splits, chat=True),
+             Task("a", splits | {"train": PROBLEMS[1:2]})]
+    assert len({task.hash for task in tasks}) == len(tasks)
+    assert Task("b", json.loads(json.dumps(splits))).hash == tasks[0].hash
+
+
+def test_prompts_that_leave_no_room_are_refused():
+    problems = [{"prompt": "abc\n", "answer": "5"}, {"prompt": "abcdef\n", "answer": "5"}]
+    task, tokenizer = Task("a", {"train": problems}), byte_tokenizer()
+    assert encode_prompts(task, "train", tokenizer, context=12, max_completion_length=5)[0] == [97, 98, 99, 10]
+    with pytest.raises(DatasetError, match=r"a train, prompt 2 has 7 tokens.*have 6.*context is 12.*never cut"):
+        encode_prompts(task, "train", tokenizer, context=12, max_completion_length=6)
+
+
+def test_chat_prompts_take_the_models_template():
+    tokenizer = byte_tokenizer()
+    task = Task("a", {"train": [{"prompt": "6 · 7?", "answer": "42"}]}, chat=True)
+    plain = encode_prompts(task, "train", tokenizer, 100, 10)
+    assert tokenizer.decode(plain[0]) == "6 · 7?", "a model without a template meets the prompt as it is"
+    tokenizer.chat_template = ("{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+                               "{% if add_generation_prompt %}[assistant] {% endif %}")
+    assert tokenizer.decode(encode_prompts(task, "train", tokenizer, 100, 10)[0]) == "[user] 6 · 7?\n[assistant] "
