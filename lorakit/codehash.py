@@ -15,7 +15,8 @@ from typing import Any
 
 from lorakit.records import Record, Store
 
-CERTIFIED_LOSSES = ("validation_loss", "test_loss")
+CERTIFIED = {"sft": ("validation_loss", "test_loss"), "grpo": ("validation_accuracy", "test_accuracy")}
+HORIZON = 50  # steps
 
 TRAINING_MODULES = {
     "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
@@ -24,6 +25,13 @@ TRAINING_MODULES = {
     "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
     "peft": ("lorakit.train.peft_loop", "lorakit.train.shared_outer", "lorakit.train.sft", "lorakit.train.tokens",
              "lorakit.train.adapters"),
+}
+EPISODES = ("lorakit.train.objective", "lorakit.train.episodes", "lorakit.train.packed.rollout",
+            "lorakit.train.rewards", "lorakit.train.tokens", "lorakit.train.adapters")
+RL_MODULES = {
+    "packed": (*EPISODES, "lorakit.train.packed.grpo", "lorakit.train.packed.merging", "lorakit.train.packed.layers",
+               "lorakit.train.packed.model", "lorakit.train.packed.optimizer"),
+    "trl": (*EPISODES, "lorakit.train.grpo", "lorakit.train.sft"),
 }
 
 
@@ -55,9 +63,9 @@ def code_hash(modules: Sequence[str | Path]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
-def training_code(engine: str) -> str:
-    """Hash of the modules that decide a run's numbers, comments and docstrings left out."""
-    return code_hash(TRAINING_MODULES[engine])
+def training_code(engine: str, kind: str = "sft") -> str:
+    """Hash of the modules that decide a run's numbers, comments and docstrings left out; `kind` is the spec's."""
+    return code_hash((RL_MODULES if kind == "grpo" else TRAINING_MODULES)[engine])
 
 
 def stale(records: Sequence[Record], code: str) -> list[Record]:
@@ -75,9 +83,12 @@ def certify(store: Store, profile: str, experiment: str, retrained: Sequence[Rec
             tolerance: float = 1e-4) -> list[Record]:
     """Let an experiment's stale records stand for `code`, if the sampled runs, trained again with it, agree.
 
-    They agree when the status is the same and |new - old| ≤ tolerance · max(1, |old|) for the final validation
-    and test loss: absolute (nats per token) below a loss of 1, relative above. The stale records then get the
-    code hash, and an entry in `provenance["certified"]`; the file is replaced in one step.
+    They agree when the status is the same and |new - old| ≤ tolerance · max(1, |old|) for the validation and test loss
+    (accuracy for RL): absolute (nats per token) below a loss of 1, relative above. They are compared at every point of
+    the curve up to step `HORIZON`, and no further: at high rates Adam amplifies rounding until a start that is nudged
+    by 1e-7 ends as far away (0.06 nats, measured) as one that was added in another order. A run without a curve is
+    compared at its end. The stale records then get the code hash, and an entry in `provenance["certified"]`; the file
+    is replaced in one step.
 
     Args:
         retrained: new records of `certification_sample(stale(store.records(profile, experiment), code))`,
@@ -119,8 +130,9 @@ def _disagreements(old: Record, new: Record, tolerance: float) -> list[str]:
     if old.status != new.status:
         return [f"{old.id}: status {old.status} before, {new.status} now"]
     lines = []
-    for name in CERTIFIED_LOSSES:
-        before, now = old.metrics.get(name), new.metrics.get(name)
+    after = _comparable(new)
+    for name, before in _comparable(old).items():
+        now = after.get(name)
         if before is None or now is None:
             agree = before is None and now is None and old.status == "diverged"
         else:
@@ -128,6 +140,16 @@ def _disagreements(old: Record, new: Record, tolerance: float) -> list[str]:
         if not agree:
             lines.append(f"{old.id}: {name} {before} before, {now} now")
     return lines
+
+
+def _comparable(record: Record) -> dict[str, float | None]:
+    """What two runs of one spec have to share: the curve up to the horizon, or the end of a run without one."""
+    names = CERTIFIED.get(record.spec.get("kind", "sft"), CERTIFIED["sft"])
+    steps = record.curve.get("step", [])
+    if not steps or any(name not in record.curve for name in names):
+        return {name: record.metrics.get(name) for name in names}
+    return {f"{name} at step {step}": record.curve[name][index] for name in names
+            for index, step in enumerate(steps) if step is not None and step <= HORIZON or index == 0}
 
 
 def _sources(module: str | Path) -> list[Path]:

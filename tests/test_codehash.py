@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lorakit.codehash import CertificationError, certification_sample, certify, code_hash, stale
+from lorakit.codehash import HORIZON, CertificationError, certification_sample, certify, code_hash, stale
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 
@@ -237,3 +237,15 @@ def test_a_sampled_run_that_was_not_retrained_is_named(store):
     old = replace(runs[1], provenance={"code": "old"})
     with pytest.raises(CertificationError, match=f"not retrained with code new: {runs[1].id}, {runs[2].id};"):
         certify(store, "cpu", "rank", [runs[0], old], "new")
+
+
+def test_a_curve_is_compared_up_to_the_horizon_and_no_further(tmp_path):
+    def with_curve(losses, code):
+        curve = {"step": [1, HORIZON, HORIZON + 1]} | {f"{split}_loss": losses for split in ("validation", "test")}
+        return replace(record_of(0, code, loss=losses[-1]), curve=curve)
+
+    store = Store(tmp_path)
+    store.append("cpu", "rank", with_curve([3.0, 2.0, 1.0], "old"))
+    with pytest.raises(CertificationError, match=f"test_loss at step {HORIZON} 2.0 before, 2.01 now"):
+        certify(store, "cpu", "rank", [with_curve([3.0, 2.01, 1.0], "new")], "new")
+    assert len(certify(store, "cpu", "rank", [with_curve([3.0, 2.0, 1.5], "new")], "new")) == 1
