@@ -149,7 +149,7 @@ def _comparable(record: Record) -> dict[str, float | None]:
     if not steps or any(name not in record.curve for name in names):
         return {name: record.metrics.get(name) for name in names}
     return {f"{name} at step {step}": record.curve[name][index] for name in names
-            for index, step in enumerate(steps) if step is not None and step <= HORIZON or index == 0}
+            for index, step in enumerate(steps) if (step is not None and step <= HORIZON) or index == 0}
 
 
 def _sources(module: str | Path) -> list[Path]:
