@@ -4,7 +4,7 @@ import pytest
 
 from lorakit.theory.learning_rate import CONVENTIONS, LearningRateError, recommend_learning_rate, translate
 
-TWIN_STEPS = 20
+TWIN_STEPS = 10
 
 
 def twins(settings, epsilons, **fields):
@@ -18,7 +18,7 @@ def twins(settings, epsilons, **fields):
     losses = []
     for (alpha, start, rate, ratio), epsilon in zip(settings, epsilons, strict=True):
         lora = {"alpha": alpha, "init_a_scale": start, "learning_rate_b_ratio": ratio}
-        one = spec(rate, lora=lora, dtype="float64", steps=TWIN_STEPS, epsilon=epsilon, **fields)
+        one = spec(rate, lora=lora, dtype="float64", steps=TWIN_STEPS, evaluations=2, epsilon=epsilon, **fields)
         losses.append(train_pack([one], tiny(dtype=float64), data())[0].metrics["test_loss"])
     return losses
 

@@ -30,7 +30,7 @@ def _record() -> list[SFTSpec]:
 
 
 def _live() -> list[SFTSpec]:
-    return arms(replace(REPLAY, steps=54, evaluations=7, batch_size=4), [16], QUARTERS[8:13], QUARTERS[6:11], seeds=2)
+    return arms(replace(REPLAY, steps=54, evaluations=7, batch_size=4), [16], QUARTERS[7:14], QUARTERS[6:13], seeds=2)
 
 
 def _scale_record() -> list[SFTSpec]:
