@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lorakit.specs import LoRASpec, SFTSpec
+from lorakit.grpo_spec import GRPOSpec, read_spec
+from lorakit.specs import LoRASpec
 
 if TYPE_CHECKING:
     from lorakit.records import Record
@@ -56,9 +57,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
         records: runs of supervised specs.
     """
     rows: list[dict[str, Any]] = []
-    for record in records:
-        if record.status == "failed":
-            continue
+    for record in _finished(records, "sft", "tidy_rl"):
         run = _run(record)
         for index in range(len(record.curve.get("step", []))):
             losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS}
@@ -70,6 +69,36 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(CURVE_COLUMNS))
 
 
+def tidy_rl(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per (record, curve point) of RL runs: `RUN_COLUMNS`, every column of the curves, and losses.
+
+    The losses are shares of problems answered wrongly (`validation_loss` = 1 − `validation_accuracy`), so that whatever
+    compares losses, such as `optima`, serves for RL; `train_loss` is missing. `dataset` is the task, `batch_size` the
+    episodes of a step, `objective` the loss with its scale; a component of the reward that a run has not is missing.
+
+    Args:
+        records: runs of RL specs.
+    """
+    rows: list[dict[str, Any]] = []
+    for record in _finished(records, "grpo", "tidy"):
+        spec = GRPOSpec.from_json(record.spec)
+        run = {**_run(record), "reward_scheme": spec.reward or "task's own", "objective": f"{spec.loss}, scale "
+               f"{spec.scale_rewards}", "status": record.status}
+        for index in range(len(record.curve.get("step", []))):
+            point = {name: _at(record.curve, name, index) for name in record.curve}
+            wrong = {f"{name}_loss": 1 - point[f"{name}_accuracy"] for name in ("validation", "test")}
+            rows.append({**run, **point, "step": int(point["step"]), "train_loss": math.nan, **wrong})
+    return pd.DataFrame(rows)
+
+
+def _finished(records: Iterable[Record], kind: str, other: str) -> list[Record]:
+    """The records that did not fail, all of one kind."""
+    found = [record for record in records if record.status != "failed"]
+    if any(record.spec.get("kind") != kind for record in found):
+        raise ValueError(f"these records are not all of kind {kind!r}: give the others to {other}(…)")
+    return found
+
+
 def runs(records: Iterable[Record]) -> pd.DataFrame:
     """One row per record: the run's columns, its length, status, every metric, and the tokens it trained on."""
     rows = []
@@ -77,7 +106,7 @@ def runs(records: Iterable[Record]) -> pd.DataFrame:
         if record.status == "failed":
             continue
         metrics = {name: math.nan if value is None else value for name, value in record.metrics.items()}
-        steps = SFTSpec.from_json(record.spec).steps
+        steps = read_spec(record.spec).steps
         tokens = record.provenance.get("tokens")
         rows.append({**metrics, **_run(record), "steps": steps, "status": record.status, "tokens": tokens})
     frame = pd.DataFrame(rows)
@@ -85,12 +114,12 @@ def runs(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def _run(record: Record) -> dict[str, Any]:
-    spec = SFTSpec.from_json(record.spec)
+    spec = read_spec(record.spec)
     lora = spec.lora
     return {
         "id": record.id,
         "model": spec.model,
-        "dataset": spec.dataset,
+        "dataset": spec.task if isinstance(spec, GRPOSpec) else spec.dataset,
         "method": spec.method,
         "rank": math.nan if lora is None else float(lora.rank),
         "arm": arm_name(lora),
@@ -98,7 +127,8 @@ def _run(record: Record) -> dict[str, Any]:
         "targets": None if lora is None else _targets(lora),
         "learning_rate": spec.learning_rate,
         "seed": spec.seed,
-        "batch_size": spec.batch_size * spec.accumulation,
+        "batch_size": (spec.episodes_per_step if isinstance(spec, GRPOSpec)
+                       else spec.batch_size * spec.accumulation),
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from typing import Any
 
 from lorakit import MissingExtraError
 from lorakit.codehash import CertificationError, certification_sample, certify, stale, training_code
+from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study.workers import Worker, WorkerError, default_device, default_processes
@@ -23,6 +25,7 @@ PROBE_SPECS = 4
 LARGEST_PACK = 16
 MEMORY_SHARE = 0.6  # of the free memory that the packs of all processes may be predicted to fill
 ENGINES = ("packed", "trl", "peft")
+AnySpec = SFTSpec | GRPOSpec
 
 
 class SweepError(RuntimeError):
@@ -33,7 +36,7 @@ class SweepError(RuntimeError):
 class Pack:
     """Specs that train together, with the seconds that a probe predicts for them."""
 
-    specs: tuple[SFTSpec, ...]
+    specs: tuple[AnySpec, ...]
     seconds: float
 
 
@@ -49,13 +52,13 @@ class Plan:
     """
 
     packs: tuple[Pack, ...]
-    missing: tuple[SFTSpec, ...]
+    missing: tuple[AnySpec, ...]
     stale: tuple[Record, ...]
     seconds: float
     processes: int
 
 
-def run(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
+def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
         experiment: str = "runs", engine: str = "packed", device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
         progress: bool | None = None) -> list[Record]:
@@ -78,13 +81,15 @@ def run(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *,
         One record a spec, in their order; specs left out by the time budget have none.
 
     Raises:
-        ValueError: no specs, or an unknown engine.
+        ValueError: no specs, supervised and RL specs in one list, or an unknown engine.
         SweepError: some runs failed; raised after all others have been recorded.
     """
     if not specs:
         raise ValueError("no specs to run: the list is empty")
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
+    if len({spec.kind for spec in specs}) > 1:
+        raise ValueError("the list holds supervised and RL specs: run them in two calls, since their code differs")
     _require_training_packages()
     store = store if isinstance(store, Store) else Store(store)
     sweep = _Sweep(store, profile, experiment, engine, device, processes, report_to, save_to, progress)
@@ -93,17 +98,29 @@ def run(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *,
         todo = store.missing(unique)
         old = _stale(store, unique, engine)
         if old and not sweep.recertify(old):
-            todo += [SFTSpec.from_json(record.spec) for record in old]
+            todo += [read_spec(record.spec) for record in old]
+        if todo and todo[0].kind == "grpo" and len(todo) < len(unique):
+            print(f"{experiment}: {len(unique) - len(todo)} runs are recorded; {len(todo)} RL runs start at their "
+                  "first step, also those that were cut short: they keep nothing half-way", file=sys.stderr)
         if todo:
             sweep.train(sweep.pack(todo), time_budget, lambda record: store.append(profile, experiment, record))
     if sweep.failures:
         raise SweepError(f"{len(sweep.failures)} of {len(unique)} runs failed, the others are recorded:\n" +
                          "\n".join(f"  {spec_id}: {why}" for spec_id, why in sweep.failures.items()))
     found = store.find(spec.id for spec in specs)
+    _warn_of_silence(found.values())
     return [found[spec.id] for spec in specs if spec.id in found]
 
 
-def plan(specs: Sequence[SFTSpec], store: Store | str | Path = "lorakit-runs", *, engine: str = "packed",
+def _warn_of_silence(records: Iterable[Record]) -> None:
+    for record in records:
+        if record.metrics.get("groups_with_spread") == 0:
+            from lorakit.train.episodes import NoRewardWarning, no_reward
+
+            warnings.warn(no_reward(record.id), NoRewardWarning, stacklevel=3)
+
+
+def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, engine: str = "packed",
          device: str | None = None, processes: int | None = None) -> Plan:
     """What `run` would train, with the time that a short probe of each shape predicts; nothing is recorded."""
     store = store if isinstance(store, Store) else Store(store)
@@ -128,9 +145,11 @@ def _require_training_packages() -> None:
                                     "`pip install 'lorakit[train]'`", name=package)
 
 
-def _stale(store: Store, specs: Sequence[SFTSpec], engine: str) -> list[Record]:
+def _stale(store: Store, specs: Sequence[AnySpec], engine: str) -> list[Record]:
     mine = [r for r in store.find(spec.id for spec in specs).values() if r.provenance.get("engine") == engine]
-    return stale(mine, training_code(engine))
+    kinds = {str(r.spec["kind"]) for r in mine}
+    return [r for kind in kinds
+            for r in stale([m for m in mine if m.spec["kind"] == kind], training_code(engine, kind))]
 
 
 class _Sweep:
@@ -183,11 +202,11 @@ class _Sweep:
         if errors:
             raise errors[0]
 
-    def pack(self, specs: Sequence[SFTSpec]) -> list[Pack]:
+    def pack(self, specs: Sequence[AnySpec]) -> list[Pack]:
         """Packs of the specs, the longest first, none predicted to need more than its share of the memory."""
         packs: list[Pack] = []
 
-        def probe(worker: Worker, specs: list[SFTSpec]) -> None:
+        def probe(worker: Worker, specs: list[AnySpec]) -> None:
             try:
                 event = worker.ask({"do": "probe", "engine": self.engine,
                                     "specs": [spec.to_json() for spec in specs[:PROBE_SPECS]]})
@@ -238,11 +257,12 @@ class _Sweep:
 
     def recertify(self, old: list[Record]) -> bool:
         """Retrain three stale runs, chosen by hash; if they agree, give all the new code hash. False: retrain all."""
-        sample = [SFTSpec.from_json(record.spec) for record in certification_sample(old)]
+        sample = [read_spec(record.spec) for record in certification_sample(old)]
         retrained: list[Record] = []
         self.train(self.pack(sample), None, retrained.append)
         try:
-            certify(self.store, self.profile, self.experiment, retrained, training_code(self.engine))
+            code = training_code(self.engine, old[0].spec["kind"])
+            certify(self.store, self.profile, self.experiment, retrained, code)
         except (CertificationError, ValueError) as error:
             print(f"{self.experiment}: {error}\n{len(old)} runs are trained again.", file=sys.stderr)
             return False

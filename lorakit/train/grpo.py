@@ -21,7 +21,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.train.adapters import attach
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
 from lorakit.train.packed.engine import RunResult
-from lorakit.train.packed.grpo import refuse_changed, weights_hash
+from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
 from lorakit.train.rl_tasks import Task
 from lorakit.train.sft import _optimizer, _refuse_unknown_tracker, _weights, delta_norm, mean_loss
@@ -224,7 +224,8 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
     options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions)))
     rows = Dataset.from_list([problems[i] for i in chosen])
     trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
-                       processing_class=tokenizer, callbacks=[Measure()], optimizers=(_optimizer(spec, trained), None))
+                       processing_class=tokenizer, callbacks=[Measure()],
+                       optimizers=(_optimizer(layout(spec, 1), trained), None))
     trainer.remove_callback(PrinterCallback)
     return trainer
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 
-AnySpec = TypeVar("AnySpec", SFTSpec, GRPOSpec)
+AnySpec = TypeVar("AnySpec", bound=SFTSpec | GRPOSpec)
 
 
 def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:

@@ -25,15 +25,19 @@ from typing import Any
 import torch
 
 from lorakit.codehash import training_code
+from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record
-from lorakit.specs import PACKAGE, SFTSpec
+from lorakit.specs import PACKAGE
 from lorakit.train.models import load_model
 from lorakit.train.packed.engine import RunResult, train_pack
-from lorakit.train.packed.probe import probe_pack
+from lorakit.train.packed.grpo import train_grpo_pack
+from lorakit.train.packed.probe import probe_grpo, probe_pack
+from lorakit.train.rl_tasks import load_task
 from lorakit.train.tasks import TextData, base_text, load_dataset
 from lorakit.train.tokens import TokenSplit, tokenize
 
 BASE_TEXT_TOKENS = 2048
+RL_BASE_TEXT_LENGTH = 64  # tokens of a window of it; a supervised run takes its own max_length
 
 
 @lru_cache(maxsize=2)
@@ -48,9 +52,15 @@ def _data(model: str, dtype: str, device: str, dataset: str,
     tokenizer = _model(model, dtype, device)[1]
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenize(load_dataset(dataset), tokenizer, max_length), _base_text(tokenizer, max_length)
+
+
+def _base_text(tokenizer: Any, max_length: int) -> TokenSplit:
     base = TextData("base text", {"test": [[(base_text(), True)]]}, stream=True)
-    base_split = tokenize(base, tokenizer, max_length)["test"].head(BASE_TEXT_TOKENS)
-    return tokenize(load_dataset(dataset), tokenizer, max_length), base_split
+    return tokenize(base, tokenizer, max_length)["test"].head(BASE_TEXT_TOKENS)
+
+
+_task = lru_cache(maxsize=2)(load_task)
 
 
 def _revision() -> str | None:
@@ -99,14 +109,15 @@ def _peak_bytes(device: str) -> int | None:
 def to_record(result: RunResult, engine: str, device: str, pack_size: int) -> Record:
     """The record of one result, with where and how it was made."""
     provenance = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine), **versions(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine, result.spec.kind),
+        **versions(),
         "device": device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
         "seconds": round(result.seconds, 3), "peak_bytes": _peak_bytes(device), "tokens": result.tokens,
     }
     return Record.from_run(result.spec, result.status, result.metrics, result.curve, provenance)
 
 
-def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[[int, int], None] | None = None,
+def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int, int], None] | None = None,
               report_to: str = "none", save_to: str | None = None) -> list[Record]:
     """Train a pack (or, with TRL, one spec after another) in this process and return its records.
 
@@ -115,6 +126,9 @@ def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[
     """
     first = specs[0]
     model, tokenizer = _model(first.model, first.dtype, device)
+    if first.kind == "grpo":
+        results = _run_rl(specs, engine, model, tokenizer, on_step, report_to, save_to is not None)
+        return _recorded(results, engine, device, model, save_to)
     splits, base = _data(first.model, first.dtype, device, first.dataset, first.max_length)
     if engine == "trl":
         from lorakit.train.sft import train_sft
@@ -127,21 +141,42 @@ def run_specs(specs: list[SFTSpec], engine: str, device: str, on_step: Callable[
         results = [train_peft(spec, model, splits, base) for spec in specs]
     else:
         results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
+    return _recorded(results, engine, device, model, save_to)
+
+
+def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_step: Callable[[int, int], None] | None,
+            report_to: str, keep_weights: bool) -> list[RunResult]:
+    task, base = _task(specs[0].task), _base_text(tokenizer, RL_BASE_TEXT_LENGTH)
+    if engine == "packed":
+        return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step)
+    if engine == "trl":
+        from lorakit.train.grpo import train_grpo
+
+        return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights)
+                for spec in specs]
+    raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
+
+
+def _recorded(results: list[RunResult], engine: str, device: str, model: Any, save_to: str | None) -> list[Record]:
     if save_to is not None:
         from lorakit.train.packed.export import export
 
         for result in results:
             export(result.spec, result.weights, model, Path(save_to) / result.spec.id)
-    return [to_record(result, engine, device, len(specs) if engine == "packed" else 1) for result in results]
+    return [to_record(result, engine, device, len(results) if engine == "packed" else 1) for result in results]
 
 
 def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
     """Do what a request asks and emit its events; any error becomes an event, never the end of the process."""
     try:
-        specs = [SFTSpec.from_json(spec) for spec in request["specs"]]
+        specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
         device = request.get("device", "cpu")
         if request["do"] == "probe":
-            model, _ = _model(specs[0].model, specs[0].dtype, device)
+            model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
+            if specs[0].kind == "grpo":
+                facts = probe_grpo(specs[:2], model, tokenizer, _task(specs[0].task))
+                emit({"probe": facts})
+                return
             splits, _ = _data(specs[0].model, specs[0].dtype, device, specs[0].dataset, specs[0].max_length)
             if request.get("engine") == "peft":
                 from lorakit.train.peft_loop import probe_peft

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec, vary
 
 PROFILES = ("cpu", "gpu", "paper")
 SIZES = ("live", "record")
-Specs = Callable[[], list[SFTSpec]]
+Specs = Callable[[], list[SFTSpec]] | Callable[[], list[GRPOSpec]]
+AnySpec = TypeVar("AnySpec", SFTSpec, GRPOSpec)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Experiment:
     runs: dict[tuple[str, str], Specs] = field(default_factory=dict)
     engine: str = "packed"
 
-    def specs(self, profile: str, size: str) -> list[SFTSpec]:
+    def specs(self, profile: str, size: str) -> list[Any]:
         """The specs of a profile and size; an empty list where the experiment is not defined."""
         for value, allowed, what in ((profile, PROFILES, "profile"), (size, SIZES, "size")):
             if value not in allowed:
@@ -37,8 +40,8 @@ class Experiment:
         return make() if make else []
 
 
-def arms(base: SFTSpec, ranks: Iterable[int], lora_rates: Iterable[float], full_rates: Iterable[float],
-         seeds: int) -> list[SFTSpec]:
+def arms(base: AnySpec, ranks: Iterable[int], lora_rates: Iterable[float], full_rates: Iterable[float],
+         seeds: int) -> list[AnySpec]:
     """Every rank over the LoRA rates and full fine-tuning over its own, equally dense, with each seed."""
     lora = vary(base, rank=ranks, learning_rate=lora_rates, seed=range(seeds))
     return lora + vary(replace(base, lora=None), learning_rate=full_rates, seed=range(seeds))

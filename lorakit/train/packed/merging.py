@@ -96,4 +96,5 @@ def base_drifts(packed: PackedModel) -> list[float]:
         return [0.0] * len(packed.specs)
     moved = sum((la.bases.double() - la.base.weight.T.double()).square().sum((1, 2)) for la in layers)
     whole = sum(la.base.weight.double().square().sum() for la in layers)
-    return (moved / whole).sqrt().tolist()  # type: ignore[union-attr]
+    drifts: list[float] = (moved / whole).sqrt().tolist()
+    return drifts

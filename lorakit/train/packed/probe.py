@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
+from lorakit.train.episodes import NoRewardWarning
 from lorakit.train.packed.engine import accumulate, evaluate
+from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.model import PackedModel
+from lorakit.train.rl_tasks import Task
 from lorakit.train.tokens import TokenSplit
 
 
@@ -59,6 +66,39 @@ def probe_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     return {"seconds": first.steps * step + (2 * first.evaluations + 4) * evaluation, "step_seconds": step,
             "evaluation_seconds": evaluation, "bytes": (state + activations) / count,
             "free_bytes": _free_bytes(device)}
+
+
+def probe_grpo(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task) -> dict[str, float]:
+    """Train two short runs of these specs in a pack, then put the base back; the same keys as `probe_pack`.
+
+    Completions are as long as the base's; a policy that learns to stop, or to go on, takes another time.
+    """
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    first, parameters = specs[0], 0.0
+    seconds: list[float] = []
+    for steps in (first.iterations, 4 * first.iterations):
+        short = [replace(spec, steps=steps, evaluations=2) for spec in specs]
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor) if not seconds else nullcontext()
+        with hooks, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NoRewardWarning)
+            results = train_grpo_pack(short, model, tokenizer, task)
+        seconds.append(results[0].seconds)
+        parameters = max(float(result.metrics["parameters"] or 0) for result in results)
+    step = max(1e-6, seconds[1] - seconds[0]) / (3 * first.iterations)
+    evaluation = max(0.0, seconds[0] - first.iterations * step) / 3
+    shape = model.config
+    width = shape.num_key_value_heads * getattr(shape, "head_dim", shape.hidden_size // shape.num_attention_heads)
+    cache = 8 * shape.num_hidden_layers * width * first.episodes_per_step * (first.max_completion_length + 64)
+    activations = sum(size for pointer, size in saved.items() if pointer not in weights) / len(specs)
+    return {"seconds": first.steps * step + (first.evaluations + 2) * evaluation, "step_seconds": step,
+            "evaluation_seconds": evaluation, "bytes": 20 * parameters + 2 * cache + activations,
+            "free_bytes": _free_bytes(next(model.parameters()).device)}
 
 
 def _wait(device: torch.device) -> None:

@@ -115,7 +115,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
         hidden = model.model(input_ids=tokens[-1].unsqueeze(1), attention_mask=seen, use_cache=True,
                              position_ids=place.unsqueeze(1) + step, past_key_values=cache).last_hidden_state[:, 0]
-    return Rollout(ids, lengths, group, *(torch.stack(rows, 1) for rows in (tokens, masks, chosen)), ~alive)
+    return Rollout(ids, lengths, group, torch.stack(tokens, 1), torch.stack(masks, 1), torch.stack(chosen, 1), ~alive)
 
 
 def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor) -> torch.Tensor:
@@ -148,8 +148,8 @@ def _prefill(model: Any, ids: torch.Tensor, lengths: torch.Tensor,
     states = model.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).last_hidden_state
     last = states[torch.arange(len(ids), device=ids.device), lengths - 1]
     cache.batch_repeat_interleave(group)
-    return tuple(  # type: ignore[return-value]
-        part if part is cache else part.repeat_interleave(group, 0) for part in (last, cache, seen, lengths))
+    last, seen, lengths = (part.repeat_interleave(group, 0) for part in (last, seen, lengths))
+    return last, cache, seen, lengths
 
 
 def _scaled(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Tensor:

@@ -1,0 +1,98 @@
+"""RL through `lorakit.run`: workers, records, a kill and a restart, tidy frames; with a reward of one's own."""
+
+import sys
+from dataclasses import replace
+
+
+import pytest
+
+import lorakit
+from lorakit.codehash import training_code
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Record, Store
+from lorakit.specs import LoRASpec, SFTSpec, vary
+from lorakit.study.curves import losses_at
+from lorakit.study.frames import runs, tidy, tidy_rl
+from lorakit.train.episodes import NoRewardWarning
+from lorakit.train.rewards import register_reward
+from lorakit.train.rl_tasks import register_task
+
+REWARD = '''
+def capitals(prompts, completions, letters, **columns):
+    """The share of capital letters, 1 at most; `letters` is a column of the problems."""
+    return [min(1.0, sum(c.isupper() for c in text) / n) for text, n in zip(completions, letters)]
+
+
+def nothing(prompts, completions, **columns):
+    return [None] * len(completions)
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A task and a reward of the user's own, in a folder of its own: what the README shows."""
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_rewards.py").write_text(REWARD, encoding="utf-8")
+    import my_rewards
+
+    problems = [{"prompt": f"upper {word}\n", "letters": len(word)} for word in
+                (a + b + "ne" for a in "bcdfghlmnprst" for b in "aeiou")]
+    reward = register_reward(my_rewards.capitals)
+    task = register_task("capitals", problems, grader=reward, stop="\n")
+    yield GRPOSpec(model="tiny-w32-s0", task=task, reward=reward, learning_rate=3e-3, lora=LoRASpec(rank=4), steps=6,
+                   prompts_per_step=4, group_size=4, max_completion_length=6, evaluations=3, evaluation_problems=6)
+    sys.modules.pop("my_rewards", None)
+
+
+def test_a_sweep_with_a_reward_and_a_task_of_ones_own(own, tmp_path):
+    specs = vary(own, rank=[1, 4, None], seed=[0, 1])
+    records = lorakit.run(specs, tmp_path / "runs", device="cpu", processes=1)
+    assert [r.id for r in records] == [s.id for s in specs]
+    assert {r.status for r in records} == {"ok"}
+    assert {r.provenance["code"] for r in records} == {training_code("packed", "grpo")}
+    assert training_code("packed", "grpo") != training_code("packed")
+    frame = tidy_rl(records)
+    assert frame["step"].tolist() == [1, 2, 6] * 6
+    assert (frame["episodes"] == 16 * frame["step"]).all()
+    assert (frame["test_loss"] == 1 - frame["test_accuracy"]).all()
+    assert set(frame["arm"]) == {"rank 1", "rank 4", "full"}
+    assert len(losses_at(frame)) == 6
+    table = runs(records)
+    assert table["steps"].tolist() == [6] * 6
+    assert (table["base_drift"] == 0).all()
+    assert (table["base_text_loss_before"] > 0).all()
+    with pytest.raises(ValueError, match="tidy_rl"):
+        tidy(records)
+    before = [r.provenance["date"] for r in records]
+    assert [r.provenance["date"] for r in lorakit.run(specs, tmp_path / "runs", device="cpu")] == before, "all recorded"
+    assert lorakit.plan(specs, tmp_path / "runs").missing == ()
+
+
+def test_trl_makes_a_record_of_the_same_form_and_silence_is_told(own, tmp_path, recwarn):
+    import my_rewards
+
+    silent = register_reward(my_rewards.nothing)
+    short = replace(own, steps=2, evaluations=2)
+    with pytest.warns(NoRewardWarning, match=r"H\(Adv\) = 0"):
+        found = lorakit.run([short, replace(short, reward=silent)], tmp_path / "runs", engine="trl", device="cpu",
+                            processes=1)
+    packed = lorakit.run([short], tmp_path / "packed", device="cpu", processes=1)
+    assert found[0].curve.keys() == packed[0].curve.keys()
+    assert found[0].metrics.keys() == packed[0].metrics.keys()
+    assert found[1].metrics["groups_with_spread"] == 0
+
+
+def test_a_killed_run_starts_again_and_says_so(own, tmp_path, capsys):
+    done = Record.from_run(own, "ok", {"groups_with_spread": 1}, {"step": [6]}, {"engine": "packed",
+                           "code": training_code("packed", "grpo")})
+    store = Store(tmp_path / "runs")
+    store.append("cpu", "runs", done)
+    lorakit.run(vary(own, seed=[0, 1]), store, device="cpu", processes=1)
+    assert "1 runs are recorded; 1 RL runs start at their first step" in capsys.readouterr().err
+
+
+def test_both_kinds_in_one_call_are_refused(own, tmp_path):
+    with pytest.raises(ValueError, match="two calls"):
+        lorakit.run([own, SFTSpec(learning_rate=1e-3)], tmp_path)
