@@ -109,6 +109,13 @@ def test_a_larger_alpha_and_a_longer_run_ask_for_less_and_the_rank_for_nothing()
     assert recommend_learning_rate("llama-3.2-1b", 1).learning_rate == at
 
 
+def test_a_small_model_gets_the_smaller_ratio_that_was_measured_on_one():
+    ratios = {width: recommend_learning_rate({"model_type": "llama", "hidden_size": width}, 16).learning_rate
+              / recommend_learning_rate({"model_type": "llama", "hidden_size": width}, None).learning_rate
+              for width in (128, 511, 512, 4096)}
+    assert ratios == pytest.approx({128: 3, 511: 3, 512: 10, 4096: 10})
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (({"model_type": "gpt2", "hidden_size": 768}, 8), "no family"), (("llama-3.2-1b", 0), "rank=0"),
     (("llama-3.2-1b", 8, -1), "alpha=-1"), (("llama-3.2-1b", 8, 32, 0), "steps=0"),

@@ -127,7 +127,9 @@ REFERENCE_STEPS = 1000
 WIDTH_POWERS = {"llama": 0.781, "qwen": 0.0775}  # of 2000 / hidden size, by model type; fitted on 14 models (Tinker)
 FULL_AT_2000, LORA_OVER_FULL = 5e-5, 10.0
 # Fitted on `tiny` with replayed reworded skills; the book's chapter on learning rates fits them anew and checks these.
-# The rank had no measurable power between 1 and 64.
+# The rank had no measurable power between 1 and 64. The ratio of 10 is from hidden sizes of 2048 and more, that of 3
+# from 128: nothing is measured between them, and `SMALL` is their geometric middle.
+LORA_OVER_FULL_SMALL, SMALL = 3.0, 512
 ALPHA_POWER, STEPS_POWER, FULL_STEPS_POWER = 0.4, 0.45, 0.6
 
 
@@ -151,8 +153,9 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
 
     5e-5 · (2000 / hidden size)^P for full fine-tuning, ten times that for LoRA, with P of the Llama or the Qwen family:
     the fit of Schulman et al. (doi 10.64434/tml.20250929) in the tinker-cookbook, for alpha 32 and some 1000 steps.
-    From there powers of (32 / alpha) and (1000 / steps), which this package measured on its embedded model, and none
-    of the rank, which had no effect there. A start, not an answer: the book prints what it costs on other runs.
+    Measured by this package on its embedded model: three times instead of ten (used below a hidden size of 512), the
+    powers of (32 / alpha) and (1000 / steps), and none of the rank. A start, not an answer: the book prints what it
+    costs on runs that it was not fitted on.
 
     Args:
         model: a known name, a Hugging Face config (dict or object) or a loaded model.
@@ -184,7 +187,8 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
         rate *= (REFERENCE_STEPS / steps) ** FULL_STEPS_POWER
         reason += f", (1000 / {steps})^{FULL_STEPS_POWER:g} for the run's length"
     else:
-        rate *= LORA_OVER_FULL * (32 / alpha) ** ALPHA_POWER * (REFERENCE_STEPS / steps) ** STEPS_POWER
-        reason += (f", × {LORA_OVER_FULL:g} for LoRA of any rank, (32 / {alpha:g})^{ALPHA_POWER:g} for alpha, "
+        ratio = LORA_OVER_FULL if hidden >= SMALL else LORA_OVER_FULL_SMALL
+        rate *= ratio * (32 / alpha) ** ALPHA_POWER * (REFERENCE_STEPS / steps) ** STEPS_POWER
+        reason += (f", × {ratio:g} for LoRA of any rank, (32 / {alpha:g})^{ALPHA_POWER:g} for alpha, "
                    f"(1000 / {steps})^{STEPS_POWER:g} for the run's length")
     return Recommendation(rate, (rate / math.sqrt(10), rate, rate * math.sqrt(10)), reason)
