@@ -73,6 +73,14 @@ def stale(records: Sequence[Record], code: str) -> list[Record]:
     return [record for record in records if record.status != "failed" and record.provenance.get("code") != code]
 
 
+def outdated(records: Sequence[Record]) -> list[Record]:
+    """The records that other code than today's made, by the modules of their own engine and kind of run."""
+    kinds = {(str(r.provenance.get("engine")), str(r.spec.get("kind"))) for r in records}
+    return [record for engine, kind in sorted(kinds) if engine in TRAINING_MODULES
+            for record in stale([r for r in records if (r.provenance.get("engine"), r.spec.get("kind")) ==
+                                 (engine, kind)], training_code(engine, kind))]
+
+
 def certification_sample(records: Sequence[Record], count: int = 3) -> list[Record]:
     """The runs to retrain before stale records may stand: chosen by hash, diverged ones only if others run out."""
     usable = [record for record in records if record.status != "failed"]

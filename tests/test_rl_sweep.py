@@ -3,7 +3,6 @@
 import sys
 from dataclasses import replace
 
-
 import pytest
 
 import lorakit
@@ -63,8 +62,10 @@ def test_a_sweep_with_a_reward_and_a_task_of_ones_own(own, tmp_path):
     assert table["steps"].tolist() == [6] * 6
     assert (table["base_drift"] == 0).all()
     assert (table["base_text_loss_before"] > 0).all()
-    with pytest.raises(ValueError, match="tidy_rl"):
-        tidy(records)
+    assert tidy(records).equals(frame)
+    plain = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
+    with pytest.raises(ValueError, match="a frame of each kind"):
+        tidy([*records, Record.from_run(plain, "ok", {}, {}, {})])
     before = [r.provenance["date"] for r in records]
     assert [r.provenance["date"] for r in lorakit.run(specs, tmp_path / "runs", device="cpu")] == before, "all recorded"
     assert lorakit.plan(specs, tmp_path / "runs").missing == ()

@@ -51,13 +51,16 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
 
     A diverged run keeps its rows: a point whose validation loss was not finite has losses of +inf, so that it loses
     every comparison instead of vanishing from it. Failed runs left no result and are absent. `rank`, `alpha` and
-    `targets` are missing for full fine-tuning.
+    `targets` are missing for full fine-tuning. RL runs give the frame of `tidy_rl`.
 
     Args:
-        records: runs of supervised specs.
+        records: runs of supervised specs, or of RL specs.
     """
+    found = [record for record in records if record.status != "failed"]
+    if found and all(record.spec.get("kind") == "grpo" for record in found):
+        return tidy_rl(found)
     rows: list[dict[str, Any]] = []
-    for record in _finished(records, "sft", "tidy_rl"):
+    for record in _finished(found, "sft"):
         run = _run(record)
         for index in range(len(record.curve.get("step", []))):
             losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS}
@@ -80,7 +83,7 @@ def tidy_rl(records: Iterable[Record]) -> pd.DataFrame:
         records: runs of RL specs.
     """
     rows: list[dict[str, Any]] = []
-    for record in _finished(records, "grpo", "tidy"):
+    for record in _finished(records, "grpo"):
         spec = GRPOSpec.from_json(record.spec)
         run = {**_run(record), "reward_scheme": spec.reward or "task's own", "objective": f"{spec.loss}, scale "
                f"{spec.scale_rewards}", "status": record.status}
@@ -91,11 +94,11 @@ def tidy_rl(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _finished(records: Iterable[Record], kind: str, other: str) -> list[Record]:
+def _finished(records: Iterable[Record], kind: str) -> list[Record]:
     """The records that did not fail, all of one kind."""
     found = [record for record in records if record.status != "failed"]
     if any(record.spec.get("kind") != kind for record in found):
-        raise ValueError(f"these records are not all of kind {kind!r}: give the others to {other}(…)")
+        raise ValueError("these records are of supervised and of RL runs: make a frame of each kind")
     return found
 
 

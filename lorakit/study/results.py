@@ -7,12 +7,12 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from lorakit.codehash import TRAINING_MODULES, stale, training_code
+from lorakit.codehash import outdated
 from lorakit.records import Record, Store
-from lorakit.specs import SFTSpec
 from lorakit.study import experiments
 from lorakit.study.frames import runs, tidy
 
@@ -38,7 +38,7 @@ class Results:
     name: str
     profile: str
     size: str
-    specs: tuple[SFTSpec, ...]
+    specs: tuple[Any, ...]
     records: tuple[Record, ...]
 
     @cached_property
@@ -120,8 +120,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         raise MissingRecordsError(
             f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "
             f"or let a refresh train them: `lorakit refresh --profile {profile}`")
-    old = [r for engine in TRAINING_MODULES for r in
-           stale([r for r in records if r.provenance.get("engine") == engine], training_code(engine))]
+    old = outdated(records)
     if old:
         warnings.warn(f"{name}: {len(old)} of {len(records)} records were made by earlier training code; "
                       f"`{result.command}` certifies or retrains them", StaleRecordsWarning, stacklevel=2)

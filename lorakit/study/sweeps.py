@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import MissingExtraError
-from lorakit.codehash import CertificationError, certification_sample, certify, stale, training_code
+from lorakit.codehash import CertificationError, certification_sample, certify, outdated, training_code
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -147,9 +147,7 @@ def _require_training_packages() -> None:
 
 def _stale(store: Store, specs: Sequence[AnySpec], engine: str) -> list[Record]:
     mine = [r for r in store.find(spec.id for spec in specs).values() if r.provenance.get("engine") == engine]
-    kinds = {str(r.spec["kind"]) for r in mine}
-    return [r for kind in kinds
-            for r in stale([m for m in mine if m.spec["kind"] == kind], training_code(engine, kind))]
+    return outdated(mine)
 
 
 class _Sweep:

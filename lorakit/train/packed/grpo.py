@@ -251,8 +251,12 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
 
 
 def _spare_padding(packed: PackedModel) -> None:
-    """Drop the gradient of the padding token's embedding, as torch.nn.Embedding does; a policy may well sample it."""
+    """Drop the gradient of the padding token's embedding, as torch.nn.Embedding does; a policy may well sample it.
+
+    Where the head shares the weight, its part of the gradient is not to be told apart, and nothing is dropped.
+    """
+    tied = getattr(packed.model.config, "tie_word_embeddings", False)
     for name, layer in packed.layers.items():
-        if isinstance(layer, PackedEmbedding) and packed.originals[name].padding_idx is not None:
+        if isinstance(layer, PackedEmbedding) and not tied and packed.originals[name].padding_idx is not None:
             assert layer.weight.grad is not None
             layer.weight.grad[:, packed.originals[name].padding_idx] = 0
