@@ -86,6 +86,8 @@ def test_a_first_pass_is_one_that_met_nothing_twice():
     control = found[found["cost"].notna()]
     assert control["cost"].min() == pytest.approx(6.3 / 6)
     assert found["bits_per_token"].min() == pytest.approx(1.2)
+    assert first_pass(found.iloc[:0]).empty
+    assert first_pass(runs(make())).empty, "old records do not say what their first pass cost"
 
 
 @pytest.mark.parametrize(("end", "half", "state", "outcome"), [

@@ -123,7 +123,7 @@ def first_pass(metrics: pd.DataFrame) -> pd.DataFrame:
     strings = rows["dataset"].map(strings_of).astype(float)
     rows = rows[strings.isna() | (rows["steps"] * rows["batch_size"] <= strings)]
     per_token = rows["train_nats"] / rows["tokens"] / math.log(2)
-    known = rows["dataset"].map(lambda name: math.log2(SYMBOLS) if strings_of(name) else math.nan)
+    known = rows["dataset"].map(lambda name: math.log2(SYMBOLS) if strings_of(name) else math.nan).astype(float)
     return rows.assign(bits_per_token=per_token, cost=per_token / known)
 
 
