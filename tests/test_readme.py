@@ -1,4 +1,4 @@
-"""The README's example runs as it stands, on the user's own model and data."""
+"""The README's examples run as they stand, on the user's own model and data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,18 @@ import pytest
 README = Path(__file__).parent.parent / "README.md"
 
 
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_the_calculators_answer_as_the_readme_calls_them(capsys):
+    exec(compile(blocks()[1], "README.md", "exec"), {})  # noqa: S102 - it is our own text
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("rank=", "fits", "learning_rate=", "Translation"))
+
+
 def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = blocks()[0]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     names: dict = {}
