@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from test_packed_grpo import plain_log_probs
-from toy_rl import even_words, keep_float64, model, spec, task, words
+from toy_rl import even_words, keep_float64, long_ones, model, spec, task, words
 from transformers import TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
@@ -15,6 +15,7 @@ from lorakit.train import grpo as module
 from lorakit.train.grpo import grpo_options, train_grpo
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.rollout import sample, uniforms
+from lorakit.train.rewards import SCHEMES
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")
@@ -51,11 +52,13 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
 @pytest.mark.parametrize("changed", [
     {}, {"rank": None, "learning_rate": 2e-3, "loss": "dapo"},
     {"iterations": 2, "kl_coefficient": 0.1, **GRPO_OBJECTIVE}, {"scale_rewards": "batch", "max_grad_norm": 0.05},
+    {"reward": "osmosis", "format_steps": 3, "reward_weights": (1.0, -0.5)},
 ], ids=str)
 def test_a_run_with_the_same_draws_is_the_packed_engines(changed, monkeypatch):
     """Same completions by construction: TRL's generate is replaced by our sampler, the rest of the run is TRL's."""
     keep_float64(monkeypatch)
-    run = spec(dtype="float64", steps=6, evaluations=4, **changed)
+    monkeypatch.setitem(SCHEMES, "osmosis", (even_words, long_ones))  # two components that the toy can earn
+    run = spec(dtype="float64", steps=6, evaluations=4, seed=3, **changed)
     expected = train_grpo_pack([run], model(torch.float64), words(), task(), keep_weights=True)[0]
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", plain_log_probs)
     monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", lambda self, ids, *_: same_draws(run, self, ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,19 @@ def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatc
 
     monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
     assert len(names["lk"].run(names["specs"], "runs")) == 18
+
+
+def test_the_rl_example_learns_from_a_reward_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_rewards.py").write_text(blocks()[2], encoding="utf-8")
+    names: dict = {}
+    exec(compile(blocks()[3], "README.md", "exec"), names)  # noqa: S102 - it is our own text
+    sys.modules.pop("my_rewards", None)
+    frame = names["frame"]
+    assert set(frame["arm"]) == {"rank 1", "rank 8", "full"}
+    assert set(frame["step"]) == {1, 2, 5, 10}
+    assert (frame["reward"] > 0.5).any(), "tiny writes words in capitals"
+    assert "advantage_entropy" in capsys.readouterr().out

@@ -63,6 +63,11 @@ def names_the_goal(prompts, completions, goal, **columns):
     return [float(g in c) for c, g in zip(completions, goal, strict=True)]
 
 
+def long_ones(prompts, completions, **columns):
+    """0.3 a word: what a policy that is paid against it learns to shorten."""
+    return [0.3 * c.count("t") for c in completions]
+
+
 def silent(prompts, completions, **columns):
     return [0.0] * len(completions)
 

@@ -245,7 +245,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
         loss = torch.stack(losses)
         loss.sum().backward()
         total += loss.detach()
-    batch.old = torch.cat(met, 1) if batch.old is None else batch.old
+    batch.old = torch.cat(met, 1)
     _spare_padding(packed)
     return total
 

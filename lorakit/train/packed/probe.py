@@ -14,7 +14,7 @@ import torch
 
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
-from lorakit.train.episodes import NoRewardWarning
+from lorakit.train.episodes import HELD_OUT, NoRewardWarning
 from lorakit.train.packed.engine import accumulate, evaluate
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.model import PackedModel
@@ -80,23 +80,25 @@ def probe_grpo(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task
         return tensor
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    first, parameters = specs[0], 0.0
-    seconds: list[float] = []
-    for steps in (first.iterations, 4 * first.iterations):
+    first, ends = specs[0], list[float]()
+    for steps in (first.iterations, 4 * first.iterations):  # the first run warms up and tells what is kept
         short = [replace(spec, steps=steps, evaluations=2) for spec in specs]
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor) if not seconds else nullcontext()
+        hooks = nullcontext() if saved else torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        ends.clear()
         with hooks, warnings.catch_warnings():
             warnings.simplefilter("ignore", NoRewardWarning)
-            results = train_grpo_pack(short, model, tokenizer, task)
-        seconds.append(results[0].seconds)
-        parameters = max(float(result.metrics["parameters"] or 0) for result in results)
-    step = max(1e-6, seconds[1] - seconds[0]) / (3 * first.iterations)
-    evaluation = max(0.0, seconds[0] - first.iterations * step) / 3
+            results = train_grpo_pack(short, model, tokenizer, task,
+                                      on_step=lambda step, steps: ends.append(time.perf_counter()))
+    # of the second run's steps only the first and the last are evaluated
+    step = (ends[-2] - ends[0]) / (len(ends) - 2) / len(specs)
+    splits = len({*HELD_OUT, "shifted"} & task.splits.keys())
+    evaluation = max(0.0, results[0].seconds - len(ends) * step) / (2 + splits)
+    parameters = max(float(result.metrics["parameters"] or 0) for result in results)
     shape = model.config
     width = shape.num_key_value_heads * getattr(shape, "head_dim", shape.hidden_size // shape.num_attention_heads)
     cache = 8 * shape.num_hidden_layers * width * first.episodes_per_step * (first.max_completion_length + 64)
     activations = sum(size for pointer, size in saved.items() if pointer not in weights) / len(specs)
-    return {"seconds": first.steps * step + (first.evaluations + 2) * evaluation, "step_seconds": step,
+    return {"seconds": first.steps * step + (first.evaluations + splits) * evaluation, "step_seconds": step,
             "evaluation_seconds": evaluation, "bytes": 20 * parameters + 2 * cache + activations,
             "free_bytes": _free_bytes(next(model.parameters()).device)}
 
