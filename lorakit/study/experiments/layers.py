@@ -70,7 +70,7 @@ def _moe_record() -> list[SFTSpec]:
 
 def _moe_live() -> list[SFTSpec]:
     short = replace(MOE, steps=60, evaluations=6)
-    return _arms(short, (MOE_ATTENTION, EXPERTS, BY_ACTIVE), [2.15e-3, 4.64e-3], [1e-3, 2.15e-3], seeds=2)
+    return _arms(short, (MOE_ATTENTION, EXPERTS, BY_ACTIVE), grid(2.15e-3, 3), grid(1e-3, 3), seeds=2)
 
 
 def _moe_paper() -> list[SFTSpec]:
