@@ -47,18 +47,22 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
     assert own - NEUTRAL <= options.keys(), f"inherited silently: {sorted(own - NEUTRAL - options.keys())}"
     assert made.generation_batch_size == run.episodes_per_step == made.per_device_train_batch_size
     assert made.use_vllm == run.use_vllm
+    large = grpo_options(replace(run, prompts_per_step=33, group_size=4), str(tmp_path), torch.device("cuda"))
+    assert (large["per_device_train_batch_size"], large["gradient_accumulation_steps"]) == (44, 3)
 
 
 @pytest.mark.parametrize("changed", [
     {}, {"rank": None, "learning_rate": 2e-3, "loss": "dapo"},
     {"iterations": 2, "kl_coefficient": 0.1, **GRPO_OBJECTIVE}, {"scale_rewards": "batch", "max_grad_norm": 0.05},
-    {"reward": "osmosis", "format_steps": 3, "reward_weights": (1.0, -0.5)},
+    {"reward": "osmosis", "format_steps": 3, "reward_weights": (1.0, -0.5)}, {"loss": "dapo", "at_once": 5},
     {"rank": None, "learning_rate": 1e-3, "kl_coefficient": 0.5},  # TRL loads the reference once more, by its path
 ], ids=str)
 def test_a_run_with_the_same_draws_is_the_packed_engines(changed, monkeypatch):
     """Same completions by construction: TRL's generate is replaced by our sampler, the rest of the run is TRL's."""
     keep_float64(monkeypatch)
     monkeypatch.setitem(SCHEMES, "osmosis", (even_words, long_ones))  # two components that the toy can earn
+    changed = dict(changed)
+    monkeypatch.setitem(module.COMPLETIONS_AT_ONCE, "cpu", changed.pop("at_once", 1024))  # 5 means 4, a third of 12
     run = spec(dtype="float64", steps=6, evaluations=4, seed=3, **changed)
     expected = train_grpo_pack([run], model(torch.float64), words(), task(), keep_weights=True)[0]
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", plain_log_probs)

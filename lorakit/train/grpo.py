@@ -27,6 +27,8 @@ from lorakit.train.rl_tasks import Task
 from lorakit.train.sft import _optimizer, _refuse_unknown_tracker, _weights, delta_norm, mean_loss
 from lorakit.train.tokens import TokenSplit, order
 
+COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward pass; more are accumulated
+
 
 def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text: TokenSplit | None = None, *,
                report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False) -> RunResult:
@@ -105,11 +107,14 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
                  components: int = 1) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
     correction, cap = spec.importance_sampling, spec.importance_cap
+    most = min(spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
+    rows = next(n for n in range(most, 0, -1) if spec.episodes_per_step % n == 0)
+    parts = spec.episodes_per_step // rows
     return {
         "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
-        # one forward pass, one optimizer step and one generation hold the same completions
-        "per_device_train_batch_size": spec.episodes_per_step, "gradient_accumulation_steps": 1,
-        "steps_per_generation": 1, "num_generations": spec.group_size, "num_iterations": spec.iterations,
+        # one optimizer step and one generation hold the same completions
+        "per_device_train_batch_size": rows, "gradient_accumulation_steps": parts, "steps_per_generation": parts,
+        "num_generations": spec.group_size, "num_iterations": spec.iterations,
         "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
         "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
         "generation_kwargs": None, "cache_implementation": None, "use_transformers_continuous_batching": False,
