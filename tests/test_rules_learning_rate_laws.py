@@ -23,10 +23,10 @@ class Found:
         return {key: self.records[key] for key in ids if key in self.records}
 
 
-def ladder(power, metrics=METRICS, wobble=0.05):
-    """Records of the width experiment in which the ratio of best rates goes with the width to `power`."""
+def ladder(power, metrics=METRICS, wobble=0.05, names=(laws.WIDTHS,)):
+    """Records of the width experiments in which the ratio of best rates goes with the width to `power`."""
     records = []
-    for spec in experiments.get(laws.WIDTHS).specs("cpu", "record"):
+    for spec in [spec for name in names for spec in experiments.get(name).specs("cpu", "record")]:
         width = pretraining_facts(spec.model)["hidden_size"]
         noise = 1 + wobble * math.sin(7 * spec.seed + width)
         best = 1e-3 * (32 / width) ** 0.8 * (1 if spec.lora is None else 3 * noise * (width / 32) ** power)
@@ -43,7 +43,7 @@ def wide_grids(monkeypatch):
 
     def get(name):
         found = real(name)
-        if name != laws.WIDTHS:
+        if name not in (laws.WIDTHS, laws.WIDEST):
             return found
         specs = {replace(spec, learning_rate=10 ** (exponent / 4)) for spec in found.specs("cpu", "record")
                  for exponent in range(-18, -6)}
@@ -74,6 +74,14 @@ def test_c13_is_not_tested_outside_post_training_or_without_records():
     assert "power 0.4" in found.reason
     ((_, found),) = same_at_every_width(Found([]))
     assert found.outcome == "not tested at this scale"
+
+
+def test_the_widest_base_joins_the_ladder_when_it_is_complete():
+    narrow, whole = ladder(0.5), ladder(0.5, names=(laws.WIDTHS, laws.WIDEST))
+    part = Found([*narrow.records.values(), next(r for r in whole.records.values() if "w256" in r.spec["model"])])
+    found = {name: set(laws.width_ladder(store)["width"]) for name, store in
+             {"narrow": narrow, "part": part, "whole": whole}.items()}
+    assert found == {"narrow": {32, 64, 128}, "part": {32, 64, 128}, "whole": {32, 64, 128, 256}}
 
 
 def twin_store(gap, usual=1e-4):

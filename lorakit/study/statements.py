@@ -137,7 +137,7 @@ CLAIMS: tuple[Claim, ...] = (
         "width",
         rule_text=learning_rate_laws.C13_RULE,
         scope="A fit over 14 Llama and Qwen models on Tulu 3.",
-        experiments=("learning-rate-width",),
+        experiments=("learning-rate-width", "learning-rate-width-256"),
         chapter="06-learning-rate",
         compute=learning_rate_laws.same_at_every_width,
     ),

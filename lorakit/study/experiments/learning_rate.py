@@ -23,6 +23,7 @@ ALPHAS = {1: {1: slice(10, 16), 2: slice(8, 16), 8: slice(8, 14)}, 16: {16: slic
 STARTS = {0.25: slice(7, 13), 4.0: slice(5, 11)}  # by the factor on A's start
 WIDTHS = {"tiny-w32-s0": (slice(6, 12), slice(7, 13)), "tiny-w64-s0": (slice(5, 11), slice(7, 13)),
           "tiny": (slice(4, 10), slice(6, 12))}  # by base: full fine-tuning, LoRA
+WIDEST = {"tiny-w256-s0": (slice(3, 9), slice(5, 11))}
 
 
 def _record() -> list[SFTSpec]:
@@ -40,8 +41,8 @@ def _scale_record() -> list[SFTSpec]:
         SHORT, rank=[16], init_a_scale=[start], learning_rate=QUARTERS[part], seed=range(5))]
 
 
-def _width_record() -> list[SFTSpec]:
-    return [spec for model, (full, lora) in WIDTHS.items()
+def _width_record(bases: dict[str, tuple[slice, slice]]) -> list[SFTSpec]:
+    return [spec for model, (full, lora) in bases.items()
             for spec in arms(replace(SHORT, model=model), [4], QUARTERS[lora], QUARTERS[full], seeds=5)]
 
 
@@ -89,7 +90,10 @@ EXPERIMENTS = (
         ("cpu", "record"): _record, ("cpu", "live"): _live, ("gpu", "record"): _gpu, ("paper", "record"): _paper,
     }),
     Experiment("learning-rate-width", "Does the ratio of the best rates grow with the width of the model?", {
-        ("cpu", "record"): _width_record,
+        ("cpu", "record"): partial(_width_record, WIDTHS),
+    }),
+    Experiment("learning-rate-width-256", "The same, on the widest embedded base.", {
+        ("cpu", "record"): partial(_width_record, WIDEST),
     }),
     Experiment("learning-rate-scale", "How do alpha and A's start move LoRA's best rate?", {
         ("cpu", "record"): _scale_record,

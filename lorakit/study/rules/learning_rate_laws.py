@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FLAT = 0.25
 WIDTH_RANK = 4
 WIDTHS = "learning-rate-width"
+WIDEST = "learning-rate-width-256"  # joins the ladder when all of its runs are recorded
 
 C12_RULE = (
     "Runs in float64 of 50 steps on `tiny`, rank 4, in twins: one at the default setting, the other with (alpha, "
@@ -51,10 +52,12 @@ def width_ladder(store: Store, profile: str = "cpu") -> pd.DataFrame:
         GridEdgeError: a best rate at the edge of its grid.
         LookupError: runs of the experiment have no record.
     """
-    specs = [s for s in experiments.get(WIDTHS).specs(profile, "record") if isinstance(s, SFTSpec)]
-    records = store.find([spec.id for spec in specs])
-    if len(records) < len({spec.id for spec in specs}):
-        raise LookupError(f"Needs every run of {WIDTHS}; {len(specs) - len(records)} have no record.")
+    specs, more = (experiments.get(name).specs(profile, "record") for name in (WIDTHS, WIDEST))
+    records = store.find([spec.id for spec in specs + more])
+    if missing := sum(spec.id not in records for spec in specs):
+        raise LookupError(f"Needs every run of {WIDTHS}; {missing} have no record.")
+    if all(spec.id in records for spec in more):
+        specs = specs + more
     rows = []
     for model in dict.fromkeys(spec.model for spec in specs):
         mine = [records[spec.id] for spec in specs if spec.model == model]
