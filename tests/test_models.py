@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from plain_training import tiny
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Qwen3MoeForCausalLM
 
 from lorakit.specs import SFTSpec, UnknownNameError, known_names, resolve_name
 from lorakit.train import models
@@ -41,7 +41,7 @@ def test_an_embedded_model_is_the_one_that_is_listed(name):
     record = embedded_record(name)
     assert record["sha256"].startswith(known_names()["models"][name])
     assert sum(p.numel() for p in model.parameters()) == record["parameters"]
-    assert isinstance(model, LlamaForCausalLM)
+    assert isinstance(model, Qwen3MoeForCausalLM if name == "tiny-moe" else LlamaForCausalLM)
     assert not model.training
     assert not model.config.use_cache
     assert model.config.pad_token_id == tokenizer.pad_token_id
