@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from lorakit.study.sweeps import plan as plan
     from lorakit.study.sweeps import run as run
     from lorakit.theory.capacity import recommend_rank as recommend_rank
+    from lorakit.theory.estimate import estimate as estimate
     from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate
     from lorakit.theory.learning_rate import translate as translate
-    from lorakit.theory.estimate import estimate as estimate
     from lorakit.theory.shapes import ModelShape as ModelShape
     from lorakit.train.dataset_bits import measure_dataset_bits as measure_dataset_bits
     from lorakit.train.inspector import inspect_targets as inspect_targets
