@@ -115,6 +115,7 @@ def test_a_changed_number_is_not_certified_but_trained_again(copy, monkeypatch):
     def spoil(line):
         line["provenance"]["code"] = "0" * 16
         line["metrics"]["test_loss"] += 0.01
+        line["curve"]["test_loss"] = [loss + 0.01 for loss in line["curve"]["test_loss"]]
 
     rewrite(copy, spoil)
     asked = counted(monkeypatch)
