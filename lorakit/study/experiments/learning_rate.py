@@ -23,7 +23,7 @@ ALPHAS = {1: {1: slice(10, 16), 2: slice(8, 16), 8: slice(8, 14)}, 16: {16: slic
 STARTS = {0.25: slice(7, 13), 4.0: slice(5, 11)}  # by the factor on A's start
 WIDTHS = {"tiny-w32-s0": (slice(6, 12), slice(7, 13)), "tiny-w64-s0": (slice(5, 11), slice(7, 13)),
           "tiny": (slice(4, 10), slice(6, 12))}  # by base: full fine-tuning, LoRA
-WIDEST = {"tiny-w256-s0": (slice(4, 10), slice(6, 12))}  # as `tiny`: over the narrower bases the best rates had not moved
+WIDEST = {"tiny-w256-s0": (slice(4, 10), slice(6, 12))}  # as `tiny`: the best rates had not moved below it
 
 
 def _record() -> list[SFTSpec]:
