@@ -67,6 +67,9 @@ def test_bits_stored_by_hand():
     assert last["per_parameter"].tolist() == pytest.approx([1.7] * 3, abs=2e-3)
     assert last["bits"].tolist() == pytest.approx([1.7 * WEIGHTS] * 3, abs=2)
     assert found["exposures"].unique().tolist() == [1, 10, 100, 500, 1000]
+    assert not last["edge"].any()
+    low = strings(end=1.7, half=1.4, best=5e-4)
+    assert stored_bits(tidy(low), runs(low)).query("step == 6000")["edge"].all()
     assert last["offered"].iloc[0] == pytest.approx(KNOWN / WEIGHTS)
     assert stored_bits(tidy(make()), runs(make())).empty
 

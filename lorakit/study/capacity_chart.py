@@ -33,7 +33,8 @@ def adapter_weights(models: Iterable[str] = tuple(KNOWN), targets: Iterable[str]
     return pd.DataFrame(rows)
 
 
-def held_against_needed(rows: pd.DataFrame, *, model: str, bits_per_weight: float, description: str) -> alt.LayerChart | alt.FacetChart:
+def held_against_needed(rows: pd.DataFrame, *, model: str, bits_per_weight: float,
+                        description: str) -> alt.LayerChart | alt.FacetChart:
     """Two bars on a log axis, bits held and bits needed; menus and sliders choose everything, in the browser alone.
 
     Args:

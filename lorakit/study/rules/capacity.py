@@ -72,7 +72,7 @@ def stored_bits(curves: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         the columns of `pointwise_minimum`, and dataset, strings, exposures, bits, parameters, per_parameter (bits a
-        weight), offered (bits a weight in the data).
+        weight), offered (bits a weight in the data), edge (whether the rate is an end of its grid).
     """
     parts = []
     for (model, dataset, _), rows in curves.groupby(["model", "dataset", "batch_size"], sort=False):
@@ -84,7 +84,9 @@ def stored_bits(curves: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
         weights = mine.groupby("arm")["parameters"].max()
         known = association_bits(count, SYMBOLS, LENGTH)
         cost = count * LENGTH * (best["validation_loss"] + best["test_loss"]) / 2 / math.log(2)
-        best = best.assign(model=model, dataset=dataset, strings=count, bits=known - cost,
+        grid = best["arm"].map(rows.groupby("arm")["learning_rate"].agg(["min", "max"]).apply(tuple, axis=1))
+        edge = [rate in ends for rate, ends in zip(best["learning_rate"], grid, strict=True)]
+        best = best.assign(model=model, edge=edge, dataset=dataset, strings=count, bits=known - cost,
                            exposures=best["step"] * int(rows["batch_size"].iloc[0]) / count,
                            parameters=best["arm"].map(weights).astype(int))
         parts.append(best.assign(per_parameter=best["bits"] / best["parameters"], offered=known / best["parameters"]))
