@@ -44,8 +44,8 @@ def _record() -> list[SFTSpec]:
 
 
 def _live() -> list[SFTSpec]:
-    short = replace(REPLAY, steps=80, evaluations=4, evaluation_tokens=1024)
-    return _sweep(short, [8, 64], 1.5e-3, per_decade=4, seeds=2, every=2)
+    short = replace(REPLAY, steps=40, evaluations=3, evaluation_tokens=1024)
+    return _sweep(short, [8, 32], 1.5e-3, per_decade=4, seeds=2, every=2)
 
 
 def _gpu() -> list[SFTSpec]:
