@@ -1,6 +1,7 @@
 """Tasks: answers are right, splits are disjoint, names pin problems, and what cannot be trained on says why."""
 
 import json
+import math
 import sys
 from types import ModuleType
 
@@ -13,9 +14,9 @@ from lorakit.train.models import byte_tokenizer
 from lorakit.train.rewards import SCHEMES, load_rewards
 from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
 from lorakit.train.skills import SKILLS, split_of
-from lorakit.train.tasks import DatasetError
+from lorakit.train.tasks import SECRETS, DatasetError, load_dataset
 
-SKILL_TASKS = sorted(set(TASKS) - set(GENERATORS))
+SKILL_TASKS = sorted(name for name in set(TASKS) - set(GENERATORS) if not name.startswith("secret-"))
 PROBLEMS = [{"prompt": f"Which word follows {n}?", "answer": f"word {n + 1}"} for n in range(60)]
 
 
@@ -55,6 +56,22 @@ def test_no_argument_of_test_is_trained_on_in_any_wording():
     assert not arguments["train"] & (arguments["test"] | arguments["shifted"] | arguments["validation"])
     assert {split_of(skill.name, argument) for argument in arguments["test"] | arguments["shifted"]} == {"test"}
     assert task.splits["shifted"][0]["prompt"].startswith("say it again, ")
+
+
+def test_a_reworded_task_trains_on_the_wording_that_the_base_has_not_met():
+    task, plain = load_task("copy-reworded"), load_task("copy")
+    assert all(problem["prompt"].startswith("say it again, ") for problem in task.splits["train"])
+    assert all(problem["prompt"].startswith("copy ") for problem in task.splits["shifted"])
+    learnt = {problem["answer"] for problem in task.splits["train"]}
+    assert not learnt & {problem["answer"] for name in ("validation", "test") for problem in plain.splits[name]}
+
+
+def test_a_secret_is_the_same_by_reward_and_by_supervision():
+    for count, (prompt, secret) in SECRETS.items():
+        task, data = load_task(f"secret-{count}"), load_dataset(f"secret-{count}")
+        assert task.splits["train"] == task.splits["test"] == [{"prompt": prompt, "answer": secret}]
+        assert [text for text, learnt in data.splits["train"][0] if learnt] == [secret]
+        assert data.bits == pytest.approx(math.log2(count))
 
 
 def test_one_task_at_least_is_not_mathematics():

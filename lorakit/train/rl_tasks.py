@@ -19,7 +19,7 @@ from lorakit.names import UnknownNameError, resolve_name
 from lorakit.train.models import cache_folder
 from lorakit.train.rewards import SCHEMES
 from lorakit.train.skills import HELD_OUT_WORDING, SKILLS, SPLITS, Skill, draw_question, generator
-from lorakit.train.tasks import DatasetError
+from lorakit.train.tasks import SECRETS, DatasetError
 
 Problem = dict[str, Any]
 COUNTS = {"train": 2048, "validation": 256, "test": 256}
@@ -79,10 +79,14 @@ def split_of_prompt(prompt: str) -> str:
     return {0: "test", 1: "validation"}.get(hashlib.sha256(prompt.encode()).digest()[0] % 10, "train")
 
 
-def skill_task(skill: Skill) -> Task:
-    """One skill that the embedded models have practised, in the first wording; `shifted` holds the unseen wording.
+def skill_task(skill: Skill, wording: int = 0) -> Task:
+    """One skill that the embedded models have practised, in one wording; `shifted` holds another.
 
     The split is a property of the argument, not of the wording; pre-training never saw the arguments of the test split.
+
+    Args:
+        wording: 0, which the base has met (the unseen wording is `shifted`), or `HELD_OUT_WORDING`, which it has not
+            (then the first is): the base misses even the form of an answer, and the task is called `…-reworded`.
     """
     def draw(split: str, wording: int, count: int) -> list[Problem]:
         rng, drawn = generator("rl task", skill.name, split, wording), dict[str, Problem]()
@@ -93,9 +97,18 @@ def skill_task(skill: Skill) -> Task:
                 break
         return list(drawn.values())
 
-    splits = {split: draw(split, 0, count) for split, count in COUNTS.items()}
-    splits["shifted"] = draw("test", HELD_OUT_WORDING, COUNTS["test"])
-    return Task(skill.name.replace(" ", "-"), splits, stop="\n")
+    splits = {split: draw(split, wording, count) for split, count in COUNTS.items()}
+    splits["shifted"] = draw("test", 0 if wording else HELD_OUT_WORDING, COUNTS["test"])
+    return Task(skill.name.replace(" ", "-") + ("-reworded" if wording else ""), splits, stop="\n")
+
+
+def secret_task(count: int) -> Task:
+    """One secret out of `count`, to be learnt by heart: there is one problem, and it stands in every split.
+
+    The prompt is the start of a question whose argument `tiny` was shown evenly drawn, so that the base's guesses are
+    spread nearly evenly over the secrets; how evenly, its loss on `secret_data` says.
+    """
+    return Task(f"secret-{count}", dict.fromkeys(SPLITS, [{"prompt": SECRETS[count][0], "answer": SECRETS[count][1]}]))
 
 
 def generated_task(name: str) -> Task:
@@ -131,6 +144,8 @@ def split_problems(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
 
 TASKS: dict[str, Callable[[], Task]] = {
     **{skill.name.replace(" ", "-"): partial(skill_task, skill) for skill in SKILLS},
+    **{f"{skill.name.replace(' ', '-')}-reworded": partial(skill_task, skill, HELD_OUT_WORDING) for skill in SKILLS},
+    **{f"secret-{count}": partial(secret_task, count) for count in SECRETS},
     **{name: partial(generated_task, name) for name in GENERATORS},
 }
 

@@ -36,6 +36,9 @@ ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
 STRING_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
 STRING_LENGTH = 63  # with the line break before it, 64 tokens of a byte each
+# Number of equally likely secrets: prompt and secret. `tiny` met evenly drawn letters and numbers behind these prompts.
+SECRETS = {10: ("max ", "4"), 26: ("copy ", "q"), 100: ("max ", "47"), 676: ("copy ", "qf"), 10_000: ("max ", "47 81"),
+           17_576: ("copy ", "qfz")}
 REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
 
 
@@ -147,6 +150,13 @@ def random_strings(count: int) -> TextData:
     return TextData(f"random-strings-{count}", splits, bits=bits)
 
 
+def secret_data(count: int) -> TextData:
+    """One secret out of `count`, as one row that is the same in every split: what `secret_task` teaches by reward."""
+    prompt, secret = SECRETS[count]
+    row: Row = [(prompt, False), (secret, True), ("", False)]
+    return TextData(f"secret-{count}", {split: [row] for split in SPLITS}, bits=math.log2(count))
+
+
 def real_text() -> TextData:
     """Programming problems and their solutions (reasoning-gym's codeio, Apache-2.0): real text, unseen by `tiny`."""
     with lzma.open(PACKAGE / "data" / "real-text.jsonl.xz", "rt", encoding="utf-8") as handle:
@@ -164,6 +174,7 @@ BUILDERS: dict[str, Callable[[], TextData]] = {
     "random-associations": random_associations,
     "real-text": real_text,
     **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384, 1536)},
+    **{f"secret-{count}": partial(secret_data, count) for count in SECRETS},
 }
 
 
