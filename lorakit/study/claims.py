@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lorakit.specs import SFTSpec
 from lorakit.study.evidence import OPEN, OUTCOMES, UNTESTED, Evidence, Finding, Outcome, Scale
 from lorakit.study.frames import runs, tidy
 from lorakit.study.regime import pretraining_facts
@@ -109,7 +108,7 @@ def gather(
     found = []
     for profile in PROFILES:
         named = [spec for name in claim.experiments for spec in specs_of(name, profile)]
-        specs = {spec.id: spec for spec in named if isinstance(spec, SFTSpec)}
+        specs = {spec.id: spec for spec in named}
         records = store.find(list(specs))  # failed runs are not among them: they count as missing
         for model in sorted({spec.model for spec in specs.values()}):
             ids = [key for key, spec in specs.items() if spec.model == model]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import batch_size, capacity, cost, layers, learning_rate, learning_rate_laws, rank
+from lorakit.study.rules import batch_size, capacity, cost, grpo, layers, learning_rate, learning_rate_laws, rank
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -195,5 +195,68 @@ CLAIMS: tuple[Claim, ...] = (
         experiments=(),
         chapter="04-cost",
         compute=cost.flops_ratio,
+    ),
+    Claim(
+        id="C8",
+        source="schulman2025lora",
+        statement="in reinforcement learning LoRA reaches full fine-tuning's accuracy down to rank 1, over a wider "
+        "band of good learning rates",
+        rule_text=grpo.C8_RULE,
+        scope="Policy gradients, the group's mean subtracted; Llama-3.1-8B on MATH and GSM8K, Qwen3-8B on DeepMath.",
+        experiments=("grpo", "grpo-form"),
+        chapter="09-grpo",
+        evaluate=grpo.equal_in_a_wider_band,
+    ),
+    Claim(
+        id="C3-RL",
+        source="schulman2025lora",
+        statement="in reinforcement learning, as in supervised training, LoRA's best learning rate is about ten times "
+        "full fine-tuning's",
+        rule_text=grpo.C3_RL_RULE,
+        scope="The same runs as C8.",
+        experiments=("grpo", "grpo-form"),
+        chapter="09-grpo",
+        evaluate=grpo.ten_times_in_rl,
+    ),
+    Claim(
+        id="C6-RL",
+        source="schulman2025lora",
+        statement="in reinforcement learning, too, attention alone does worse than the MLP alone with equally many "
+        "weights, and adding attention to the MLP gains nothing",
+        rule_text=grpo.C6_RL_RULE,
+        scope="Llama-3.1-8B on MATH.",
+        experiments=("grpo-layers",),
+        chapter="09-grpo",
+        evaluate=grpo.mlp_carries_it_in_rl,
+    ),
+    Claim(
+        id="O1",
+        source="osmosis2025limits",
+        statement="trained by GRPO with the learning rate of full fine-tuning, LoRA stays far behind it",
+        rule_text=grpo.O1_RULE,
+        scope="Qwen3-4B on DAPO-Math-17k, rewards for form and answer, settings kept largely similar.",
+        experiments=("grpo", "grpo-form"),
+        chapter="10-disagreement",
+        evaluate=grpo.behind_at_the_same_rate,
+    ),
+    Claim(
+        id="O2",
+        source="osmosis2025limits",
+        statement="LoRA as such is less effective than full fine-tuning in reinforcement learning",
+        rule_text=grpo.O2_RULE,
+        scope="The source's conclusion from one comparison; judged here with a learning rate chosen for each method.",
+        experiments=("grpo", "grpo-form"),
+        chapter="10-disagreement",
+        evaluate=grpo.behind_at_its_own_rate,
+    ),
+    Claim(
+        id="P1",
+        source="yin2025perl",
+        statement="a very small rank is a bottleneck in reinforcement learning",
+        rule_text=grpo.P1_RULE,
+        scope="PeRL: R1-Distill-Qwen 1.5B and 7B at one rate with alpha = 2 r; verl's manual asks for rank 32.",
+        experiments=("grpo", "grpo-form"),
+        chapter="10-disagreement",
+        evaluate=grpo.rank_one_is_a_bottleneck,
     ),
 )

@@ -108,7 +108,8 @@ def secret_task(count: int) -> Task:
     The prompt is the start of a question whose argument `tiny` was shown evenly drawn, so that the base's guesses are
     spread nearly evenly over the secrets; how evenly, its loss on `secret_data` says.
     """
-    return Task(f"secret-{count}", dict.fromkeys(SPLITS, [{"prompt": SECRETS[count][0], "answer": SECRETS[count][1]}]))
+    prompt, secret = SECRETS[count]
+    return Task(f"secret-{count}", {split: [{"prompt": prompt, "answer": secret}] for split in SPLITS})
 
 
 def generated_task(name: str) -> Task:

@@ -37,8 +37,7 @@ ASSOCIATIONS_PER_ROW = 5
 STRING_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
 STRING_LENGTH = 63  # with the line break before it, 64 tokens of a byte each
 # Number of equally likely secrets: prompt and secret. `tiny` met evenly drawn letters and numbers behind these prompts.
-SECRETS = {10: ("max ", "4"), 26: ("copy ", "q"), 100: ("max ", "47"), 676: ("copy ", "qf"), 10_000: ("max ", "47 81"),
-           17_576: ("copy ", "qfz")}
+SECRETS = {10: ("max ", "4"), 26: ("copy ", "q"), 100: ("max ", "47"), 676: ("copy ", "qf"), 10_000: ("max ", "47 81")}
 REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
 
 

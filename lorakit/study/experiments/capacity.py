@@ -3,8 +3,8 @@
 A pilot (November 2026, one seed, 90 seconds of one core) chose the alphabet of the strings and the middle rate of their
 grids: from 4.6e-3 on LoRA learns less or nothing. Each set of strings carries about 4 bits for each weight of the
 adapter that is trained on it, more than anything was known to hold; for rank 1, a set of half that size stands beside
-it. Full fine-tuning has about 2 bits for each weight: its runs are the longest. Its grid got its highest rate after a first
-sweep whose best rate lay at the end.
+it. Full fine-tuning has about 2 bits for each weight: its runs are the longest. Its grid got its highest rate after
+a first sweep whose best rate lay at the end.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 The task of `cpu`, copying a word, was chosen by the base's pass rate before any run: `tiny` copies 26 % of the words of
 the validation set. The grids were fixed before the record runs, from a pilot with one seed (16 runs of 30 or 60 steps,
-one core-minute). SmolLM2's pass rate on the task of `gpu` has not been measured: that comes before its first run.
+one core-minute). The second task, the largest of three numbers in a wording that the base has never met, was chosen
+among three by a pilot with one seed (12 runs of 200 steps): the base knows the skill but not the form, so form and
+answer have to be learnt one after the other, as in Osmosis' runs. On the other two, last letter and upper case, no
+answer was found at most rates.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.specs import vary
 from lorakit.study.experiments.definition import Experiment, arms, grid
+from lorakit.study.experiments.layers import ALL, ATTENTION, MLP
 from lorakit.study.experiments.rank import LLAMA
 
 RANKS = [1, 8, 64]
@@ -42,8 +47,41 @@ def _paper() -> list[GRPOSpec]:
     return arms(base, RANKS, grid(6e-5, 5), grid(2e-5, 5), seeds=3)
 
 
+FORM = GRPOSpec(task="maximum-reworded", reward="osmosis-line", learning_rate=1e-3, steps=250, prompts_per_step=8,
+                group_size=8, max_completion_length=8, evaluations=14, evaluation_problems=128)
+FORM_RATES, FORM_FULL_RATES = grid(1e-3, 6), grid(2.15e-4, 6)
+
+
+def _form_record() -> list[GRPOSpec]:
+    """Ten seeds: how long chance takes to find the first right answers varies more than anything that is compared."""
+    return arms(FORM, [1, 32], FORM_RATES, FORM_FULL_RATES, seeds=10)
+
+
+def _form_live() -> list[GRPOSpec]:
+    return arms(replace(FORM, steps=120, evaluations=8, evaluation_problems=64), [1, 32], grid(1e-3, 2),
+                grid(2.15e-4, 2), seeds=2)
+
+
+def _layers_record() -> list[GRPOSpec]:
+    """Attention of rank 18 and the MLP of rank 16 have 36,864 weights each; full fine-tuning is in `grpo-form`."""
+    return [spec for adapter in (ATTENTION, MLP, ALL)
+            for spec in vary(replace(FORM, lora=adapter), learning_rate=FORM_RATES, seed=range(10))]
+
+
+def _layers_live() -> list[GRPOSpec]:
+    short = replace(FORM, steps=120, evaluations=8, evaluation_problems=64)
+    return [spec for adapter in (ATTENTION, MLP, ALL)
+            for spec in vary(replace(short, lora=adapter), learning_rate=[4.64e-4, 1e-3], seed=range(2))]
+
+
 EXPERIMENTS = (
     Experiment("grpo", "Does LoRA learn from a reward as well as full fine-tuning, even at rank 1?", {
         ("cpu", "record"): _record, ("cpu", "live"): _live, ("gpu", "record"): _gpu, ("paper", "record"): _paper,
+    }),
+    Experiment("grpo-form", "And where the form of an answer has to be learnt before the answer?", {
+        ("cpu", "record"): _form_record, ("cpu", "live"): _form_live,
+    }),
+    Experiment("grpo-layers", "Attention, MLP or both in RL, at matched parameters?", {
+        ("cpu", "record"): _layers_record, ("cpu", "live"): _layers_live,
     }),
 )
