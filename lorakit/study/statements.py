@@ -250,6 +250,17 @@ CLAIMS: tuple[Claim, ...] = (
         evaluate=grpo.behind_at_its_own_rate,
     ),
     Claim(
+        id="T1",
+        source="trl2025lora",
+        statement="GRPO with LoRA of rank 1, at ten times full fine-tuning's learning rate, does as well as full "
+        "fine-tuning",
+        rule_text=grpo.T1_RULE,
+        scope="SmolLM3-3B, 500 steps on mathematics, training reward of one run.",
+        experiments=("grpo", "grpo-form"),
+        chapter="09-grpo",
+        evaluate=grpo.ten_times_at_rank_one,
+    ),
+    Claim(
         id="P1",
         source="yin2025perl",
         statement="a very small rank is a bottleneck in reinforcement learning",

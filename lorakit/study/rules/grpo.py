@@ -60,6 +60,12 @@ O2_RULE = (
     f"% interval lies below −{MARGIN:g} points; does not hold if one lies wholly above it; otherwise inconclusive. "
     f"{_GAIN}"
 )
+T1_RULE = (
+    "Data: every RL task of the experiments. Rank 1 at ten times full fine-tuning's best learning rate (best by mean "
+    "validation accuracy at the last step) and full fine-tuning at that best rate, equal steps and rewards: test "
+    f"accuracy of LoRA minus full, paired by seed; margin: {MARGIN:g} points. Holds if every 95 % interval lies above "
+    f"−{MARGIN:g} points; does not hold if one lies wholly below it; otherwise inconclusive. {_GAIN}"
+)
 P1_RULE = (
     f"Data: every RL task of the experiments, alpha 32. {_OWN_RATE} Rank 1 minus the highest rank. Holds if every 95 "
     f"% interval lies below −{MARGIN:g} points; does not hold if one lies wholly above it; otherwise inconclusive."
@@ -183,25 +189,37 @@ def _layers(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
 def behind_at_the_same_rate(evidence: Evidence) -> Finding:
     """O1, by `O1_RULE`."""
     def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-        gap = at_the_rate_of_full(curves)
+        gap = at_a_multiple(curves, arms(curves)[-1], 1)
         return _is_behind(gap, BEHIND) if gap else Finding(UNTESTED, "LoRA was not run at that rate.")
 
     return _on_each(evidence, judge)
 
 
-def at_the_rate_of_full(curves: pd.DataFrame) -> Difference | None:
-    """The highest rank minus full fine-tuning, both at full fine-tuning's best rate; None if LoRA was not run there."""
-    top = arms(curves)[-1]
+def at_a_multiple(curves: pd.DataFrame, arm: str, times: float) -> Difference | None:
+    """An arm at `times` full fine-tuning's best rate minus full fine-tuning at that rate; None if it was not run."""
     full = best_rate_by_validation(curves[curves["arm"] == "full"])
-    rate = float(full["learning_rate"].iloc[0])
-    rows = losses_at(curves[curves["arm"] == top])
-    grid = rows["learning_rate"].unique()
-    nearest = min(grid, key=lambda other: abs(math.log(other / rate)))
+    rate = times * float(full["learning_rate"].iloc[0])
+    rows = losses_at(curves[curves["arm"] == arm])
+    nearest = min(rows["learning_rate"].unique(), key=lambda other: abs(math.log(other / rate)))
     if abs(nearest / rate - 1) > SAME:
         return None
     copied = rows[rows["learning_rate"] == nearest]
-    return Difference(f"{top} − full at {nearest:.2g}", dict(zip(copied["seed"], 1 - copied["test_loss"], strict=True)),
+    return Difference(f"{arm} at {nearest:.2g} − full at {rate / times:.2g}",
+                      dict(zip(copied["seed"], 1 - copied["test_loss"], strict=True)),
                       dict(zip(full["seed"], 1 - full["test_loss"], strict=True)))
+
+
+def ten_times_at_rank_one(evidence: Evidence) -> Finding:
+    """T1, by `T1_RULE`."""
+    def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+        gap = at_a_multiple(curves, "rank 1", TEN) if "rank 1" in set(curves["arm"]) else None
+        if gap is None:
+            return Finding(UNTESTED, "Rank 1 was not run at that rate.")
+        span = gap.interval()
+        outcome: Outcome = HOLDS if span.low > -MARGIN else FAILS if span.high < -MARGIN else OPEN
+        return Finding(outcome, f"Test accuracy: {gap}.", f"{gap.label}, points of accuracy", span)
+
+    return _on_each(evidence, judge)
 
 
 def behind_at_its_own_rate(evidence: Evidence) -> Finding:
