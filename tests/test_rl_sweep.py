@@ -1,6 +1,10 @@
 """RL through `lorakit.run`: workers, records, a kill and a restart, tidy frames; with a reward of one's own."""
 
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -85,13 +89,32 @@ def test_trl_makes_a_record_of_the_same_form_and_silence_is_told(own, tmp_path, 
     assert found[1].metrics["groups_with_spread"] == 0
 
 
-def test_a_killed_run_starts_again_and_says_so(own, tmp_path, capsys):
-    done = Record.from_run(own, "ok", {"groups_with_spread": 1}, {"step": [6]}, {"engine": "packed",
-                           "code": training_code("packed", "grpo")})
+SWEEP = """
+import sys
+import lorakit
+from lorakit.grpo_spec import GRPOSpec
+lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], device="cpu", processes=1)
+"""
+
+
+def test_a_killed_sweep_keeps_what_is_done_and_says_what_starts_again(own, tmp_path, capsys):
+    specs = [replace(own, steps=20), replace(own, steps=21)]  # two packs, one after the other
+    script = SWEEP.format(specs=[spec.to_json() for spec in specs])
     store = Store(tmp_path / "runs")
-    store.append("cpu", "runs", done)
-    lorakit.run(vary(own, seed=[0, 1]), store, device="cpu", processes=1)
+    running = subprocess.Popen([sys.executable, "-c", script, str(store.root)], stderr=subprocess.DEVNULL,
+                               start_new_session=True)
+    try:
+        while running.poll() is None and not store.records("cpu", "runs"):
+            time.sleep(0.02)
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    (done,) = store.records("cpu", "runs")
+    found = lorakit.run(specs, store, device="cpu", processes=1)
     assert "1 runs are recorded; 1 RL runs start at their first step" in capsys.readouterr().err
+    assert done in found
+    assert [r.curve for r in found] == [r.curve for r in lorakit.run(specs, tmp_path / "whole", device="cpu",
+                                                                     processes=1)]
 
 
 def test_both_kinds_in_one_call_are_refused(own, tmp_path):
