@@ -150,7 +150,7 @@ def _equal_in_a_wider_band(curves: pd.DataFrame, metrics: pd.DataFrame) -> Findi
 
 def ten_times_in_rl(evidence: Evidence) -> Finding:
     """C3-RL, by `C3_RL_RULE`."""
-    return _on_each(evidence, _ten_times)
+    return _on_each(evidence, _ten_times, gain=False)
 
 
 def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
@@ -233,13 +233,14 @@ def behind_at_its_own_rate(evidence: Evidence) -> Finding:
 
 def rank_one_is_a_bottleneck(evidence: Evidence) -> Finding:
     """P1, by `P1_RULE`."""
-    def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-        reached, top = accuracies(curves), arms(curves)[-1]
-        if "rank 1" not in reached or top == "rank 1":
-            return Finding(UNTESTED, "Needs rank 1 and a higher rank.")
-        return _is_behind(Difference(f"rank 1 − {top}", reached["rank 1"], reached[top]), MARGIN)
+    def judge(curves: pd.DataFrame) -> Finding:
+        lora = [arm for arm in arms(curves) if arm != "full"]
+        if "rank 1" not in lora[:-1] or "test_accuracy" not in curves:
+            return Finding(UNTESTED, "Needs RL runs of rank 1 and of a higher rank.")
+        reached = accuracies(curves)
+        return _is_behind(Difference(f"rank 1 − {lora[-1]}", reached["rank 1"], reached[lora[-1]]), MARGIN)
 
-    return _on_each(evidence, judge)
+    return combine({task: judge(plain(evidence.of(task)[0])) for task in evidence.datasets})
 
 
 def _is_behind(gap: Difference, margin: float) -> Finding:
@@ -248,8 +249,8 @@ def _is_behind(gap: Difference, margin: float) -> Finding:
     return Finding(outcome, f"Test accuracy: {gap}.", f"{gap.label}, points of accuracy", span)
 
 
-def _on_each(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding]) -> Finding:
-    """`judge` on every task whose full fine-tuning clearly gains, over plain adapters and full fine-tuning."""
+def _on_each(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding], gain: bool = True) -> Finding:
+    """`judge` on plain adapters and full fine-tuning of every task; with `gain`, where the latter clearly gains."""
     findings = {}
     for task in evidence.datasets:
         curves, metrics = (plain(frame) for frame in evidence.of(task))
@@ -257,9 +258,10 @@ def _on_each(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], F
             findings[task] = Finding(UNTESTED, "Needs RL runs of LoRA and of full fine-tuning.")
             continue
         full = accuracies(curves[curves["arm"] == "full"])["full"]
-        gain = paired_difference(full, _base(full, metrics))
-        findings[task] = judge(curves, metrics) if gain.low > 0 else Finding(
-            OPEN, "Full fine-tuning did not clearly improve on the base.")
+        if gain and paired_difference(full, _base(full, metrics)).low <= 0:
+            findings[task] = Finding(OPEN, "Full fine-tuning did not clearly improve on the base.")
+            continue
+        findings[task] = judge(curves, metrics)
     return combine(findings)
 
 

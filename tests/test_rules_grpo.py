@@ -1,0 +1,252 @@
+"""C8, C3-RL, C6-RL, O1, O2, T1 and P1 on RL records whose answer is known."""
+
+import math
+from dataclasses import replace
+
+import pandas
+import pytest
+from synthetic_records import make
+
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Record
+from lorakit.specs import LoRASpec
+from lorakit.study.evidence import Evidence
+from lorakit.study.frames import runs, tidy
+from lorakit.study.rules.grpo import (
+    Difference,
+    accuracies,
+    at_a_multiple,
+    behind_at_its_own_rate,
+    behind_at_the_same_rate,
+    equal_in_a_wider_band,
+    good_rates,
+    mlp_carries_it_in_rl,
+    rank_one_is_a_bottleneck,
+    ten_times_at_rank_one,
+    ten_times_in_rl,
+)
+from lorakit.study.rules.layers import pairs
+from lorakit.study.statistics import GridEdgeError
+
+BASE, TOP = 0.2, 0.9
+FULL, RANK_1, RANK_64 = None, LoRASpec(rank=1), LoRASpec(rank=64)
+PLAIN = (FULL, RANK_1, RANK_64)
+ATTENTION, MLP, BOTH = LoRASpec(rank=18, targets="attention"), LoRASpec(rank=16, targets="mlp"), LoRASpec(rank=16)
+WEIGHTS = {"attention": 2048, "mlp": 2304, "all-linear": 4352}
+GRID = [10 ** (k / 3) for k in range(-12, -5)]  # 1e-4 to 1e-2
+WIDE, NARROW = 0.04, 0.4  # accuracy lost a decade away from the best rate
+
+
+def best_at(rate, width=WIDE, top=TOP):
+    """Accuracy as a function of (rate, seed): a parabola, its top moved by a fifth of a point from seed to seed."""
+    return lambda lr, seed: max(0.0, top - width * math.log10(lr / rate) ** 2 + 0.002 * (seed - 2))
+
+
+def spread(accuracy, points):
+    """The same with `points` hundredths between neighbouring seeds."""
+    return lambda lr, seed: accuracy(lr, seed) + points / 100 * (seed - 2)
+
+
+LORA, FULL_AT_A_TENTH = best_at(1e-3), best_at(1e-4, NARROW)
+
+
+def evidence(full=FULL_AT_A_TENTH, rank_1=LORA, rank_64=LORA, task="copy@1", arms=PLAIN, **more):
+    """Runs of each arm over its grid; full fine-tuning's lies a decade lower."""
+    curves = dict(zip(PLAIN, (full, rank_1, rank_64), strict=True)) | more.get("accuracy", {})
+    records = []
+    for lora in arms:
+        for rate in [value / 10 for value in GRID] if lora is None else GRID:
+            for seed in range(5):
+                spec = GRPOSpec(model="base@1", task=task, lora=lora, learning_rate=rate, steps=20, seed=seed)
+                last = curves[lora](rate, seed)
+                weights = 393_856 if lora is None else lora.rank * WEIGHTS[lora.targets]
+                column = [BASE, last]
+                records.append(Record.from_run(
+                    spec, "ok", {"base_test_accuracy": BASE, "parameters": weights},
+                    {"step": [1, 20], "tokens": [100, 2000], "validation_accuracy": column, "test_accuracy": column},
+                    {"date": "2026-01-01"}))
+    return Evidence("cpu", "base@1", tidy(records), runs(records))
+
+
+def together(*pieces):
+    return replace(pieces[0], curves=pandas.concat([p.curves for p in pieces]),
+                   metrics=pandas.concat([p.metrics for p in pieces]))
+
+
+@pytest.mark.parametrize(("change", "outcome", "words"), [
+    ({}, "holds", "rank 64 +0.0 points (+0.0 to +0.0)"),
+    ({"rank_1": best_at(1e-3, top=TOP - 0.01)}, "holds", "rank 1 −1.0 points"),  # within the margin
+    ({"rank_1": best_at(1e-3, top=TOP - 0.05)}, "does not hold", "rank 1 −5.0 points"),
+    ({"rank_1": best_at(1e-3, top=TOP + 0.05)}, "inconclusive", "rank 1 +5.0 points"),  # better is not equal
+    ({"rank_64": best_at(1e-3, 2.0)}, "does not hold", "rank 64 −"),  # as good, in a narrower band
+    ({"full": best_at(1e-4)}, "inconclusive", "rank 64 +0.0 (+0.0 to +0.0)"),  # equal bands
+    ({"rank_1": spread(LORA, 4)}, "inconclusive", "rank 1"),
+])
+def test_c8_outcomes(change, outcome, words):
+    found = equal_in_a_wider_band(evidence(**change))
+    assert found.outcome == outcome
+    assert words in found.reason
+    assert "points of accuracy" in found.effect
+
+
+@pytest.mark.parametrize("rule", [equal_in_a_wider_band, behind_at_the_same_rate, behind_at_its_own_rate,
+                                  ten_times_at_rank_one])
+def test_without_a_gain_of_full_fine_tuning_there_is_nothing_to_compare_with(rule):
+    found = rule(evidence(full=spread(best_at(1e-4, NARROW, top=BASE), 3)))
+    assert found.outcome == "inconclusive"
+    assert "did not clearly improve" in found.reason
+
+
+@pytest.mark.parametrize("rule", [equal_in_a_wider_band, ten_times_in_rl, behind_at_the_same_rate,
+                                  behind_at_its_own_rate, ten_times_at_rank_one, rank_one_is_a_bottleneck])
+def test_what_was_not_run_is_not_tested(rule):
+    assert rule(evidence(arms=(RANK_64,))).outcome == "not tested at this scale"
+    supervised = make(ranks=(None, 1, 64))
+    assert rule(Evidence("cpu", "base@1", tidy(supervised), runs(supervised))).outcome == "not tested at this scale"
+
+
+def test_one_task_that_disagrees_is_enough_and_all_must_hold():
+    good, bad = evidence(), evidence(rank_1=best_at(1e-3, top=TOP - 0.05), task="other@1")
+    found = equal_in_a_wider_band(together(good, bad))
+    assert found.outcome == "does not hold"
+    assert "On copy: " in found.reason
+    assert "On other: " in found.reason
+    assert equal_in_a_wider_band(together(good, evidence(task="other@1"))).outcome == "holds"
+
+
+def test_good_rates_are_counted_seed_by_seed_against_the_mean():
+    counts = good_rates(evidence(full=spread(best_at(1e-4, NARROW), 1)).curves)
+    # a third of a decade beside the best rate costs 4.4 points, and the seeds lie up to 2.4 points beside their mean
+    assert counts["full"] == {0: 1, 1: 1, 2: 3, 3: 3, 4: 3}
+    assert set(counts["rank 1"].values()) == {len(GRID)}
+
+
+def test_accuracy_is_read_at_the_rate_that_validation_chose():
+    curves = evidence().curves.copy()
+    last = curves["step"] == 20
+    curves.loc[last, "test_loss"] = 0.4
+    curves.loc[last & (curves["learning_rate"] / 1e-3 - 1).abs().lt(1e-6), "test_loss"] = 0.3
+    reached = accuracies(curves)
+    assert set(reached["rank 1"].values()) == {0.7}
+    assert set(reached["full"].values()) == {0.6}
+
+
+@pytest.mark.parametrize(("full", "outcome"), [
+    (best_at(1e-4, NARROW), "holds"),  # ten
+    (best_at(3.2e-4, NARROW), "does not hold"),  # three
+    (best_at(3.2e-5, NARROW), "does not hold"),  # thirty
+    (lambda lr, seed: best_at(1e-4 * 10 ** (0.15 * (seed - 2)), NARROW)(lr, seed), "inconclusive"),
+])
+def test_c3_rl_outcomes(full, outcome):
+    found = ten_times_in_rl(evidence(full=full))
+    assert found.outcome == outcome
+    assert "rank 1 / full" in found.reason
+    assert found.effect == "best rate of rank 64 / full"
+
+
+def test_c3_rl_does_not_ask_for_a_gain():
+    assert ten_times_in_rl(evidence(full=best_at(1e-4, NARROW, top=BASE))).outcome == "holds"
+
+
+def layers(attention, mlp, both):
+    return evidence(arms=(ATTENTION, MLP, BOTH), accuracy={ATTENTION: attention, MLP: mlp, BOTH: both})
+
+
+@pytest.mark.parametrize(("attention", "mlp", "both", "outcome"), [
+    (best_at(1e-3, top=0.7), LORA, LORA, "holds"),
+    (best_at(1e-3, top=0.7), LORA, best_at(1e-3, top=0.91), "holds"),  # adds less than the margin
+    (LORA, LORA, LORA, "does not hold"),  # attention is as good
+    (best_at(1e-3, top=0.95), LORA, LORA, "does not hold"),
+    (best_at(1e-3, top=0.5), best_at(1e-3, top=0.7), LORA, "does not hold"),  # attention adds to the MLP
+    (spread(LORA, 4), LORA, LORA, "inconclusive"),
+    (best_at(1e-3, top=0.7), LORA, spread(LORA, 4), "inconclusive"),
+])
+def test_c6_rl_outcomes(attention, mlp, both, outcome):
+    found = mlp_carries_it_in_rl(layers(attention, mlp, both))
+    assert found.outcome == outcome
+    assert "rank 18, attention − rank 16, mlp" in found.reason
+
+
+def test_c6_rl_needs_equally_many_weights_and_both_questions():
+    assert {question for question, *_ in pairs(layers(LORA, LORA, LORA).metrics)} == {"apart", "added"}
+    for arms in ((MLP, BOTH), (replace(ATTENTION, rank=24), MLP, BOTH), PLAIN):
+        found = mlp_carries_it_in_rl(evidence(arms=arms, accuracy=dict.fromkeys(arms, LORA)))
+        assert found.outcome == "not tested at this scale"
+
+
+@pytest.mark.parametrize(("rank_64", "outcome"), [
+    (best_at(1e-2, NARROW / 2), "holds"),  # at a hundredth of its best rate
+    (best_at(3.2e-4), "does not hold"),
+    (spread(best_at(1e-3, 0.08), 4), "inconclusive"),  # 10 points behind at full's rate, give or take 8
+])
+def test_o1_outcomes(rank_64, outcome):
+    # the grids overlap between 1e-4 and 1e-3
+    found = behind_at_the_same_rate(evidence(full=best_at(1e-4, NARROW, top=0.92), rank_64=rank_64))
+    if outcome == "holds":  # its own best rate is at the edge of its grid, and does not matter here
+        with pytest.raises(GridEdgeError):
+            behind_at_its_own_rate(evidence(rank_64=rank_64))
+    assert found.outcome == outcome
+    assert "rank 64 at 0.0001 − full at 0.0001" in found.reason
+
+
+def test_o1_compares_at_the_rate_of_full_alone():
+    gap = at_a_multiple(evidence(rank_64=best_at(1e-3, 0.1)).curves, "rank 64", 1)
+    assert isinstance(gap, Difference)
+    assert gap.interval().mean == pytest.approx(-10)
+    assert at_a_multiple(evidence(full=best_at(3.2e-5, NARROW)).curves, "rank 64", 1) is None
+    assert behind_at_the_same_rate(evidence(full=best_at(3.2e-5, NARROW))).outcome == "not tested at this scale"
+
+
+@pytest.mark.parametrize(("rank_1", "outcome"), [
+    (LORA, "holds"),  # at ten times the rate of full fine-tuning, its own best one
+    (best_at(1e-3, top=0.95), "holds"),
+    (best_at(1e-4), "does not hold"),  # a decade above its best rate
+    (spread(LORA, 4), "inconclusive"),
+])
+def test_t1_outcomes(rank_1, outcome):
+    found = ten_times_at_rank_one(evidence(rank_1=rank_1))
+    assert found.outcome == outcome
+    assert "rank 1 at 0.001 − full at 0.0001" in found.reason
+
+
+def test_t1_needs_that_rate_at_rank_one():
+    found = evidence()
+    there = (found.curves["learning_rate"] / 1e-3 - 1).abs() < 1e-6
+    thinned = replace(found, curves=found.curves[~(there & (found.curves["arm"] == "rank 1"))])
+    assert ten_times_at_rank_one(thinned).outcome == "not tested at this scale"
+    assert ten_times_at_rank_one(evidence(arms=(FULL, RANK_64))).outcome == "not tested at this scale"
+
+
+@pytest.mark.parametrize(("rank_64", "outcome"), [
+    (best_at(1e-3, top=0.8), "holds"), (LORA, "does not hold"), (best_at(1e-3, top=0.95), "does not hold"),
+    (best_at(1e-3, top=0.885), "does not hold"), (spread(LORA, 4), "inconclusive"),
+])
+def test_o2_outcomes(rank_64, outcome):
+    found = behind_at_its_own_rate(evidence(rank_64=rank_64))
+    assert found.outcome == outcome
+    assert "rank 64 − full" in found.reason
+
+
+@pytest.mark.parametrize(("rank_1", "outcome"), [
+    (best_at(1e-3, top=0.8), "holds"), (LORA, "does not hold"), (spread(LORA, 4), "inconclusive")])
+def test_p1_outcomes(rank_1, outcome):
+    found = rank_one_is_a_bottleneck(evidence(rank_1=rank_1))
+    assert found.outcome == outcome
+    assert "rank 1 − rank 64" in found.reason
+
+
+def test_p1_compares_ranks_and_needs_no_full_fine_tuning():
+    assert rank_one_is_a_bottleneck(evidence(arms=(RANK_1, RANK_64))).outcome == "does not hold"
+
+
+def test_other_alphas_and_layers_do_not_count():
+    odd = LoRASpec(rank=1, alpha=2)
+    mixed = evidence(arms=(*PLAIN, odd, BOTH, ATTENTION), accuracy={
+        odd: best_at(1e-3, top=0.3), BOTH: LORA, ATTENTION: best_at(1e-3, top=0.3)})
+    assert equal_in_a_wider_band(mixed).outcome == "holds"
+    assert "alpha 2" not in equal_in_a_wider_band(mixed).reason
+
+
+def test_a_best_rate_at_the_edge_is_refused():
+    with pytest.raises(GridEdgeError, match="highest"):
+        equal_in_a_wider_band(evidence(rank_1=best_at(1e-1)))
