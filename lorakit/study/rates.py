@@ -45,14 +45,14 @@ def ratios(best: pd.DataFrame, full: pd.DataFrame | None = None) -> pd.DataFrame
     return both.assign(ratio=both["learning_rate"] / both["learning_rate_full"])
 
 
-def geometric_interval(values: pd.Series | list[float]) -> Interval:
+def geometric_interval(values: pd.Series | list[float], confidence: float = 0.95) -> Interval:
     """Geometric mean over seeds with the t interval of the logarithms.
 
     >>> round(geometric_interval([2.0, 8.0]).mean, 9)
     4.0
     """
-    span = mean_interval([math.log(value) for value in values])
-    return Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n)
+    span = mean_interval([math.log(value) for value in values], confidence)
+    return Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n, confidence)
 
 
 def regret(curves: pd.DataFrame, arm: str, rate: float, base: float, step: int | None = None) -> float:
@@ -77,7 +77,7 @@ def regret(curves: pd.DataFrame, arm: str, rate: float, base: float, step: int |
     return (here - least) / (base - least) if math.isfinite(here) else math.nan
 
 
-def power_law(x: pd.Series, y: pd.Series, seeds: pd.Series) -> Interval:
+def power_law(x: pd.Series, y: pd.Series, seeds: pd.Series, confidence: float = 0.95) -> Interval:
     """The exponent k of y ~ x^k, fitted in logarithms seed by seed, with its interval over seeds.
 
     >>> x, seeds = pd.Series([1.0, 2.0, 4.0] * 2), pd.Series([0] * 3 + [1] * 3)
@@ -85,4 +85,5 @@ def power_law(x: pd.Series, y: pd.Series, seeds: pd.Series) -> Interval:
     2.0
     """
     frame = pd.DataFrame({"x": np.log(x), "y": np.log(y), "seed": seeds})
-    return mean_interval([float(np.polyfit(part["x"], part["y"], 1)[0]) for _, part in frame.groupby("seed")])
+    slopes = [float(np.polyfit(part["x"], part["y"], 1)[0]) for _, part in frame.groupby("seed")]
+    return mean_interval(slopes, confidence)

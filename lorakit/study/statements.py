@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lorakit.study.evidence import Evidence, Finding, Scale
-from lorakit.study.rules import batch_size, capacity, cost, grpo, layers, learning_rate, learning_rate_laws, rank
+from lorakit.study.rules import batch_size, capacity, cost, grpo, layers, learning_rate, rank, reward
+from lorakit.study.rules import learning_rate_laws as laws
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -124,22 +125,22 @@ CLAIMS: tuple[Claim, ...] = (
         source="schulman2025lora",
         statement="training with (alpha, init_A, LR_A, LR_B) is the same as with (alpha / (p q), p init_A, p LR_A, "
         "q LR_B), so that the four settings have two degrees of freedom",
-        rule_text=learning_rate_laws.C12_RULE,
+        rule_text=laws.C12_RULE,
         scope="Adam with an epsilon of zero, no weight decay.",
         experiments=("learning-rate-invariance",),
         chapter="06-learning-rate",
-        compute=learning_rate_laws.same_after_transformation,
+        compute=laws.same_after_transformation,
     ),
     Claim(
         id="C13",
         source="schulman2025lora",
         statement="the ratio of the best learning rates of LoRA and full fine-tuning does not depend on the model's "
         "width",
-        rule_text=learning_rate_laws.C13_RULE,
+        rule_text=laws.C13_RULE,
         scope="A fit over 14 Llama and Qwen models on Tulu 3.",
         experiments=("learning-rate-width", "learning-rate-width-256"),
         chapter="06-learning-rate",
-        compute=learning_rate_laws.same_at_every_width,
+        compute=laws.same_at_every_width,
     ),
     Claim(
         id="C14",
@@ -195,6 +196,28 @@ CLAIMS: tuple[Claim, ...] = (
         experiments=(),
         chapter="04-cost",
         compute=cost.flops_ratio,
+    ),
+    Claim(
+        id="C10-RL",
+        source="schulman2025lora",
+        statement="an episode of reinforcement learning tells about as many bits as one token of supervised training, "
+        "so that with episodes of a thousand tokens and more a token tells about a thousand times less",
+        rule_text=reward.C10_RL_RULE,
+        scope="Policy gradients with a reward for the whole episode, episodes of thousands of tokens; an argument.",
+        experiments=(reward.SUPERVISED, *reward.TASKS),
+        chapter="08-reward",
+        compute=reward.bits_of_episodes_and_tokens,
+    ),
+    Claim(
+        id="M1",
+        source="bledden2025memorization",
+        statement="to learn one secret out of N takes a number of episodes that grows as about the 0.9th power of N "
+        "where a reward says right or wrong, and one number of examples whatever N where the answer is shown",
+        rule_text=reward.M1_RULE,
+        scope="A small network from scratch, N of 10, 100 and 500, 10 seeds; 19, 129 and 599 episodes, 2 examples.",
+        experiments=(reward.REWARDED, reward.SHOWN),
+        chapter="08-reward",
+        compute=reward.episodes_against_examples,
     ),
     Claim(
         id="C8",
