@@ -10,7 +10,7 @@ from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec
 from lorakit.study import experiments
 from lorakit.study.experiments import Experiment
-from lorakit.study.frames import tidy
+from lorakit.study.frames import runs, tidy
 from lorakit.study.rules import reward
 from lorakit.study.rules.reward import (
     at_best_rate,
@@ -21,6 +21,7 @@ from lorakit.study.rules.reward import (
     learnt_by_example,
     learnt_by_reward,
     power,
+    surprise,
     told,
 )
 
@@ -43,9 +44,9 @@ def example(count, rank=1, rate=1e-2, seed=0, *, learnt_at=3, steps=5):
     """One supervised run on a secret of two label tokens, whose probability reaches 1/2 at a step."""
     spec = SFTSpec(model="tiny@1", dataset=f"secret-{count}@1", learning_rate=rate, lora=rank and LoRASpec(rank=rank),
                    seed=seed, steps=steps, batch_size=1)
-    losses = [math.log(count) / 2] + [math.log(2) / 2 if step >= learnt_at else 2.0 for step in range(1, steps + 1)]
-    return Record.from_run(spec, "ok", {}, {
-        "step": list(range(steps + 1)), "tokens": [2 * n for n in range(steps + 1)], "train_loss": losses,
+    losses = [math.log(2) / 2 if step >= learnt_at else 2.0 for step in range(1, steps + 1)]
+    return Record.from_run(spec, "ok", {"base_validation_loss": math.log(count) / 2}, {
+        "step": list(range(1, steps + 1)), "tokens": [2 * n for n in range(1, steps + 1)], "train_loss": losses,
         "validation_loss": losses, "test_loss": losses}, {"date": "2026-01-01"})
 
 
@@ -67,11 +68,11 @@ def judge(tmp_path, monkeypatch):
     """Judge records, which are all that their experiments name."""
     def judged(rule, **records):
         store, found = Store(tmp_path), {}
-        for name, runs in records.items():
-            name = name.replace("_", "-")
-            for record in runs:
+        for key, several in records.items():
+            name = key.replace("_", "-")
+            for record in several:
                 store.append("cpu", name, record)
-            found[name] = [read(record) for record in runs]
+            found[name] = [read(record) for record in several]
         monkeypatch.setattr(experiments, "get", lambda name: Experiment(name, "?", {
             ("cpu", "record"): lambda: found[name]}))
         monkeypatch.setattr(reward, "pretraining_facts", lambda model: {"parameters": 362_000})
@@ -95,9 +96,9 @@ def test_what_a_run_was_told_by_hand():
 
 
 def test_the_best_rate_is_chosen_arm_by_arm_even_at_an_end():
-    runs = [rl(rank, rate, seed, accuracy=0.9 if (rank, rate) in {(1, 1e-3), (None, 1e-4)} else 0.3)
+    several = [rl(rank, rate, seed, accuracy=0.9 if (rank, rate) in {(1, 1e-3), (None, 1e-4)} else 0.3)
             for rank in (1, None) for rate in (1e-4, 3e-4, 1e-3) for seed in range(2)]
-    chosen = at_best_rate(tidy(runs))
+    chosen = at_best_rate(tidy(several))
     assert set(zip(chosen["arm"], chosen["learning_rate"], strict=True)) == {("rank 1", 1e-3), ("full", 1e-4)}
 
 
@@ -113,9 +114,9 @@ def test_a_first_pass_by_hand():
     (1.0, "holds"), (0.5, "holds"), (0.01, "does not hold"), (8.0, "does not hold"), (0.0, "inconclusive")])
 def test_c10_rl(judge, bits, outcome):
     shown = make(lambda *_: math.log(2), ranks=(None,), seeds=range(2))
-    runs = [rl(rank, rate, seed, entropy=(bits * (1 + jitter(seed + 1, size=0.02)),) * 3, accuracy=0.5 + (rate == 1e-3))
+    paid = [rl(rank, rate, seed, entropy=(bits * (1 + jitter(seed + 1, size=0.02)),) * 3, accuracy=0.5 + (rate == 1e-3))
             for rank in (1, None) for rate in (1e-4, 1e-3) for seed in range(5)]
-    scale, finding = judge(bits_of_episodes_and_tokens, rank=shown, grpo=runs, grpo_form=[
+    scale, finding = judge(bits_of_episodes_and_tokens, rank=shown, grpo=paid, grpo_form=[
         rl(1, 1e-3, seed, task="form@1", entropy=(1.0,) * 3) for seed in range(5)])
     assert finding.outcome == outcome
     assert (scale.model, finding.seeds) == ("tiny", 5)
@@ -141,7 +142,7 @@ def test_learnt_by_reward_by_hand():
 def test_learnt_by_example_by_hand():
     learnt = learnt_by_example(tidy([example(100)]))
     assert learnt[["learnt", "cost", "secrets"]].values.tolist() == [[True, 3, 100]]
-    assert learnt["surprise"].tolist() == pytest.approx([math.log2(100)], rel=1e-4)
+    assert surprise(tidy([example(100)]), runs([example(100)])) == {100: pytest.approx(math.log2(100))}
     assert not learnt_by_example(tidy([example(100, learnt_at=9)]))["learnt"].any()
 
 

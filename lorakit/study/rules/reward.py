@@ -116,18 +116,26 @@ def learnt_by_reward(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def learnt_by_example(curves: pd.DataFrame) -> pd.DataFrame:
-    """Examples until a secret's probability is 1/2 or more: a row a run with `learnt`, `cost` and `surprise`.
-
-    `surprise` is −log2 of the probability that the base gives the secret.
+    """Examples until a secret's probability is 1/2 or more: a row a run with `learnt` and `cost`.
 
     Args:
         curves: of `tidy`, datasets `secret-N`, one example a step.
     """
     rows = curves.sort_values(["id", "step"])
-    labels = (rows["tokens"] / rows["step"].where(rows["step"] > 0)).groupby(rows["id"]).transform("max")
-    nats = rows["validation_loss"] * labels
-    rows["surprise"] = (nats / math.log(2)).groupby(rows["id"]).transform("first")
-    return _first(rows[rows["step"] > 0], nats <= math.log(2) + 1e-9, "step", ["surprise"])
+    nats = rows["validation_loss"] * rows["tokens"] / rows["step"]
+    return _first(rows, nats <= math.log(2) + 1e-9, "step", [])
+
+
+def surprise(curves: pd.DataFrame, metrics: pd.DataFrame) -> dict[int, float]:
+    """−log2 of the probability that the base gives each secret, by N: what an example tells before anything is learnt.
+
+    Args:
+        curves: of `tidy`, datasets `secret-N`, one example a step.
+        metrics: of `runs`, the same runs.
+    """
+    labels = (curves["tokens"] / curves["step"]).groupby(curves["dataset"]).max()
+    nats = metrics.groupby("dataset")["base_validation_loss"].mean() * labels
+    return dict(sorted((secrets_of(name), bits) for name, bits in (nats / math.log(2)).items()))
 
 
 def _first(rows: pd.DataFrame, reached: pd.Series, cost: str, more: list[str]) -> pd.DataFrame:
