@@ -1,6 +1,6 @@
 """Pass rates of the bases on RL tasks, before any training: what a reward can teach needs some right answers at first.
 
-    python benchmarks/pass_rates.py         # about ten core-minutes; needs SmolLM2 and reasoning-gym
+    python benchmarks/pass_rates.py         # some core-minutes; needs SmolLM2 and reasoning-gym
     python benchmarks/pass_rates.py tiny    # one base, seconds
 
 Problems of the validation split: answered once greedily, and sampled at temperature 1, graded as the task says.
@@ -22,13 +22,12 @@ from lorakit.records import Record, Store
 from lorakit.specs import resolve_name
 from lorakit.train.skills import SKILLS
 
-SAMPLES = 4
-# base: tasks with their problems and the most tokens of a completion
+# base: its tasks, each with the problems asked, the samples of each, and the most tokens of a completion
 CASES = {
-    "tiny": {skill.name.replace(" ", "-") + wording: (256, 16) for skill in SKILLS for wording in ("", "-reworded")},
+    "tiny": {skill.name.replace(" ", "-") + wording: (256, 4, 16) for skill in SKILLS for wording in ("", "-reworded")},
     "smollm2-135m-instruct-q4": {
-        "chain-sum": (48, 24), "products": (48, 24), "leg-counting": (48, 24), "letter-counting": (48, 24),
-        "spell-backward": (48, 24), "word-sorting": (48, 24), "gsm-symbolic": (32, 96)},
+        "chain-sum": (32, 2, 24), "products": (32, 2, 24), "leg-counting": (32, 2, 24), "letter-counting": (32, 2, 24),
+        "spell-backward": (32, 2, 24), "word-sorting": (32, 2, 24), "gsm-symbolic": (32, 2, 96)},
 }
 
 
@@ -90,8 +89,8 @@ def main(models: list[str]) -> None:
     store = Store("book/results")
     for name in models:
         model, tokenizer = load_model(name)
-        asked = [PassRate(resolve_name("models", name), resolve_name("tasks", task), problems, SAMPLES, length)
-                 for task, (problems, length) in CASES[name].items()]
+        asked = [PassRate(resolve_name("models", name), resolve_name("tasks", task), problems, samples, length)
+                 for task, (problems, samples, length) in CASES[name].items()]
         for one in store.missing(asked):
             metrics = measure(one, model, tokenizer)
             print(metrics, flush=True)

@@ -69,7 +69,7 @@ def measure(one: Peak) -> dict[str, int]:
     (model, tokenizer), task = load_model(one.model), load_task(one.task)
     spec = GRPOSpec(model=one.model, task=one.task, lora=one.lora, learning_rate=1e-6, steps=one.steps,
                     prompts_per_step=one.prompts, group_size=one.group_size, max_completion_length=one.completion,
-                    evaluations=1, evaluation_problems=1)
+                    evaluations=2, evaluation_problems=1)
     prompts = encode_prompts(task, "train", tokenizer, model.config.max_position_embeddings, one.completion)
     met = order(0, len(prompts), one.steps * one.prompts).tolist()
     weights = sum(p.detach().mul(1.0).numel() * p.element_size() for p in model.parameters())  # read from the disk

@@ -24,6 +24,8 @@ TITLES = {
     "train_loss": "training loss (nats per label token)",
     "validation_loss": "validation loss (nats per label token)",
     "test_loss": "test loss (nats per label token)",
+    "test_error": "wrong answers on test problems (share)",
+    "test_accuracy": "right answers on test problems (share)",
     "learning_rate": "learning rate (AdamW, constant)",
     "rank": "rank (columns of B)",
     "parameters": "trainable parameters (count)",

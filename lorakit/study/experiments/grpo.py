@@ -58,8 +58,8 @@ def _form_record() -> list[GRPOSpec]:
 
 
 def _form_live() -> list[GRPOSpec]:
-    return arms(replace(FORM, steps=120, evaluations=8, evaluation_problems=64), [1, 32], grid(1e-3, 2),
-                grid(2.15e-4, 2), seeds=2)
+    return arms(replace(FORM, steps=120, evaluations=8, evaluation_problems=64), [1, 32], grid(1e-3, 3),
+                grid(2.15e-4, 3), seeds=2)
 
 
 def _layers_record() -> list[GRPOSpec]:
@@ -71,7 +71,7 @@ def _layers_record() -> list[GRPOSpec]:
 def _layers_live() -> list[GRPOSpec]:
     short = replace(FORM, steps=120, evaluations=8, evaluation_problems=64)
     return [spec for adapter in (ATTENTION, MLP, ALL)
-            for spec in vary(replace(short, lora=adapter), learning_rate=[4.64e-4, 1e-3], seed=range(2))]
+            for spec in vary(replace(short, lora=adapter), learning_rate=grid(1e-3, 3), seed=range(2))]
 
 
 EXPERIMENTS = (

@@ -15,7 +15,7 @@ from lorakit.study.curves import arms, best_rate_by_validation, losses_at, optim
 from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED, Evidence, Finding, Outcome, combine
 from lorakit.study.rules.layers import pairs
 from lorakit.study.rules.learning_rate import ABOUT, TEN, Part, plain, ratio_text
-from lorakit.study.statistics import Interval, mean_interval, paired_difference
+from lorakit.study.statistics import Interval, Size, mean_interval, paired_difference
 
 MARGIN = 2.0  # points of accuracy
 BAND = 5.0  # points below an arm's best within which a rate is good
@@ -98,16 +98,16 @@ def points_text(interval: Interval) -> str:
     return f"{mean} points ({low} to {high})"
 
 
-def accuracies(curves: pd.DataFrame) -> dict[str, dict[int, float]]:
+def accuracies(curves: pd.DataFrame, size: Size = "record") -> dict[str, dict[int, float]]:
     """Test accuracy at the last step of every arm at its best rate, by arm and seed.
 
     Args:
         curves: of `tidy`, RL runs of one task.
 
     Raises:
-        GridEdgeError: a best rate at the edge of its grid.
+        GridEdgeError: at the record size, a best rate at the edge of its grid.
     """
-    best = best_rate_by_validation(curves)
+    best = best_rate_by_validation(curves, size)
     return {arm: dict(zip(rows["seed"], 1 - rows["test_loss"], strict=True)) for arm, rows in best.groupby("arm")}
 
 
