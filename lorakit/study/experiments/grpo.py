@@ -63,7 +63,7 @@ def _form_live() -> list[GRPOSpec]:
 
 
 def _layers_record() -> list[GRPOSpec]:
-    """Attention of rank 18 and the MLP of rank 16 have 36,864 weights each; on copying, where chance does not decide."""
+    """Attention of rank 18 and the MLP of rank 16 have 36,864 weights each; on copying, chance does not decide."""
     return [spec for adapter in (ATTENTION, MLP, ALL)
             for spec in vary(replace(COPY, lora=adapter, steps=200), learning_rate=grid(1e-3, 5), seed=range(5))]
 
