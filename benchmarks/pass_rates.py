@@ -26,8 +26,9 @@ from lorakit.train.skills import SKILLS
 CASES = {
     "tiny": {skill.name.replace(" ", "-") + wording: (256, 4, 16) for skill in SKILLS for wording in ("", "-reworded")},
     "smollm2-135m-instruct-q4": {
-        "chain-sum": (32, 2, 24), "products": (32, 2, 24), "leg-counting": (32, 2, 24), "letter-counting": (32, 2, 24),
-        "spell-backward": (32, 2, 24), "word-sorting": (32, 2, 24), "gsm-symbolic": (32, 2, 96)},
+        "sums": (64, 4, 8), "chain-sum": (32, 2, 24), "products": (32, 2, 24), "leg-counting": (32, 2, 24),
+        "letter-counting": (32, 2, 24), "spell-backward": (32, 2, 24), "word-sorting": (32, 2, 24),
+        "gsm-symbolic": (32, 2, 96)},
 }
 
 

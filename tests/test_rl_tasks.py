@@ -16,7 +16,7 @@ from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load
 from lorakit.train.skills import SKILLS, split_of
 from lorakit.train.tasks import SECRETS, DatasetError, load_dataset
 
-SKILL_TASKS = sorted(name for name in set(TASKS) - set(GENERATORS) if not name.startswith("secret-"))
+SKILL_TASKS = sorted(name for name in set(TASKS) - set(GENERATORS) - {"sums"} if not name.startswith("secret-"))
 PROBLEMS = [{"prompt": f"Which word follows {n}?", "answer": f"word {n + 1}"} for n in range(60)]
 
 
@@ -72,6 +72,18 @@ def test_a_secret_is_the_same_by_reward_and_by_supervision():
         assert task.splits["train"] == task.splits["test"] == [{"prompt": prompt, "answer": secret}]
         assert [text for text, learnt in data.splits["train"][0] if learnt] == [secret]
         assert data.bits == pytest.approx(math.log2(count))
+
+
+def test_sums_are_made_here_and_graded_as_numbers(cache):
+    task = load_task("sums")
+    assert task.hash == known_names()["tasks"]["sums"]
+    assert disjoint(task)
+    test = task.splits["test"]
+    asked = [problem["prompt"].split("\n")[-1] for problem in test]
+    assert [int(problem["answer"]) for problem in test] == [sum(map(int, q[:-2].split("+"))) for q in asked]
+    assert accuracy(task, test, [f" {problem['answer']}\n" for problem in test]) == 1
+    assert accuracy(task, test, [f" {problem['answer']}0\n" for problem in test]) == 0
+    assert not any(problem["prompt"].count(question) > 1 for problem, question in zip(test, asked, strict=True))
 
 
 def test_one_task_at_least_is_not_mathematics():

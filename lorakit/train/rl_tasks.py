@@ -112,6 +112,16 @@ def secret_task(count: int) -> Task:
     return Task(f"secret-{count}", {split: [{"prompt": prompt, "answer": secret}] for split in SPLITS})
 
 
+def sums_task() -> Task:
+    """Two numbers of two digits to be added, after two examples, as plain text: so SmolLM2 gives the number alone."""
+    shown = "38 + 21 = 59\n64 + 17 = 81\n"
+    pairs = [(a, b) for a in range(10, 100) for b in range(10, a) if f"{a} + {b} =" not in shown]
+    generator("rl task", "sums").shuffle(pairs)
+    problems = [{"prompt": f"{shown}{a} + {b} =", "answer": str(a + b)} for a, b in pairs]
+    splits = split_problems(problems)
+    return Task("sums", {split: splits[split][:count] for split, count in COUNTS.items()}, "numeric", stop="\n")
+
+
 def generated_task(name: str) -> Task:
     """Problems of a generator of reasoning-gym (0.1.25). Its own scorers execute text and are never called.
 
@@ -147,6 +157,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     **{skill.name.replace(" ", "-"): partial(skill_task, skill) for skill in SKILLS},
     **{f"{skill.name.replace(' ', '-')}-reworded": partial(skill_task, skill, HELD_OUT_WORDING) for skill in SKILLS},
     **{f"secret-{count}": partial(secret_task, count) for count in SECRETS},
+    "sums": sums_task,
     **{name: partial(generated_task, name) for name in GENERATORS},
 }
 
