@@ -4,17 +4,19 @@ import pandas as pd
 import pytest
 
 from lorakit.study.experiments import get
-from lorakit.study.experiments.recipes import FACTORS, RATE, RECIPES, SEEDS, SYNCS, TIMES
+from lorakit.study.experiments.recipes import FACTORS, FORM_FACTORS, MANY_SYNCS, RECIPES, SYNCS
 from lorakit.study.recipes import milestones, name_recipes
 
 
-@pytest.mark.parametrize(("experiment", "recipes"), [("grpo-factors", FACTORS), ("grpo-recipes", RECIPES)])
+@pytest.mark.parametrize(("experiment", "recipes"), [
+    ("grpo-factors", FACTORS), ("grpo-recipes", RECIPES), ("grpo-form-factors", FORM_FACTORS),
+])
 def test_every_run_has_the_one_recipe_that_it_follows(experiment, recipes):
     specs = get(experiment).specs("cpu", "record")
     named = name_recipes(pd.DataFrame({"id": [spec.id for spec in specs]}), specs, recipes)
-    assert named["recipe"].value_counts().to_dict() == dict.fromkeys(recipes, SEEDS)
     seeds = {spec.id: spec.seed for spec in specs}
-    assert all(sorted(rows["id"].map(seeds)) == list(range(SEEDS)) for _, rows in named.groupby("recipe"))
+    assert set(named["recipe"]) == set(recipes)
+    assert all(sorted(rows["id"].map(seeds)) == sorted(set(seeds.values())) for _, rows in named.groupby("recipe"))
 
 
 def test_short_runs_keep_the_names_of_their_recipes():
@@ -25,12 +27,13 @@ def test_short_runs_keep_the_names_of_their_recipes():
     assert osmosis == {spec.id for spec in specs if spec.group_size == 4}
 
 
-def test_a_run_at_another_rate_is_another_recipe():
+def test_a_run_with_other_batches_is_another_recipe():
     specs = get("grpo-sync").specs("cpu", "record")
-    named = name_recipes(pd.DataFrame({"id": [spec.id for spec in specs]}), specs, SYNCS)
-    fast = {spec.id for spec in specs if spec.learning_rate == TIMES * RATE}
-    assert set(named["id"]) == fast
-    assert len(fast) < len(specs)
+    frame = pd.DataFrame({"id": [spec.id for spec in specs]})
+    plain, many = (set(name_recipes(frame, specs, recipes)["id"]) for recipes in (SYNCS, MANY_SYNCS))
+    assert plain | many == set(frame["id"])
+    assert many == {spec.id for spec in specs if spec.steps == 1000}
+    assert not plain & many
 
 
 def curve(key, form, accuracy):

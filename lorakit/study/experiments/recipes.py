@@ -25,6 +25,7 @@ ARTICLE = replace(PAID, lora=HIGH, learning_rate=TIMES * RATE)
 FULL = replace(PAID, lora=None, learning_rate=RATE)
 NEW_FORM = replace(FORM, lora=HIGH, learning_rate=TIMES * FORM_RATE)
 STEPS_FOR_FORM = 50
+FORM_PAYS = (2.0, 1.0)  # in the records of `grpo-form` nonsense in the right form earns 3 − 4.5, less than no form at all
 DAPO: dict[str, Any] = {"loss": "dapo", "scale_rewards": "group", "clip": 0.2, "clip_high": 0.28}
 TRL: dict[str, Any] = {"loss": "dapo", "scale_rewards": "group", "clip": 0.2, "importance_sampling": "sequence_mask",
                        "importance_cap": 3.0, "dtype": "bfloat16", "merge_to_sample": True}
@@ -52,6 +53,9 @@ FORM_FACTORS: dict[str, GRPOSpec] = {
     "form: format first, full fine-tuning": replace(NEW_FORM, lora=None, learning_rate=FORM_RATE,
                                                     format_steps=STEPS_FOR_FORM),
     "form: right or wrong, nothing else": replace(NEW_FORM, reward="numeric"),
+    "form: twice the pay for it": replace(NEW_FORM, reward_weights=FORM_PAYS),
+    "form: twice the pay for it, full fine-tuning": replace(NEW_FORM, lora=None, learning_rate=FORM_RATE,
+                                                            reward_weights=FORM_PAYS),
 }
 # Whole recipes, as far as the sources tell them and this base can follow.
 RECIPES: dict[str, GRPOSpec] = {
