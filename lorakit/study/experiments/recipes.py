@@ -25,7 +25,7 @@ ARTICLE = replace(PAID, lora=HIGH, learning_rate=TIMES * RATE)
 FULL = replace(PAID, lora=None, learning_rate=RATE)
 NEW_FORM = replace(FORM, lora=HIGH, learning_rate=TIMES * FORM_RATE)
 STEPS_FOR_FORM = 50
-FORM_PAYS = (2.0, 1.0)  # in the records of `grpo-form` nonsense in the right form earns 3 − 4.5, less than no form at all
+FORM_PAYS = (2.0, 1.0)  # since in `grpo-form` nonsense in the right form earns 3 − 4.5, less than no form at all
 DAPO: dict[str, Any] = {"loss": "dapo", "scale_rewards": "group", "clip": 0.2, "clip_high": 0.28}
 TRL: dict[str, Any] = {"loss": "dapo", "scale_rewards": "group", "clip": 0.2, "importance_sampling": "sequence_mask",
                        "importance_cap": 3.0, "dtype": "bfloat16", "merge_to_sample": True}
