@@ -215,7 +215,7 @@ def episodes_against_examples(store: Store) -> list[tuple[Scale | None, Finding]
     costs = {"reward": at_chosen_rate(learnt_by_reward(curves)),
              "example": at_chosen_rate(learnt_by_example(tidy(shown)))}
     bands = {"reward": (POWER - NEAR, POWER + NEAR), "example": (-FLAT, FLAT)}
-    words, inside, outside, first = [], [], [], None
+    words, inside, outside, spans = [], [], [], {}
     for way, rows in costs.items():
         low, high = bands[way]
         for arm, mine in rows.groupby("arm", sort=False):
@@ -225,14 +225,14 @@ def episodes_against_examples(store: Store) -> list[tuple[Scale | None, Finding]
             outside.append(strict.low > high or (strict.high < low and not never))
             lost = f", a lower bound: {never} runs never learnt" if never else ""
             words.append(f"{arm} by {way} {_words(span)}{lost}")
-            first = first or (f"{arm} by {way}: power of N", span)
+            spans[f"{arm} by {way}: power of N"] = span
     outcome: Outcome = FAILS if any(outside) else HOLDS if all(inside) else OPEN
     seeds = int(min(rows.groupby(["arm", "secrets"])["seed"].nunique().min() for rows in costs.values()))
-    assert first is not None
+    effect = list(spans)[outside.index(True) if any(outside) else 0]
     if seeds < SEEDS_NEEDED["cpu"]:
         outcome = OPEN
     return [(_scale(int(curves["tokens"].max())), Finding(
-        outcome, f"Power of N that the cost follows: {'; '.join(words)}.", *first, seeds=seeds))]
+        outcome, f"Power of N that the cost follows: {'; '.join(words)}.", effect, spans[effect], seeds=seeds))]
 
 
 def power(rows: pd.DataFrame, confidence: float = 0.95) -> Interval:
