@@ -18,9 +18,9 @@ def _entropy(chances: Iterable[float]) -> float:
     return -sum(chance * math.log2(chance) for chance in chances if chance > 0)
 
 
-def _check(success_rate: float, group_size: int) -> None:
-    if not 0 <= success_rate <= 1:
-        raise RewardError(f"success_rate={success_rate!r}; allowed: 0 to 1")
+def _check(share: float, group_size: int) -> None:
+    if not 0 <= share <= 1:
+        raise RewardError(f"a share of {share!r}; allowed: 0 to 1")
     if group_size != int(group_size) or group_size < 2:
         raise RewardError(f"group_size={group_size!r}; allowed: a whole number of 2 or more")
 
@@ -69,6 +69,29 @@ def group_bits(success_rate: float, group_size: int) -> float:
     none, every = (1 - success_rate) ** group_size, success_rate**group_size
     rewards = group_size * _entropy([success_rate, 1 - success_rate])
     return rewards - _entropy([none, every]) + _entropy([none + every])
+
+
+def spread_bits(zero_spread: float, group_size: int) -> float:
+    """The most that a group's advantages can tell of right-or-wrong rewards, where a share of groups has no spread.
+
+    H(A) ≤ H(flat or not) + (1 − zero_spread) · log2(2^group_size − 2): a group without spread has one outcome, another
+    has at most the patterns that are neither all right nor all wrong. Where prompts differ in difficulty this is lower
+    than group_size · H(p) at the mean success rate. Trainers log the share (TRL: `frac_reward_zero_std`).
+
+    Args:
+        zero_spread: share of groups with equal rewards, 0 to 1.
+        group_size: completions of one prompt, 2 or more.
+
+    Returns:
+        bits a group; an upper bound.
+
+    >>> spread_bits(0.5, 2)  # two completions at even odds: as `group_bits`
+    1.5
+    >>> spread_bits(1.0, 8)
+    0.0
+    """
+    _check(zero_spread, group_size)
+    return _entropy([zero_spread, 1 - zero_spread]) + (1 - zero_spread) * math.log2(2**group_size - 2)
 
 
 def search_bits(success_rate: float) -> float:
