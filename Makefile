@@ -58,6 +58,7 @@ $(READY): pyproject.toml constraints.txt
 book: $(READY)
 	@LORAKIT_SIZE=$(SIZE) $(BIN)/jupyter-book build . -W -n --keep-going -q
 	@test -f "$(PAGE)" || { echo "error: the build left no $(PAGE)" >&2; exit 1; }
+	@! grep -rlF "$(CURDIR)" _build/html/book || { echo "error: these pages name a folder of this machine" >&2; exit 1; }
 	@echo "The book's first page: $(PAGE)"
 
 test: lint

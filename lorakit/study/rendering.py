@@ -11,6 +11,7 @@ import base64
 import html
 import importlib.util
 import json
+import warnings
 from typing import Any
 
 import altair as alt
@@ -26,7 +27,11 @@ class RenderingError(RuntimeError):
 
 
 def setup() -> None:
-    """Let every chart of this notebook appear in the book's theme, offline: call it once, in the first cell."""
+    """Let every chart of this notebook appear in the book's theme, offline: call it once, in the first cell.
+
+    What tqdm says about a missing widget, with a path of the machine, is kept off the page.
+    """
+    warnings.filterwarnings("ignore", message="IProgress not found")
     if importlib.util.find_spec("vl_convert") is None:
         raise RenderingError("drawing a chapter's charts needs vl-convert: pip install 'lorakit[book]'")
     alt.theme.register("lorakit", enable=False)(theme)
