@@ -1,11 +1,11 @@
 """Peak memory of a GRPO step on SmolLM2, LoRA against full: the second figure of TRL's guide, measured here.
 
-    python benchmarks/rl_memory.py          # about five core-minutes; needs SmolLM2 and reasoning-gym
+    python benchmarks/rl_memory.py          # about ten core-minutes; needs SmolLM2 and reasoning-gym
 
 Each arm is a run of its own spec with TRL (`train_grpo`) in a fresh process, with the C library told to give memory
 back: a step samples, scores and learns. The peak is what the process held at most until the last step's end, less
 what it held with the base loaded; the prediction is that of `lorakit.theory.memory` for a step on as many tokens.
-Counts need no quiet machine. Records go to `book/results/cpu/rl-memory.jsonl`, one an arm.
+Counts need no quiet machine. Records go to `book/results/cpu/rl-memory.jsonl`, one an arm and seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, resolve_name
 
 SMOLLM2, SHAPE = "smollm2-135m-instruct-q4", "smollm2-135m"
-RANKS = (None, 1, 16, 64)
+CASES = ((None, 3), (1, 3), (16, 1), (64, 1))  # rank and number of seeds: each samples other problems
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Peak:
     group_size: int = 4
     completion: int = 24
     steps: int = 2
+    seed: int = 0
 
     @property
     def id(self) -> str:
@@ -69,9 +70,9 @@ def measure(one: Peak) -> dict[str, int]:
     (model, tokenizer), task = load_model(one.model), load_task(one.task)
     spec = GRPOSpec(model=one.model, task=one.task, lora=one.lora, learning_rate=1e-6, steps=one.steps,
                     prompts_per_step=one.prompts, group_size=one.group_size, max_completion_length=one.completion,
-                    evaluations=2, evaluation_problems=1)
+                    evaluations=2, evaluation_problems=1, seed=one.seed)
     prompts = encode_prompts(task, "train", tokenizer, model.config.max_position_embeddings, one.completion)
-    met = order(0, len(prompts), one.steps * one.prompts).tolist()
+    met = order(one.seed, len(prompts), one.steps * one.prompts).tolist()
     weights = sum(p.detach().mul(1.0).numel() * p.element_size() for p in model.parameters())  # read from the disk
     before, peaks = resident("VmRSS"), [0]
 
@@ -106,13 +107,14 @@ def main() -> None:
 
     provenance = {**versions(), "device": device_name("cpu"), "torch": torch.__version__, "threads": 1}
     store = Store("book/results")
-    asked = [Peak(resolve_name("models", SMOLLM2), resolve_name("tasks", "chain-sum"), rank) for rank in RANKS]
+    asked = [Peak(resolve_name("models", SMOLLM2), resolve_name("tasks", "chain-sum"), rank, seed=seed)
+             for rank, seeds in CASES for seed in range(seeds)]
     for one in store.missing(asked):
         done = subprocess.run([sys.executable, __file__, json.dumps(asdict(one))], env=os.environ | GIVE_BACK,
                               stdout=subprocess.PIPE, text=True, check=True)
         metrics = json.loads(done.stdout.splitlines()[-1])
         metrics |= predicted(one, metrics["prompt_tokens"])
-        print(one.rank, metrics, flush=True)
+        print(one.rank, one.seed, metrics, flush=True)
         store.append("cpu", "rl-memory", Record.from_run(one, "ok", metrics, {}, provenance))
 
 

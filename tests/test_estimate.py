@@ -9,7 +9,7 @@ import lorakit as lk
 from lorakit.cli import main
 from lorakit.records import Record, Store
 from lorakit.study.evidence import FAILS, HOLDS, OPEN
-from lorakit.study.rules.cost import flops_ratio
+from lorakit.study.rules.cost import flops_ratio, peaks_lower_in_rl
 from lorakit.theory.compute import training_flops
 from lorakit.theory.configs import ConfigError, known_config
 from lorakit.theory.estimate import EstimateError
@@ -156,3 +156,17 @@ def test_c11_fails_where_a_low_rank_saves_nothing(tmp_path, monkeypatch):
 
 def test_c11_without_counts_is_silent(tmp_path):
     assert flops_ratio(Store(tmp_path)) == []
+
+
+@pytest.mark.parametrize(("shares", "outcome"), [
+    ((0.6, 0.62, 0.61), HOLDS), ((1.2, 1.22, 1.21), FAILS), ((0.5, 1.5, 1.0), OPEN), ((0.6, 0.6), OPEN)])
+def test_t2_follows_its_rule(tmp_path, shares, outcome):
+    store = Store(tmp_path)
+    for seed, share in enumerate(shares):
+        for rank, peak in ((None, 3e9), (1, share * 3e9)):
+            spec = {"kind": "rl-memory", "model": "m@1", "rank": rank, "seed": seed}
+            store.append("cpu", "rl-memory", Record(spec=spec, id=f"{rank}-{seed}", status="ok",
+                                                    metrics={"peak_bytes": peak, "weights": 400}))
+    ((scale, found),) = peaks_lower_in_rl(store)
+    assert (found.outcome, found.seeds, scale.parameters) == (outcome, len(shares), 100)
+    assert peaks_lower_in_rl(Store(tmp_path / "empty")) == []

@@ -1,19 +1,19 @@
-"""The rule of C11: counted FLOPs of a training step, LoRA against full fine-tuning. Exact, so no seeds."""
+"""The rules of C11, counted FLOPs of a training step (exact, so no seeds), and of T2, the peak memory of an RL step."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lorakit.specs import LoRASpec
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, Finding, Scale
-from lorakit.study.statistics import Interval
+from lorakit.study.evidence import FAILS, HOLDS, OPEN, Finding, Outcome, Scale
+from lorakit.study.statistics import Interval, mean_interval
 from lorakit.theory.compute import training_flops
 from lorakit.theory.shapes import ModelShape
 
 if TYPE_CHECKING:
     from lorakit.records import Record, Store
 
-COUNTS = "counts"  # the file of records that benchmarks/counts.py writes
+COUNTS, RL_MEMORY = "counts", "rl-memory"  # the files of records that benchmarks/{counts,rl_memory}.py write
 TOLERANCE = 0.01
 SLIGHTLY = 1 / 12  # two thirds and a twelfth are three quarters
 LOW = 24  # a rank is low up to width / 24, where 2/3 + 2 R / N reaches 3/4
@@ -26,6 +26,12 @@ C11_RULE = (
     "of LoRA to full lies within 1/12 of 2/3, that is between 0.583 and 0.75. Does not hold if a count or a ratio lies "
     "outside. Inconclusive without a count of full fine-tuning and of two such ranks. Step time is no part of the "
     "claim, and is shown beside it."
+)
+T2_RULE = (
+    "Measured on a process; written after a first measurement with one seed. Two steps of GRPO on SmolLM2-135M with "
+    "TRL's trainer, each arm and seed in a process of its own: peak resident memory beyond the loaded base. Rank 1's "
+    "peak over full fine-tuning's, paired by seed (each meets other problems). Holds if the 95 % interval lies below "
+    "1, does not hold if it lies above; otherwise inconclusive, also with fewer than three seeds."
 )
 
 
@@ -65,3 +71,24 @@ def _formula(shape: ModelShape, records: list[Record], rank: int | None) -> floa
     spec = next(record.spec for record in records if record.spec["rank"] == rank)
     per_token = training_flops(shape, LoRASpec(rank=rank) if rank else None, spec["length"])
     return sum(per_token.values()) * float(spec["batch_size"]) * float(spec["length"])
+
+
+def peaks_lower_in_rl(store: Store) -> list[tuple[Scale | None, Finding]]:
+    """T2, by `T2_RULE`."""
+    peaks: dict[int | None, dict[int, float]] = {}
+    weights = 0.0
+    for record in store.records("cpu", RL_MEMORY):
+        peaks.setdefault(record.spec["rank"], {})[record.spec["seed"]] = float(record.metrics["peak_bytes"] or 0)
+        model, weights = record.spec["model"], float(record.metrics["weights"] or 0)
+    full, one = peaks.get(None, {}), peaks.get(1, {})
+    both = sorted(full.keys() & one.keys())
+    if not both:
+        return []
+    scale = Scale("cpu", model, int(weights / 4), None)
+    if len(both) < 3:
+        return [(scale, Finding(OPEN, f"Needs 3 seeds, has {len(both)}.", seeds=len(both)))]
+    share = mean_interval([one[seed] / full[seed] for seed in both])
+    reason = (f"Rank 1 peaks at {share.mean:.3f} ({share.low:.3f} to {share.high:.3f}) of full fine-tuning's "
+              f"{sum(full[seed] for seed in both) / len(both) / 1e9:.2f} GB beyond the loaded base.")
+    outcome: Outcome = HOLDS if share.high < 1 else FAILS if share.low > 1 else OPEN
+    return [(scale, Finding(outcome, reason, "peak of rank 1 / full", share, seeds=len(both)))]
