@@ -67,7 +67,7 @@ def _invariance_record() -> list[SFTSpec]:
 
 
 def _smollm2(seed: int) -> list[SFTSpec]:
-    base = replace(SMOLLM2, steps=100, seed=seed, evaluations=7, evaluation_tokens=512)
+    base = replace(SMOLLM2, steps=100, seed=seed, evaluations=7, evaluation_tokens=1024)
     specs = arms(base, [1, 16], grid(2.15e-3, 5), grid(2.15e-4, 5), seeds=1)
     return [replace(spec, seed=seed) for spec in specs]
 
