@@ -12,6 +12,7 @@ import numpy
 import torch
 
 from lorakit.specs import SFTSpec
+from lorakit.train.packed.cpu import hastened
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.packed.truncation import truncated_losses
 from lorakit.train.packing import pack_key
@@ -96,7 +97,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     points = evaluation_steps(first.steps, first.evaluations)
 
     started = time.perf_counter()
-    with PackedModel(model, specs) as packed:
+    with PackedModel(model, specs) as packed, hastened(packed):
         base_losses = [evaluate(packed, split).tolist() for split in (validation, test)]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
         columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
