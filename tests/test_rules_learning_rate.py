@@ -74,6 +74,12 @@ def test_c3_judges_post_training_alone():
     assert ten_times(evidence(both)).outcome == "holds", "data outside the gate judge nothing"
 
 
+@pytest.mark.parametrize("ranks", [(None, 1, 16), (None, 4, 16, 64)])
+def test_c3_does_not_hold_on_some_of_its_parts_alone(ranks):
+    assert ten_times(evidence(records(u_curves(TENFOLD), ranks=ranks))).outcome == "inconclusive"
+    assert ten_times(evidence(records(u_curves(dict.fromkeys(TENFOLD, 3)), ranks=ranks))).outcome == "does not hold"
+
+
 def test_c3_needs_full_fine_tuning_and_a_high_rank():
     assert ten_times(evidence(records(u_curves(TENFOLD), ranks=(None, 1, 4)))).outcome == "not tested at this scale"
 

@@ -13,6 +13,8 @@ from lorakit.study.rules import learning_rate_laws as laws
 if TYPE_CHECKING:
     from lorakit.records import Store
 
+SMOLLM2_RATES = tuple(f"learning-rate-smollm2-{seed}" for seed in range(5))
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -109,7 +111,7 @@ CLAIMS: tuple[Claim, ...] = (
         "than a factor of two from rank 4 upwards, and is lower at rank 1",
         rule_text=learning_rate.C3_RULE,
         scope="Post-training on Tulu 3 and OpenThoughts 3, Llama 3 and Qwen3 models, alpha 32, ranks 1 to 512.",
-        experiments=("learning-rate",),
+        experiments=("learning-rate", *SMOLLM2_RATES),
         chapter="06-learning-rate",
         evaluate=learning_rate.ten_times,
     ),
@@ -168,7 +170,7 @@ CLAIMS: tuple[Claim, ...] = (
         "weight holds about two",
         rule_text=capacity.C10_RULE,
         scope="Datasets for language models, tokens that are pieces of words; two bits a weight is from pre-training.",
-        experiments=("capacity", "dataset-bits", *(f"learning-rate-smollm2-{seed}" for seed in range(3))),
+        experiments=("capacity", "dataset-bits", *SMOLLM2_RATES),
         chapter="03-capacity",
         evaluate=capacity.bits_of_tokens_and_weights,
         seeds=3,

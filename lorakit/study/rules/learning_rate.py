@@ -28,8 +28,8 @@ C3_RULE = (
     f"of {TEN:g}. (b) The best rate of the highest rank over that of the lowest rank of {MIDDLE_RANK} or more: the "
     f"interval lies below {SHIFT:g}. (c) The best rate of rank 1 over that of the highest rank: the interval lies "
     "below 1. Holds if all parts do on every such dataset. Does not hold if on one dataset the interval of a part "
-    "lies wholly outside, at 95 % after Bonferroni's correction over all its intervals. Otherwise inconclusive. "
-    "No dataset in post-training: not tested."
+    "lies wholly outside, at 95 % after Bonferroni's correction over all its intervals. Otherwise inconclusive, also "
+    "where the ranks that a part needs were not trained. No dataset in post-training: not tested."
 )
 C14_RULE = (
     "Data: every dataset of the experiment where the regime gate says post-training, the highest rank with alpha "
@@ -118,7 +118,8 @@ def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     outside = [p.ratio(strict).low > p.high or p.ratio(strict).high < p.low for p in parts]
     words = "; ".join(f"{p.label} {ratio_text(span)}{', outside' if out else '' if ok else ', undecided'}"
                       for p, span, ok, out in zip(parts, spans, inside, outside, strict=True))
-    outcome: Outcome = FAILS if any(outside) else HOLDS if all(inside) else OPEN
+    whole = min(middle) < top and 1 in ranks
+    outcome: Outcome = FAILS if any(outside) else HOLDS if all(inside) and whole else OPEN
     return Finding(outcome, f"Ratios of best rates: {words}.", f"best rate of rank {top} / full", spans[len(high) - 1])
 
 
