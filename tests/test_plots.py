@@ -65,6 +65,8 @@ def test_an_arm_has_one_colour_on_every_chart_and_another_shape_than_its_neighbo
 def test_arms_of_one_rank_differ_in_colour():
     _, colors, _, _ = palette.arm_scales(["rank 8", "rank 8, attention", "rank 8, mlp"])
     assert len(set(colors)) == 3
+    near = palette.arm_scales(["rank 16", "rank 18, attention"])[1]
+    assert near[1] not in {palette.rank_color(18), near[0]}, "hues of nearly one rank look alike"
 
 
 def test_loss_against_steps_draws_the_best_rate_of_each_arm():

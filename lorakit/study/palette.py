@@ -14,6 +14,7 @@ from typing import Any
 
 INK = "currentColor"
 MAX_RANK = 512
+NEAR = 1.5  # factor between two ranks below which their hues on the ramp look alike
 RAMP = ("#2a78d6", "#7a63d8", "#b84fb4", "#d14a68", "#cd5a1c", "#a97400")
 OTHERS = ("#00857c", "#8d6e2f", "#6f7780", "#b0538a", "#5b7f2b")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
@@ -85,18 +86,21 @@ def _mix(first: str, second: str, share: float) -> str:
 def arm_scales(arms: Iterable[str]) -> tuple[list[str], list[str], list[str], list[list[int]]]:
     """The arms in order with their colours, point shapes and dashes: full fine-tuning is solid ink.
 
-    Arms of one rank (with other targets, say) share no colour: the second takes one outside the ramp.
+    Arms of one rank (with other targets, say), or of nearly one, share no hue: the second takes one outside the ramp.
 
     >>> arm_scales(["rank 1", "full"])
     (['full', 'rank 1'], ['currentColor', '#2a78d6'], ['circle', 'square'], [[1, 0], [7, 2]])
     """
     order = arm_order(arms)
     colors: list[str] = []
-    spare = cycle(OTHERS)
+    spare, ramp = cycle(OTHERS), [0]
     for arm in order:
         rank = arm_rank(arm)
-        color = INK if arm == "full" else next(spare) if rank is None else rank_color(rank)
-        colors.append(color if color not in colors else next(spare))
+        if rank is None or max(rank, ramp[-1]) < NEAR * min(rank, ramp[-1]):
+            colors.append(INK if arm == "full" else next(spare))
+        else:
+            ramp.append(rank)
+            colors.append(rank_color(rank))
     shift = 0 if "full" in order else 1
     places = [i + shift for i in range(len(order))]
     return order, colors, [SHAPES[i % len(SHAPES)] for i in places], [DASHES[i % len(DASHES)] for i in places]
