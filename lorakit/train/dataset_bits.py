@@ -12,6 +12,7 @@ import torch
 
 from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.train.models import load_model
+from lorakit.train.packed.cpu import hastened
 from lorakit.train.packed.engine import evaluate
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.tasks import DatasetError, TextData, load_dataset, rows_of
@@ -91,7 +92,7 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
     one = SFTSpec(model=model, dataset="rows@given", lora=lora, learning_rate=1.0, batch_size=batch_size,
                   max_length=split.input_ids.shape[1], seed=seed)
     specs = vary(one, learning_rate=list(learning_rates))
-    with PackedModel(base, specs[:1]) as packed:
+    with PackedModel(base, specs[:1]) as packed, hastened(packed):
         before = float(evaluate(packed, split.to(base.device))) * split.label_tokens
     nats = _one_pass(base, specs, split)
     costs = [value if math.isfinite(value) else math.inf for value in nats.tolist()]
@@ -124,7 +125,7 @@ def _one_pass(base: Any, specs: Sequence[SFTSpec], split: TokenSplit) -> torch.T
     """Total log loss of each configuration over the split, each batch before it is learnt from; (K,) in nats."""
     device, batch = base.device, specs[0].batch_size
     nats = torch.zeros(len(specs), dtype=torch.float64, device=device)
-    with PackedModel(base, specs) as packed:
+    with PackedModel(base, specs) as packed, hastened(packed):
         for start in range(0, len(split), batch):
             ids, labels = (part[start : start + batch].to(device).expand(len(specs), -1, -1)
                            for part in (split.input_ids, split.labels))

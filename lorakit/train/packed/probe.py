@@ -15,6 +15,7 @@ import torch
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 from lorakit.train.episodes import HELD_OUT, NoRewardWarning
+from lorakit.train.packed.cpu import hastened
 from lorakit.train.packed.engine import accumulate, evaluate
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.model import PackedModel
@@ -46,7 +47,7 @@ def probe_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    with PackedModel(model, specs) as packed:
+    with PackedModel(model, specs) as packed, hastened(packed):
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             accumulate(packed, train, chosen, device)
