@@ -34,6 +34,7 @@ def gradients(model, specs, quick):
 @pytest.mark.parametrize("least", [0, 2**40], ids=["one by one", "batched"])
 @pytest.mark.parametrize(("options", "kind"), [
     ({"rank": 4}, QuickLoRALinear), ({"rank": 4, "lora": {"targets": "mlp"}}, QuickLoRALinear),
+    ({"rank": 4, "lora": {"targets": ("q_proj", "v_proj", "down_proj")}}, QuickLoRALinear),
     ({"rank": 16, "batch_size": 64}, QuickLoRALinear), ({"rank": None}, QuickLinear),
 ])
 @pytest.mark.parametrize("model", [{}, {"kind": "qwen2"}, {"tied": True}], ids=str)
@@ -49,6 +50,18 @@ def test_losses_and_gradients_are_the_plain_packs(model, options, kind, least, m
     for got, wanted in zip(quick, plain, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-6)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain[1:])
+
+
+@needs_onednn
+def test_layers_of_one_input_are_made_together_and_never_from_another_input():
+    with PackedModel(tiny(), [spec()]) as packed, hastened(packed):
+        layers = {name.rpartition(".")[2]: layer for name, layer in packed.layers.items()}
+        assert [len(layers[name].family) for name in ("q_proj", "v_proj", "up_proj", "o_proj")] == [3, 3, 2, 1]
+        x, other = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
+        alone = layers["k_proj"](other).detach().clone()
+        layers["q_proj"](x)
+        assert torch.equal(layers["k_proj"](other), alone), "made for x, asked for another"
+        assert not torch.equal(layers["k_proj"](x), alone)
 
 
 @needs_onednn

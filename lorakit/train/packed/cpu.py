@@ -9,7 +9,7 @@ K configurations, N rows (tokens) of each, T tokens a sequence, d_in and d_out t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -23,6 +23,7 @@ from lorakit.train.packed.layers import PackedLinear, PackedLoRALinear
 from lorakit.train.packed.model import PackedModel, _replace
 from lorakit.train.packed.optimizer import PackedAdamW
 
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers of one input, in order of call
 WORTHWHILE = 2**21  # multiply-adds of one matrix from which K calls of oneDNN beat one batched call of MKL
 
 
@@ -44,6 +45,7 @@ def hastened(packed: PackedModel) -> Iterator[None]:
                 quick = QuickLinear(layer) if isinstance(layer, PackedLinear) else QuickLoRALinear(layer)
                 packed.layers[name] = quick
                 _replace(packed.model, name, quick)
+        _introduce(packed.layers)
         for name, module in list(packed.model.named_modules()):
             if type(module) is nn.Linear and not name.endswith(".base"):
                 packed.originals[name] = module
@@ -110,26 +112,35 @@ class _Products(torch.autograd.Function):
 
 
 class _Factored(torch.autograd.Function):
-    """x W^T + scale · (x A^T) B, the thin products laid out (r, N) as in the plain layer."""
+    """x W^T + scale · (x A^T) B of layers that share x, the thin products laid out (r, N) as in the plain layer."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, base: nn.Linear, a: torch.Tensor, b: torch.Tensor,
-                scale: torch.Tensor) -> torch.Tensor:
-        """rows (K, N, d_in), a (K, r, d_in), b (K, r, d_out), scale (K, 1, 1) to (K, N, d_out)."""
+    def forward(ctx: Any, rows: torch.Tensor, scale: torch.Tensor, bases: Sequence[nn.Linear],
+                *factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """rows (K, N, d_in), scale (K, 1, 1), each A (K, r, d_in), then each B (K, r, d_out) to (K, N, d_out) each."""
+        count = len(bases)
+        a = torch.cat(factors[:count], 1) if count > 1 else factors[0]
         down = torch.bmm(a, rows.transpose(1, 2)).mul_(scale)
-        ctx.save_for_backward(rows, down, a, b, scale)
-        ctx.base = base
-        return product(rows, base.weight, base.bias).baddbmm_(down.transpose(1, 2), b)
+        ctx.save_for_backward(rows, scale, a, down, *factors[count:])
+        ctx.bases = bases
+        return tuple(product(rows, base.weight, base.bias).baddbmm_(part.transpose(1, 2), b)
+                     for base, part, b in zip(bases, down.chunk(count, 1), factors[count:], strict=True))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,), (rows, down, a, b, scale) = gradients, ctx.saved_tensors
-        grad_b = torch.bmm(down, grad)
-        grad_down = torch.bmm(b, grad.transpose(1, 2)).mul_(scale)
+        rows, scale, a, down, *b = ctx.saved_tensors
+        grad_b = [torch.bmm(part, grad) for part, grad in zip(down.chunk(len(b), 1), gradients, strict=True)]
+        thin = [torch.bmm(one, grad.transpose(1, 2)) for one, grad in zip(b, gradients, strict=True)]
+        grad_down = (torch.cat(thin, 1) if len(b) > 1 else thin[0]).mul_(scale)
+        grad_a = torch.bmm(grad_down, rows).chunk(len(b), 1)
         grad_rows = None
         if ctx.needs_input_grad[0]:
-            grad_rows = product(grad, ctx.base.weight.T).baddbmm_(grad_down.transpose(1, 2), a)
-        return grad_rows, None, torch.bmm(grad_down, rows), grad_b, None
+            grad_rows, *others = (product(grad, base.weight.T)
+                                  for grad, base in zip(gradients, ctx.bases, strict=True))
+            for other in others:
+                grad_rows.add_(other)
+            grad_rows.baddbmm_(grad_down.transpose(1, 2), a)
+        return grad_rows, None, None, *grad_a, *grad_b
 
 
 class FrozenLinear(nn.Module):
@@ -145,12 +156,18 @@ class FrozenLinear(nn.Module):
 
 
 class QuickLoRALinear(PackedLoRALinear):
-    """A `PackedLoRALinear` with the same parameters and quicker products."""
+    """A `PackedLoRALinear` with the same parameters and quicker products, made together with those of its family.
+
+    Attributes:
+        family: the layers that get the same input, in the order of their calls, this one among them.
+    """
 
     def __init__(self, plain: PackedLoRALinear) -> None:
         nn.Module.__init__(self)
         self.base, self.a, self.b, self.merged = plain.base, plain.a, plain.b, plain.merged
         self.register_buffer("scale", plain.scale, persistent=False)
+        self.family: list[QuickLoRALinear] = [self]
+        self._made: tuple[torch.Tensor, torch.Tensor] | None = None  # what the first of the family made for this one
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(K·B, …, d_in) to (K·B, …, d_out)."""
@@ -159,8 +176,32 @@ class QuickLoRALinear(PackedLoRALinear):
             out = _Products.apply(rows, torch.baddbmm(self.base.weight, self.b.transpose(1, 2), self.a * self.scale))
             out = out if self.base.bias is None else out + self.base.bias
         else:
-            out = _Factored.apply(rows, self.base, self.a, self.b, self.scale)
+            out = self._with_family(x, rows)
         return out.view(*x.shape[:-1], out.shape[-1])
+
+    def _with_family(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        made, self._made = self._made, None
+        if made is not None and made[0] is x:
+            return made[1]
+        layers = self.family
+        outs = _Factored.apply(rows, self.scale, [layer.base for layer in layers],
+                               *(layer.a for layer in layers), *(layer.b for layer in layers))
+        for layer, out in zip(layers, outs, strict=True):
+            layer._made = (x, out)
+        self._made = None
+        return outs[layers.index(self)]
+
+
+def _introduce(layers: Mapping[str, nn.Module]) -> None:
+    """Tell the layers that share an input of each other."""
+    for name in layers:
+        block, _, leaf = name.rpartition(".")
+        for names in SIBLINGS:
+            found = [layers.get(f"{block}.{one}") for one in names]
+            family = [one for one in found if isinstance(one, QuickLoRALinear) and not one.merged]
+            if leaf == names[0] and len(family) == len(names):
+                for one in family:
+                    one.family = family
 
 
 class QuickLinear(PackedLinear):
