@@ -24,6 +24,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWaste
 def gradients(model, specs, quick):
     """Loss and gradients of one step, and what the layers became."""
     with PackedModel(model, specs) as packed, hastened(packed) if quick else nullcontext():
+        flat = packed.optimizer.flat  # away from the start, where B is zero and with it the gradient of A
+        flat.add_(0.05 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0)))
         chosen = torch.arange(3 * len(specs)).view(len(specs), 1, 3)
         loss, _ = accumulate(packed, SPLITS["train"], chosen, torch.device("cpu"))
         kinds = {type(module) for module in packed.model.modules()}
