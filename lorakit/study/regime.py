@@ -15,6 +15,7 @@ import pandas as pd
 
 from lorakit.specs import PACKAGE
 from lorakit.study.curves import best_rate_by_validation, optima
+from lorakit.study.statistics import Size
 
 MAX_RATE_RATIO = 0.3
 MAX_DELTA_NORM = 0.1
@@ -95,24 +96,25 @@ def regime(
     return Regime("post-training" if True in passed else "not known", criteria)
 
 
-def regime_of(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None) -> Regime:
+def regime_of(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None, size: Size = "record") -> Regime:
     """The gate for one model and dataset: full fine-tuning at its best trained rate, means over seeds.
 
     Args:
         curves: of `tidy`, filtered to the model and dataset.
         metrics: of `runs`, filtered likewise.
         peak_rate: see `regime`.
+        size: a best rate at the grid's edge is an error at `record`, a warning at `live`.
 
     Raises:
-        GridEdgeError: full fine-tuning's best rate is at the edge of its grid.
+        GridEdgeError: full fine-tuning's best rate is at the edge of its grid, at the record size.
     """
     full = curves[curves["method"] == "full"]
     if full.empty:
         return regime(best_rate=None, peak_rate=peak_rate, delta_norm=None, base_text_before=None, base_text_after=None)
-    best = best_rate_by_validation(full)["learning_rate"].iloc[0]
+    best = best_rate_by_validation(full, size)["learning_rate"].iloc[0]
     rows = metrics[(metrics["method"] == "full") & (metrics["learning_rate"] == best)]
     return regime(
-        best_rate=optima(full)["full"].learning_rate,
+        best_rate=optima(full, size)["full"].learning_rate,
         peak_rate=peak_rate,
         delta_norm=_mean(rows, "delta_norm"),
         base_text_before=_mean(rows, "base_text_loss_before"),

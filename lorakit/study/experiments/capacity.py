@@ -13,9 +13,8 @@ from dataclasses import replace
 
 from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.study.experiments.definition import Experiment, arms, grid
+from lorakit.study.experiments.rank import LLAMA, LLAMA_PAPER, QWEN, SMOLLM2_GPU, TULU3
 
-LLAMA = "meta-llama/Llama-3.1-8B@d04e592bb4f6aa9cfee91e2e20afa771667e1d4b"
-TULU3 = "allenai/tulu-3-sft-mixture@b14afda60f1bbebe55d5d2fa1e4df5042f97f8be"
 STRINGS = SFTSpec(model="tiny-w64-s0", dataset="random-strings-24", learning_rate=1.25e-3, max_length=64,
                   evaluations=15, evaluation_tokens=1_000_000)
 LORA_RATES, FULL_RATES = [5e-4, 1.25e-3, 3e-3], [1e-3, 2.15e-3, 4.64e-3, 1e-2]
@@ -59,14 +58,22 @@ def _placement_live() -> list[SFTSpec]:
             *_strings(24, 60, 4, "mlp", seeds=2)]
 
 
+STRINGS_GPU = replace(STRINGS, model="smollm2-135m-instruct-q4", batch_size=16)
+STRINGS_PAPER = replace(STRINGS, model=LLAMA, batch_size=64, dtype="bfloat16")
+GPU_RATES, PAPER_RATES = [3e-4, 1e-3, 3e-3], [1e-4, 3e-4, 1e-3]
+
+
 def _capacity_gpu() -> list[SFTSpec]:
-    base = replace(STRINGS, model="smollm2-135m-instruct-q4", batch_size=16)
-    return _strings(384, 300, 1, ("q_proj", "v_proj"), base=base, rates=[3e-4, 1e-3, 3e-3])
+    return _strings(384, 300, 1, ("q_proj", "v_proj"), base=STRINGS_GPU, rates=GPU_RATES)
 
 
 def _capacity_paper() -> list[SFTSpec]:
-    base = replace(STRINGS, model=LLAMA, batch_size=64, dtype="bfloat16")
-    return _strings(1536, 1000, 1, ("v_proj",), base=base, rates=[1e-4, 3e-4, 1e-3])
+    return _strings(1536, 1000, 1, ("v_proj",), base=STRINGS_PAPER, rates=PAPER_RATES)
+
+
+def _placement_gpu() -> list[SFTSpec]:
+    """57,600 weights on attention, the runs of `capacity`, beside 63,360 on the MLP."""
+    return _capacity_gpu() + _strings(384, 300, 1, ("down_proj",), base=STRINGS_GPU, rates=GPU_RATES)
 
 
 def _bits_record() -> list[SFTSpec]:
@@ -105,6 +112,22 @@ def _forecast_record() -> list[SFTSpec]:
     return arms(NEW, [1, 2, 4, 8, 16, 32], grid(4.64e-3, 6), grid(2.15e-3, 6), seeds=3)
 
 
+def _forecast_live() -> list[SFTSpec]:
+    short = replace(NEW, steps=100, evaluations=8)
+    return arms(short, [1, 4, 16], grid(4.64e-3, 3), grid(2.15e-3, 3), seeds=2)
+
+
+def _forecast_gpu() -> list[SFTSpec]:
+    base = replace(SMOLLM2_GPU, dataset="new-skills", max_length=64)
+    return arms(base, [1, 4, 16, 64], grid(1e-3, 5, per_decade=2), grid(1e-4, 5, per_decade=2), seeds=3)
+
+
+def _forecast_paper() -> list[SFTSpec]:
+    """Another base than that of `rank`, on its data."""
+    base = replace(LLAMA_PAPER, model=QWEN)
+    return arms(base, [1, 4, 16, 64, 256], grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+
+
 EXPERIMENTS = (
     Experiment("capacity", "How many bits does a weight of an adapter store, and after how many exposures?", {
         ("cpu", "record"): _capacity_record, ("cpu", "live"): _capacity_live,
@@ -115,12 +138,14 @@ EXPERIMENTS = (
     }),
     Experiment("capacity-placement", "Does a weight of an adapter store more in attention or in the MLP?", {
         ("cpu", "record"): _placement_record, ("cpu", "live"): _placement_live,
+        ("gpu", "record"): _placement_gpu,
     }),
     Experiment("dataset-bits", "How many bits does a dataset carry, and how does the estimate depend on training?", {
         ("cpu", "record"): _bits_record, ("cpu", "live"): _bits_live,
         ("gpu", "record"): _bits_gpu, ("paper", "record"): _bits_paper,
     }),
     Experiment("rank-forecast", "Is the predicted rank right on data and on a base that no constant was taken from?", {
-        ("cpu", "record"): _forecast_record,
+        ("cpu", "record"): _forecast_record, ("cpu", "live"): _forecast_live,
+        ("gpu", "record"): _forecast_gpu, ("paper", "record"): _forecast_paper,
     }),
 )
