@@ -18,10 +18,10 @@ from lorakit.study.experiments.learning_rate import LEAST_EPSILON
 from lorakit.study.frames import runs, tidy
 from lorakit.study.rates import power_law
 from lorakit.study.regime import pretraining_facts, regime_of
-from lorakit.study.statistics import GridEdgeError, Interval
+from lorakit.study.statistics import GridEdgeError, Interval, Size
 
 if TYPE_CHECKING:
-    from lorakit.records import Store
+    from lorakit.records import Record, Store
 
 FLAT = 0.25
 WIDTH_RANK = 4
@@ -45,25 +45,35 @@ C13_RULE = (
 )
 
 
-def width_ladder(store: Store, profile: str = "cpu") -> pd.DataFrame:
-    """One row a width and seed: `width`, `seed`, best rates `lora` and `full`, `ratio`, `regime` (a `Regime`).
+def recorded_ladder(store: Store) -> list[Record]:
+    """The records of the ladder, the widest base among them where it is complete.
 
     Raises:
-        GridEdgeError: a best rate at the edge of its grid.
         LookupError: runs of the experiment have no record.
     """
-    specs, more = (experiments.get(name).specs(profile, "record") for name in (WIDTHS, WIDEST))
+    specs, more = (experiments.get(name).specs("cpu", "record") for name in (WIDTHS, WIDEST))
     records = store.find([spec.id for spec in specs + more])
     if missing := sum(spec.id not in records for spec in specs):
         raise LookupError(f"Needs every run of {WIDTHS}; {missing} have no record.")
-    if all(spec.id in records for spec in more):
-        specs = specs + more
+    return [records[spec.id] for spec in specs + (more if all(spec.id in records for spec in more) else [])]
+
+
+def width_ladder(records: Sequence[Record], size: Size = "record") -> pd.DataFrame:
+    """One row a width and seed: `width`, `seed`, best rates `lora` and `full`, `ratio`, `regime` (a `Regime`).
+
+    Args:
+        records: of embedded bases of several widths, all runs of each.
+        size: a best rate at the grid's edge is an error at `record`, a warning at `live`.
+
+    Raises:
+        GridEdgeError: see `size`.
+    """
     rows = []
-    for model in dict.fromkeys(spec.model for spec in specs):
-        mine = [records[spec.id] for spec in specs if spec.model == model]
+    for model in dict.fromkeys(record.spec["model"] for record in records):
+        mine = [record for record in records if record.spec["model"] == model]
         curves, facts = tidy(mine), pretraining_facts(model)
-        best = optima(curves)
-        gate = regime_of(curves, runs(mine), facts.get("peak_learning_rate"))
+        best = optima(curves, size)
+        gate = regime_of(curves, runs(mine), facts.get("peak_learning_rate"), size)
         lora = best[f"rank {WIDTH_RANK}"].per_seed
         rows += [{"width": facts["hidden_size"], "seed": seed, "lora": lora[seed], "full": full,
                   "ratio": lora[seed] / full, "regime": gate} for seed, full in best["full"].per_seed.items()]
@@ -78,7 +88,7 @@ def slope_by_width(ladder: pd.DataFrame, column: str = "ratio") -> Interval:
 def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """C13, by `C13_RULE`."""
     try:
-        ladder = width_ladder(store)
+        ladder = width_ladder(recorded_ladder(store))
     except LookupError as error:
         return [(None, Finding(UNTESTED, str(error)))]
     except GridEdgeError as error:
@@ -104,9 +114,11 @@ def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
 
 def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """C12, by `C12_RULE`."""
-    twins = invariance_gaps(store)
-    if twins.empty:
+    specs = experiments.get("learning-rate-invariance").specs("cpu", "record")
+    found = store.find([spec.id for spec in specs])
+    if len(found) < len(specs):
         return [(None, Finding(UNTESTED, "Some twin runs have no record."))]
+    twins = invariance_gaps(list(found.values()))
     worst = float(twins.loc[twins["epsilon"] == LEAST_EPSILON, "gap"].max())
     usual = float(twins.loc[twins["epsilon"] != LEAST_EPSILON, "gap"].max())
     outcome: Outcome = HOLDS if worst <= 1e-9 else FAILS if worst > 1e-6 else OPEN
@@ -115,16 +127,16 @@ def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Find
     return [(Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), None), Finding(outcome, reason))]
 
 
-def invariance_gaps(store: Store) -> pd.DataFrame:
+def invariance_gaps(records: Sequence[Record]) -> pd.DataFrame:
     """One row a twin run: `setting`, `epsilon`, `seed`, and `gap`, the larger of its two final losses' differences.
 
-    Twins are compared with the run at the default setting, the usual epsilon's with that of epsilon 1e-8. Empty where
-    runs have no record.
+    Twins are compared with the run at the default setting, the usual epsilon's with that of epsilon 1e-8.
+
+    Args:
+        records: every run of `learning-rate-invariance` at one profile and size.
     """
-    specs = experiments.get("learning-rate-invariance").specs("cpu", "record")
-    found = store.find([spec.id for spec in specs])
-    if len(found) < len(specs):
-        return pd.DataFrame()
+    found = {record.id: record for record in records}
+    specs = [SFTSpec.from_json(record.spec) for record in records]
     rows = []
     for spec in specs:
         lora = spec.lora
