@@ -31,7 +31,13 @@ def _by_example(counts: tuple[int, ...], rates: list[float], seeds: int) -> list
                              seed=range(seeds))]
 
 
-def _after_a_wait() -> list[GRPOSpec]:
+def _after_a_wait(base: GRPOSpec, settings: tuple[tuple[float, float], ...], seeds: int) -> list[GRPOSpec]:
+    """A large secret, full fine-tuning and rank 1, at pairs of a rate and Adam's beta2."""
+    return [spec for lora in (LoRASpec(rank=1), None) for rate, beta2 in settings
+            for spec in vary(replace(base, lora=lora, learning_rate=rate, beta2=beta2), seed=range(seeds))]
+
+
+def _wait_record() -> list[GRPOSpec]:
     """The largest secret again: at a lower rate, and with an Adam that forgets fast.
 
     Made after `secret-reward` showed runs whose first success was their last. Adam divides by the root of a mean square
@@ -40,8 +46,16 @@ def _after_a_wait() -> list[GRPOSpec]:
     let most seeds learn that had not.
     """
     base = replace(REWARDED, task="secret-10000", max_completion_length=TOKENS[10_000], steps=2000)
-    return [spec for lora in (LoRASpec(rank=1), None) for rate, beta2 in ((1e-4, 0.999), (1e-3, 0.9))
-            for spec in vary(replace(base, lora=lora, learning_rate=rate, beta2=beta2), seed=range(5))]
+    return _after_a_wait(base, ((1e-4, 0.999), (1e-3, 0.9)), 5)
+
+
+def _wait_live() -> list[GRPOSpec]:
+    """A smaller secret, and fewer guesses a step, so that chance still asks for a wait of more than a hundred steps.
+
+    The setting that is to be improved on is among them: `secret-reward` has no run of this secret at its live size.
+    """
+    base = replace(REWARDED, task="secret-676", max_completion_length=TOKENS[676], steps=600, group_size=4)
+    return _after_a_wait(base, ((1e-3, 0.999), (1e-4, 0.999), (1e-3, 0.9)), 2)
 
 
 EXPERIMENTS = (
@@ -54,6 +68,6 @@ EXPERIMENTS = (
         ("cpu", "live"): lambda: _by_example((10, 26, 100), [3e-3], 3),
     }),
     Experiment("secret-wait", "Why do some runs never succeed a second time, and what helps?", {
-        ("cpu", "record"): _after_a_wait,
+        ("cpu", "record"): _wait_record, ("cpu", "live"): _wait_live,
     }),
 )
