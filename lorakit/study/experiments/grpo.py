@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.specs import vary
+from lorakit.specs import LoRASpec, vary
 from lorakit.study.experiments.definition import Experiment, arms, grid
 from lorakit.study.experiments.layers import ALL, ATTENTION, MLP
 from lorakit.study.experiments.rank import LLAMA
@@ -43,12 +43,15 @@ def _gpu() -> list[GRPOSpec]:
     return arms(SMOLLM2, RANKS, grid(1e-4, 5), grid(1e-5, 5), seeds=3)
 
 
+LLAMA_PAPER = GRPOSpec(model=LLAMA, task=GSM8K, learning_rate=1e-5, prompts_per_step=32, group_size=32, steps=100,
+                       max_completion_length=512, evaluations=10, evaluation_problems=512, dtype="bfloat16",
+                       merge_to_sample=True, use_vllm=True)
+PAPER_RATES, PAPER_FULL_RATES = grid(6e-5, 5), grid(2e-5, 5)
+
+
 def _paper() -> list[GRPOSpec]:
     """The article's setting as far as it is told: Llama-3.1-8B on GSM8K; batch, steps and grid are not."""
-    base = GRPOSpec(model=LLAMA, task=GSM8K, learning_rate=1e-5, prompts_per_step=32, group_size=32, steps=100,
-                    max_completion_length=512, evaluations=10, evaluation_problems=512, dtype="bfloat16",
-                    merge_to_sample=True, use_vllm=True)
-    return arms(base, RANKS, grid(6e-5, 5), grid(2e-5, 5), seeds=3)
+    return arms(LLAMA_PAPER, RANKS, PAPER_RATES, PAPER_FULL_RATES, seeds=3)
 
 
 FORM = GRPOSpec(task="maximum-reworded", reward="osmosis-line", learning_rate=1e-3, steps=250, prompts_per_step=8,
@@ -66,6 +69,11 @@ def _form_live() -> list[GRPOSpec]:
                 grid(2.15e-4, 3), seeds=2)
 
 
+def _form_paper() -> list[GRPOSpec]:
+    """Osmosis' rewards; the form, a last line that `####` opens, is new to a base that was not tuned for chat."""
+    return arms(replace(LLAMA_PAPER, reward="osmosis"), [1, 32], PAPER_RATES, PAPER_FULL_RATES, seeds=3)
+
+
 def _layers_record() -> list[GRPOSpec]:
     """Attention of rank 18 and the MLP of rank 16 have 36,864 weights each; on copying, chance does not decide."""
     return [spec for adapter in (ATTENTION, MLP, ALL)
@@ -78,14 +86,28 @@ def _layers_live() -> list[GRPOSpec]:
             for spec in vary(replace(short, lora=adapter), learning_rate=grid(1e-3, 3), seed=range(1))]
 
 
+def _layers_gpu() -> list[GRPOSpec]:
+    """Ranks 26 and 16 match within 2 % on SmolLM2."""
+    return [spec for adapter in (LoRASpec(rank=26, targets="attention"), MLP, ALL)
+            for spec in vary(replace(SMOLLM2, lora=adapter), learning_rate=grid(1e-4, 5), seed=range(3))]
+
+
+def _layers_paper() -> list[GRPOSpec]:
+    """Ranks 256 and 128 match within 4 % on Llama-3.1-8B."""
+    return [spec for rank, targets in ((256, "attention"), (128, "mlp"), (128, "all-linear"))
+            for spec in vary(replace(LLAMA_PAPER, lora=LoRASpec(rank=rank, targets=targets)),
+                             learning_rate=PAPER_RATES, seed=range(3))]
+
+
 EXPERIMENTS = (
     Experiment("grpo", "Does LoRA learn from a reward as well as full fine-tuning, even at rank 1?", {
         ("cpu", "record"): _record, ("cpu", "live"): _live, ("gpu", "record"): _gpu, ("paper", "record"): _paper,
     }),
     Experiment("grpo-form", "And where the form of an answer has to be learnt before the answer?", {
-        ("cpu", "record"): _form_record, ("cpu", "live"): _form_live,
+        ("cpu", "record"): _form_record, ("cpu", "live"): _form_live, ("paper", "record"): _form_paper,
     }),
     Experiment("grpo-layers", "Attention, MLP or both in RL, at matched parameters?", {
         ("cpu", "record"): _layers_record, ("cpu", "live"): _layers_live,
+        ("gpu", "record"): _layers_gpu, ("paper", "record"): _layers_paper,
     }),
 )

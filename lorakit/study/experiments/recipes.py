@@ -16,7 +16,7 @@ from typing import Any
 from lorakit.grpo_spec import GRPO_OBJECTIVE, GRPOSpec
 from lorakit.specs import LoRASpec
 from lorakit.study.experiments.definition import Experiment
-from lorakit.study.experiments.grpo import COPY, FORM
+from lorakit.study.experiments.grpo import COPY, FORM, LLAMA_PAPER, SMOLLM2
 
 RATE, FORM_RATE, TIMES = 1e-4, 9.98e-5, 10
 HIGH, ONE = LoRASpec(rank=32), LoRASpec(rank=1)
@@ -86,25 +86,55 @@ def _with_seeds(named: dict[str, GRPOSpec], seeds: int, **changes: Any) -> list[
     return [replace(spec, seed=seed, **changes) for spec in named.values() for seed in range(seeds)]
 
 
-def _live(*names: str) -> list[GRPOSpec]:
-    both = {**FACTORS, **RECIPES, **SYNCS}
-    return _with_seeds({name: both[name] for name in names}, 2, steps=60, evaluations=6, evaluation_problems=64)
+def _elsewhere(base: GRPOSpec, rate: float, rewards: dict[str, str], *named: dict[str, GRPOSpec],
+               was: float = RATE) -> list[GRPOSpec]:
+    """The same recipes, with their batches and steps, on the base and task of another profile.
+
+    Args:
+        rate: full fine-tuning's there, where it is `was` here, and all others move with it. Until `grpo` is recorded
+            on that profile it is the middle of full fine-tuning's grid.
+        rewards: what the reward schemes of these recipes become there.
+    """
+    return [replace(spec, model=base.model, task=base.task, max_completion_length=base.max_completion_length,
+                    reward=rewards.get(str(spec.reward), spec.reward), seed=seed,
+                    learning_rate=float(f"{spec.learning_rate * rate / was:.3g}"))
+            for recipes in named for spec in recipes.values() for seed in range(3)]
+
+
+def _gpu(*named: dict[str, GRPOSpec]) -> list[GRPOSpec]:
+    return _elsewhere(SMOLLM2, 1e-5, {"exact": "numeric"}, *named)
+
+
+def _paper(*named: dict[str, GRPOSpec], was: float = RATE) -> list[GRPOSpec]:
+    """The form is GSM8K's `####` instead of a line of its own."""
+    return _elsewhere(LLAMA_PAPER, 2e-5, {"osmosis-line": "osmosis", "exact": "marked", "numeric": "marked"}, *named,
+                      was=was)
+
+
+def _live(*names: str, steps: int = 60) -> list[GRPOSpec]:
+    both = {**FACTORS, **FORM_FACTORS, **RECIPES, **SYNCS}
+    return _with_seeds({name: both[name] for name in names}, 2, steps=steps, evaluations=6, evaluation_problems=64)
 
 
 EXPERIMENTS = (
     Experiment("grpo-factors", "Which single factor makes LoRA fail at RL, and how much does it cost?", {
         ("cpu", "record"): lambda: _with_seeds(FACTORS, 5),
         ("cpu", "live"): lambda: _live("the article's recipe", "full fine-tuning's learning rate"),
+        ("gpu", "record"): lambda: _gpu(FACTORS), ("paper", "record"): lambda: _paper(FACTORS),
     }),
     Experiment("grpo-form-factors", "And where the form is new: format first, or no reward for the format?", {
         ("cpu", "record"): lambda: _with_seeds(FORM_FACTORS, 10),
+        ("cpu", "live"): lambda: _live("form: the article's recipe", "form: format first", steps=120),
+        ("paper", "record"): lambda: _paper(FORM_FACTORS, was=FORM_RATE),
     }),
     Experiment("grpo-recipes", "What do the sources' whole recipes reach on one task?", {
         ("cpu", "record"): lambda: _with_seeds(RECIPES, 5),
         ("cpu", "live"): lambda: _live("full fine-tuning", "Osmosis, LoRA"),
+        ("gpu", "record"): lambda: _gpu(RECIPES), ("paper", "record"): lambda: _paper(RECIPES),
     }),
     Experiment("grpo-sync", "What does merging the adapter for the sampler cost, in float32 and in bfloat16?", {
         ("cpu", "record"): lambda: [*_with_seeds(SYNCS, 5), *_with_seeds(MANY_SYNCS, 3)],
         ("cpu", "live"): lambda: _live("merged, float32", "merged, bfloat16"),
+        ("gpu", "record"): lambda: _gpu(SYNCS, MANY_SYNCS), ("paper", "record"): lambda: _paper(SYNCS, MANY_SYNCS),
     }),
 )
