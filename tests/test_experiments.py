@@ -1,0 +1,67 @@
+"""Which sizes every experiment has, and why it lacks the others: a new experiment without a size fails here."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from lorakit.study.experiments import EXPERIMENTS
+
+SIZES = {"live": ("cpu", "live"), "record": ("cpu", "record"), "gpu": ("gpu", "record"), "paper": ("paper", "record")}
+IS_SMOLLM2 = "it is SmolLM2 on two cores: on a GPU that is the gpu definition of the experiment without the suffix"
+SLOW = "a step takes SmolLM2 seconds on two cores, and its weights are fetched: a live run uses embedded ones, in 90 s"
+REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
+EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
+PAID = "no task is known on which SmolLM2 meets a new form at times: it earned nothing on any of reasoning-gym"
+TOO_LONG = "at 2 bits for each of 135 million weights, 300 times, one run is 14 billion tokens, and more beyond"
+LEFT_OUT: dict[str, dict[str, str]] = {
+    "rank-replay": {"gpu": REPLAY, "paper": REPLAY},
+    "rank-smollm2": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2},
+    "capacity-full": {"gpu": TOO_LONG, "paper": TOO_LONG},
+    "capacity-placement": {"paper": "rank 1 on an 8B model's MLP holds twice what the largest set of strings carries"},
+    "moe": {"gpu": "SmolLM2 has no experts"},
+    "learning-rate-width": {"gpu": "SmolLM2 has one width"},
+    "learning-rate-width-256": {"gpu": "SmolLM2 has one width", "paper": "one rung of `learning-rate-width`"},
+    "learning-rate-invariance": {"paper": "an identity of algebra, and 8 billion weights in float64 are 64 GB"},
+    **{f"learning-rate-smollm2-{seed}": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for seed in range(5)},
+    **{f"secret-{name}": {"gpu": EVENLY, "paper": EVENLY} for name in ("reward", "example", "wait")},
+    "grpo-form": {"gpu": PAID},
+    "grpo-form-factors": {"gpu": PAID},
+}
+
+
+@functools.cache
+def specs_of(name: str, size: str):
+    return EXPERIMENTS[name].specs(*SIZES[size])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_size_is_defined_or_there_is_a_reason(name):
+    absent = {size for size in SIZES if not specs_of(name, size)}
+    assert absent == set(LEFT_OUT.get(name, {}))
+    assert {SIZES[size] for size in SIZES if size not in absent} == set(EXPERIMENTS[name].runs)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_run_is_named_twice(name):
+    for size in SIZES:
+        ids = [spec.id for spec in specs_of(name, size)]
+        assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if specs_of(name, "live")])
+def test_a_live_size_is_a_small_part_of_its_record_size(name):
+    live, record = specs_of(name, "live"), specs_of(name, "record")
+    assert len({spec.seed for spec in live}) <= 3
+    assert sum(spec.steps for spec in live) <= 0.2 * sum(spec.steps for spec in record)
+    assert {spec.model for spec in live} <= {spec.model for spec in record}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_gpu_runs_smollm2_and_the_paper_pinned_models_of_the_hub_with_three_seeds(name):
+    for size, start in (("gpu", "smollm2-135m-instruct-q4@"), ("paper", ("meta-llama/", "Qwen/", "HuggingFaceTB/"))):
+        specs = specs_of(name, size)
+        assert all(spec.model.startswith(start) for spec in specs)
+        assert {spec.seed for spec in specs} in (set(), {0, 1, 2})
+        assert all(len(spec.model.partition("@")[2]) == 40 for spec in specs if size == "paper")
