@@ -60,10 +60,9 @@ def test_layers_of_one_input_are_made_together_and_never_from_another_input():
         layers = {name.rpartition(".")[2]: layer for name, layer in packed.layers.items()}
         assert [len(layers[name].family) for name in ("q_proj", "v_proj", "up_proj", "o_proj")] == [3, 3, 2, 1]
         x, other = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
-        alone = layers["k_proj"](other).detach().clone()
         layers["q_proj"](x)
-        assert torch.equal(layers["k_proj"](other), alone), "made for x, asked for another"
-        assert not torch.equal(layers["k_proj"](x), alone)
+        weight = layers["k_proj"].base.weight  # B is zero at the start: the layer is its base
+        torch.testing.assert_close(layers["k_proj"](other), functional.linear(other, weight))
 
 
 @needs_onednn
