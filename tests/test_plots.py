@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import altair as alt
 import pandas as pd
@@ -165,11 +166,17 @@ def test_bars_describe_their_numbers():
 
 @pytest.fixture
 def book_rendering():
-    theme, renderer = alt.theme.active, alt.renderers.active
+    theme, renderer, form = alt.theme.active, alt.renderers.active, warnings.formatwarning
     rendering.setup()
     yield
     alt.theme.enable(theme)
     alt.renderers.enable(renderer)
+    warnings.formatwarning = form
+
+
+def test_a_warning_on_a_page_names_no_folder_of_the_machine(book_rendering):
+    said = warnings.formatwarning("the best rate is the highest", UserWarning, "/home/me/lorakit/rates.py", 7)
+    assert said == "UserWarning: the best rate is the highest\n"
 
 
 def test_a_chart_leaves_its_cell_in_three_forms(book_rendering):

@@ -29,15 +29,26 @@ class RenderingError(RuntimeError):
 def setup() -> None:
     """Let every chart of this notebook appear in the book's theme, offline: call it once, in the first cell.
 
-    What tqdm says about a missing widget, with a path of the machine, is kept off the page.
+    A warning comes onto the page in its words, without the folder of the machine that it would name; what tqdm says
+    about a missing widget stays off it.
     """
     warnings.filterwarnings("ignore", message="IProgress not found")
+    warnings.formatwarning = in_words
     if importlib.util.find_spec("vl_convert") is None:
         raise RenderingError("drawing a chapter's charts needs vl-convert: pip install 'lorakit[book]'")
     alt.theme.register("lorakit", enable=False)(theme)
     alt.theme.enable("lorakit")
     alt.renderers.register("lorakit", mimebundle)
     alt.renderers.enable("lorakit")
+
+
+def in_words(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    """A warning without its place.
+
+    >>> in_words("a best rate at the end of its grid", UserWarning, "rates.py", 7)
+    'UserWarning: a best rate at the end of its grid\\n'
+    """
+    return f"{category.__name__}: {message}\n"
 
 
 def theme() -> alt.theme.ThemeConfig:
