@@ -112,7 +112,7 @@ def test_qwen_needs_its_head_dim_and_a_mixture_its_experts():
 
 def test_bad_input_says_what_is_allowed():
     with pytest.raises(UnknownNameError, match=r"did you mean 'llama-3.1-8b'"):
-        ModelShape.of("Llama-3.1-8b")
+        ModelShape.of("llama-3.1-9b")
     with pytest.raises(ConfigError, match=r"gpt2.*known: llama"):
         ModelShape.of({"model_type": "gpt2"})
     with pytest.raises(ConfigError, match=r"hidden_size='big'"):

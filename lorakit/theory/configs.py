@@ -35,21 +35,29 @@ KNOWN = {
 }
 
 
+ENDINGS = ("", "-instruct", "-instruct-q4", "-base")  # of models that share a shape
+
+
 def known_config(name: str) -> dict[str, Any]:
     """The numbers of a known model's Hugging Face config, `model_type` included (for `AutoConfig.for_model`).
 
-    Raises:
-        UnknownNameError: the name is not in `KNOWN`.
+    Args:
+        name: in `KNOWN`, or a hub id or pinned name of the same shape: `org/Llama-3.1-8B-Instruct@commit`.
 
-    >>> known_config("llama-3.1-8b")["hidden_size"]
+    Raises:
+        UnknownNameError: no known model.
+
+    >>> known_config("meta-llama/Llama-3.1-8B-Instruct@0e9e39f")["hidden_size"]
     4096
     """
-    if name not in KNOWN:
+    short = name.partition("@")[0].rpartition("/")[2].lower()
+    known = next((short.removesuffix(e) for e in ENDINGS if short.removesuffix(e) in KNOWN), None)
+    if known is None:
         close = difflib.get_close_matches(name.lower(), KNOWN, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UnknownNameError(f"unknown shape {name!r}; {hint}known: {', '.join(sorted(KNOWN))}; "
                                "any other: pass its Hugging Face config or the loaded model")
-    return dict(KNOWN[name])
+    return dict(KNOWN[known])
 
 
 class ConfigFields:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lorakit.specs import SFTSpec
 from lorakit.theory.compute import forward_flops, training_flops
-from lorakit.theory.configs import KNOWN
 from lorakit.theory.hardware import GPU, find_gpu
 from lorakit.theory.memory import peak_bytes, training_bytes
 from lorakit.theory.shapes import ModelShape
@@ -102,7 +101,7 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
     if price_per_hour is not None and not price_per_hour >= 0:
         raise EstimateError(f"price_per_hour={price_per_hour!r}; allowed: 0 or more, in US dollars")
     device = find_gpu(gpu)
-    shapes = {name: _shape(name) for name in {s.model for s in specs}} if model is None else {}
+    shapes = {name: ModelShape.of(name) for name in {s.model for s in specs}} if model is None else {}
     given = None if model is None else model if isinstance(model, ModelShape) else ModelShape.of(model)
     flops = seconds = 0.0
     memories: dict[tuple[Any, ...], dict[str, int]] = {}
@@ -135,12 +134,3 @@ def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, recompute: b
     moved += 7 * memory["gradients"]  # reading weight, gradient and two moments, writing three of them
     return (spec.steps * step + evaluation,
             spec.steps * max(step / rate, moved / device.bytes_per_second) + evaluation / rate)
-
-
-def _shape(pinned: str) -> ModelShape:
-    """The shape of a spec's model: `org/Llama-3.1-8B@commit` is `llama-3.1-8b`."""
-    name = pinned.partition("@")[0].rpartition("/")[2].lower()
-    for ending in ("", "-instruct", "-instruct-q4", "-base"):
-        if name.endswith(ending) and name.removesuffix(ending) in KNOWN:
-            return ModelShape.of(name.removesuffix(ending))
-    return ModelShape.of(name)

@@ -98,7 +98,7 @@ class ModelShape:
         """The shape of a known name, a Hugging Face config (dict or object) or a loaded model (its `.config`).
 
         Raises:
-            UnknownNameError: a name that is not in `KNOWN`.
+            UnknownNameError: a name that `known_config` does not know.
             ConfigError: the config lacks a field, or its model_type is not one of `MODEL_TYPES`.
 
         >>> ModelShape.of("tiny").parameters
