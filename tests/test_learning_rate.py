@@ -105,8 +105,17 @@ def test_the_recommendation_starts_from_the_published_fit():
 def test_a_larger_alpha_and_a_longer_run_ask_for_less_and_the_rank_for_nothing():
     at = recommend_learning_rate("llama-3.2-1b", 32).learning_rate
     assert recommend_learning_rate("llama-3.2-1b", 32, alpha=64).learning_rate < at
-    assert recommend_learning_rate("llama-3.2-1b", 32, steps=4000).learning_rate < at
     assert recommend_learning_rate("llama-3.2-1b", 1).learning_rate == at
+    for rank, power in ((None, 0.6), (4, 0.45)):
+        rates = [recommend_learning_rate("tiny", rank, steps=steps).learning_rate for steps in (100, 1000)]
+        assert rates[0] / rates[1] == pytest.approx(10**power)
+
+
+@pytest.mark.parametrize("rank", [None, 32])
+def test_the_length_that_was_measured_on_a_small_model_counts_for_small_models_alone(rank):
+    rates = {steps: recommend_learning_rate("smollm2-135m", rank, steps=steps) for steps in (100, 1000, 4000)}
+    assert len(set(rates.values())) == 1
+    assert "length" not in rates[100].reason
 
 
 def test_a_small_model_gets_the_smaller_ratio_that_was_measured_on_one():

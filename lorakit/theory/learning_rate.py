@@ -127,8 +127,9 @@ REFERENCE_STEPS = 1000
 WIDTH_POWERS = {"llama": 0.781, "qwen": 0.0775}  # of 2000 / hidden size, by model type; fitted on 14 models (Tinker)
 FULL_AT_2000, LORA_OVER_FULL = 5e-5, 10.0
 # Fitted on `tiny` with replayed reworded skills; the book's chapter on learning rates fits them anew and checks these.
-# The rank had no measurable power between 1 and 64. The ratio of 10 is from hidden sizes of 2048 and more, that of 3
-# from 128: nothing is measured between them, and `SMALL` is their geometric middle.
+# The rank had no measurable power between 1 and 64. The ratio of 3 and the powers of the length serve the embedded
+# models alone: on SmolLM2-135M, of width 576, the ratio is about ten, and the powers would raise, for its 100 steps,
+# rates that are too high already.
 LORA_OVER_FULL_SMALL, SMALL = 3.0, 512
 ALPHA_POWER, STEPS_POWER, FULL_STEPS_POWER = 0.4, 0.45, 0.6
 
@@ -153,15 +154,15 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
 
     5e-5 · (2000 / hidden size)^P for full fine-tuning, ten times that for LoRA, with P of the Llama or the Qwen family:
     the fit of Schulman et al. (doi 10.64434/tml.20250929) in the tinker-cookbook, for alpha 32 and some 1000 steps.
-    Measured by this package on its embedded model: three times instead of ten (used below a hidden size of 512), the
-    powers of (32 / alpha) and (1000 / steps), and none of the rank. A start, not an answer: the book prints what it
-    costs on runs that it was not fitted on.
+    Measured by this package on its embedded model: a power of (32 / alpha), and none of the rank; and, used below a
+    hidden size of 512 alone, three times instead of ten and a power of (1000 / steps). A start, not an answer: the book
+    prints what it costs on runs that it was not fitted on.
 
     Args:
         model: a known name, a Hugging Face config (dict or object) or a loaded model.
         rank: of the adapters; None for full fine-tuning, where alpha has no meaning.
         alpha: in the scale alpha / rank.
-        steps: optimizer steps of the whole run.
+        steps: optimizer steps of the whole run; they count below a hidden size of 512 alone.
 
     Raises:
         LearningRateError: a model type outside the two families, or a number that is not above 0.
@@ -183,12 +184,13 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
                                 f"({', '.join(WIDTH_POWERS)}); sweep three rates around 5e-4 (LoRA) or 5e-5 (full)")
     rate = FULL_AT_2000 * (2000 / hidden) ** WIDTH_POWERS[family]
     reason = f"{FULL_AT_2000:g} · (2000 / {hidden})^{WIDTH_POWERS[family]:g} for full fine-tuning ({family})"
-    if rank is None:
-        rate *= (REFERENCE_STEPS / steps) ** FULL_STEPS_POWER
-        reason += f", (1000 / {steps})^{FULL_STEPS_POWER:g} for the run's length"
-    else:
-        ratio = LORA_OVER_FULL if hidden >= SMALL else LORA_OVER_FULL_SMALL
-        rate *= ratio * (32 / alpha) ** ALPHA_POWER * (REFERENCE_STEPS / steps) ** STEPS_POWER
-        reason += (f", × {ratio:g} for LoRA of any rank, (32 / {alpha:g})^{ALPHA_POWER:g} for alpha, "
-                   f"(1000 / {steps})^{STEPS_POWER:g} for the run's length")
+    small = hidden < SMALL
+    if rank is not None:
+        ratio = LORA_OVER_FULL_SMALL if small else LORA_OVER_FULL
+        rate *= ratio * (32 / alpha) ** ALPHA_POWER
+        reason += f", × {ratio:g} for LoRA of any rank, (32 / {alpha:g})^{ALPHA_POWER:g} for alpha"
+    if small:
+        power = FULL_STEPS_POWER if rank is None else STEPS_POWER
+        rate *= (REFERENCE_STEPS / steps) ** power
+        reason += f", (1000 / {steps})^{power:g} for the run's length"
     return Recommendation(rate, (rate / math.sqrt(10), rate, rate * math.sqrt(10)), reason)
