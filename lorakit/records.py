@@ -236,6 +236,11 @@ class Store:
         """What was skipped in any file, with its line number."""
         return [problem for path in self._files() for problem in self._read(path)[2]]
 
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """Profile and experiment of every file there is."""
+        return [(path.parent.name, path.stem) for path in self._files()]
+
     def _files(self) -> list[Path]:
         return sorted(self.root.glob("*/*.jsonl"))
 

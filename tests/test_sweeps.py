@@ -111,6 +111,22 @@ def test_a_changed_training_code_is_certified_by_three_runs(copy, monkeypatch):
     assert all(r.provenance["certified"][0]["old_code"] == "0" * 16 for r in records)
 
 
+def test_each_file_is_certified_by_its_own_runs(copy, monkeypatch):
+    rewrite(copy, lambda line: line["provenance"].update(code="0" * 16))
+    path = copy / "cpu" / "x.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0])
+    (copy / "cpu" / "y.jsonl").write_text("".join(lines[1:]))
+    asked = counted(monkeypatch)
+    sweeps.run(specs()[:2], copy, experiment="x", processes=1)
+    assert len(asked) == 1 + 3
+    store = Store(copy)
+    assert store.files == [("cpu", "x"), ("cpu", "y")]
+    for name, count in (("x", 1), ("y", 3)):
+        records = store.records("cpu", name)
+        assert [r.provenance["code"] for r in records] == [training_code("packed")] * count
+
+
 def test_a_changed_number_is_not_certified_but_trained_again(copy, monkeypatch):
     def spoil(line):
         line["provenance"]["code"] = "0" * 16

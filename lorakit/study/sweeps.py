@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import MissingExtraError
-from lorakit.codehash import CertificationError, certification_sample, certify, outdated, training_code
+from lorakit.codehash import CertificationError, certification_sample, certify, outdated, stale, training_code
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -96,9 +96,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     unique = list({spec.id: spec for spec in specs}.values())
     with sweep:
         todo = store.missing(unique)
-        old = _stale(store, unique, engine)
-        if old and not sweep.recertify(old):
-            todo += [read_spec(record.spec) for record in old]
+        todo += [read_spec(record.spec) for record in sweep.recertify(_stale(store, unique, engine))]
         if todo and todo[0].kind == "grpo" and len(todo) < len(unique):
             print(f"{experiment}: {len(unique) - len(todo)} runs are recorded; {len(todo)} RL runs start at their "
                   "first step, also those that were cut short: they keep nothing half-way", file=sys.stderr)
@@ -253,18 +251,23 @@ class _Sweep:
         self.each(jobs, train)
         meter.show(last=True)
 
-    def recertify(self, old: list[Record]) -> bool:
-        """Retrain three stale runs, chosen by hash; if they agree, give all the new code hash. False: retrain all."""
-        sample = [read_spec(record.spec) for record in certification_sample(old)]
-        retrained: list[Record] = []
-        self.train(self.pack(sample), None, retrained.append)
-        try:
-            code = training_code(self.engine, old[0].spec["kind"])
-            certify(self.store, self.profile, self.experiment, retrained, code)
-        except (CertificationError, ValueError) as error:
-            print(f"{self.experiment}: {error}\n{len(old)} runs are trained again.", file=sys.stderr)
-            return False
-        return True
+    def recertify(self, old: list[Record]) -> list[Record]:
+        """The runs to be trained again: three of each file, chosen by hash, vouch for its others if they agree."""
+        wanted = {record.id: record for record in old}
+        code = training_code(self.engine, old[0].spec["kind"]) if old else ""
+        for profile, experiment in self.store.files if old else ():
+            there = stale(self.store.records(profile, experiment), code)
+            if wanted.keys().isdisjoint(record.id for record in there):
+                continue
+            retrained: list[Record] = []
+            self.train(self.pack([read_spec(r.spec) for r in certification_sample(there)]), None, retrained.append)
+            try:
+                for record in certify(self.store, profile, experiment, retrained, code):
+                    wanted.pop(record.id, None)
+            except (CertificationError, ValueError) as error:
+                print(f"{self.experiment}: {error}\n{sum(r.id in wanted for r in there)} runs are trained again.",
+                      file=sys.stderr)
+        return list(wanted.values())
 
 
 class _Meter:
