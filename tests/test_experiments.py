@@ -10,7 +10,7 @@ from lorakit.study.experiments import EXPERIMENTS
 
 SIZES = {"live": ("cpu", "live"), "record": ("cpu", "record"), "gpu": ("gpu", "record"), "paper": ("paper", "record")}
 IS_SMOLLM2 = "it is SmolLM2 on two cores: on a GPU that is the gpu definition of the experiment without the suffix"
-SLOW = "a step takes SmolLM2 seconds on two cores, and its weights are fetched: a live run uses embedded ones, in 90 s"
+SLOW = "a step takes SmolLM2 up to a second, and its weights are fetched: a live run uses embedded ones, in 90 s"
 REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
 EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
 PAID = "no task is known on which SmolLM2 meets a new form at times: it earned nothing on any of reasoning-gym"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ def test_the_calculators_answer_as_the_readme_calls_them(capsys):
     exec(compile(blocks()[1], "README.md", "exec"), {})  # noqa: S102 - it is our own text
     out = capsys.readouterr().out
     assert all(word in out for word in ("rank=", "fits", "learning_rate=", "Translation"))
+
+
+def test_its_speeds_are_the_last_recorded_ones():
+    lines = (README.parent / "benchmarks/results/cpu/packed-sweep.jsonl").read_text(encoding="utf-8").splitlines()
+    last = {record["spec"]["name"]: record["metrics"]["peft_tuned_over_packed_median"]
+            for record in map(json.loads, lines)}
+    said = re.search(r"take ([\d.]+) times less than .* and ([\d.]+) times less for `tiny`", README.read_text("utf-8"))
+    assert said.groups() == (f"{last['packed-sweep-small']:.1f}", f"{last['packed-sweep-tiny']:.1f}")
 
 
 def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatch, capsys):
