@@ -12,7 +12,7 @@ from lorakit.codehash import training_code
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments, sweeps
-from lorakit.study.results import MissingRecordsError, StaleRecordsWarning, results
+from lorakit.study.results import MissingRecordsError, Results, StaleRecordsWarning, results
 
 BOOK = Path(__file__).parent.parent / "book"
 
@@ -111,3 +111,10 @@ def test_committed_records_belong_to_their_experiment_and_to_this_code(path):
         assert line["provenance"]["code"] == training_code(line["provenance"]["engine"], line["spec"]["kind"])
         assert line["metrics"].get("grad_norm_first") is None or line["metrics"]["grad_norm_first"] > 0 \
             or line["spec"]["kind"] == "grpo"  # of the first batch, which may have earned nothing
+
+
+def test_results_of_one_size_add_up_and_others_do_not():
+    one, other = (Results(name, "cpu", "record", (name,), ()) for name in "ab")
+    assert (one + other).specs == ("a", "b")
+    with pytest.raises(ValueError, match="a is of cpu, record, c of gpu, record"):
+        one + Results("c", "gpu", "record", (), ())

@@ -68,6 +68,13 @@ class Results:
         """The command that makes the missing records."""
         return f"lorakit run {self.name} --profile {self.profile} --size {self.size}"
 
+    def __add__(self, other: Results) -> Results:
+        """The runs of two experiments of one profile and size as if they were one's."""
+        if (self.profile, self.size) != (other.profile, other.size):
+            raise ValueError(f"{self.name} is of {self.profile}, {self.size}, {other.name} of {other.profile}, "
+                             f"{other.size}: add results of one profile and size")
+        return Results(self.name, self.profile, self.size, self.specs + other.specs, self.records + other.records)
+
     def only(self, dataset: str) -> Results:
         """The part on one dataset, by its short name."""
         specs = tuple(s for s in self.specs if s.dataset.partition("@")[0] == dataset)
