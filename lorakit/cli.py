@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
     if not specs:
         raise ValueError(f"{options.experiment} is not defined for profile {options.profile!r}, size {options.size!r}; "
                          f"defined: {_defined(experiments.get(options.experiment))}")
-    engine = options.engine or experiments.get(options.experiment).engine
+    engine = options.engine or experiments.get(options.experiment).engine_for(specs)
     records = sweeps.run(specs, options.results, profile=options.profile, experiment=_file(options.experiment, options),
                          engine=engine, device=options.device, processes=options.processes,
                          time_budget=options.time_budget, report_to=options.report_to, progress=True)
@@ -111,7 +111,7 @@ def _plan(options: argparse.Namespace) -> int:
         if options.no_probe:
             print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing")
             continue
-        todo = sweeps.plan(specs, store, engine=experiments.get(name).engine, device=options.device,
+        todo = sweeps.plan(specs, store, engine=experiments.get(name).engine_for(specs), device=options.device,
                            processes=options.processes)
         took = timedelta(seconds=round(todo.seconds))
         print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; "

@@ -65,3 +65,11 @@ def test_a_gpu_runs_smollm2_and_the_paper_pinned_models_of_the_hub_with_three_se
         assert all(spec.model.startswith(start) for spec in specs)
         assert {spec.seed for spec in specs} in (set(), {0, 1, 2})
         assert all(len(spec.model.partition("@")[2]) == 40 for spec in specs if size == "paper")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_samples_with_vllm_runs_under_trl(name):
+    for size in SIZES:
+        asks = any(getattr(spec, "use_vllm", False) for spec in specs_of(name, size))
+        assert not asks or EXPERIMENTS[name].engine_for(specs_of(name, size)) == "trl"
+    assert EXPERIMENTS[name].engine_for(specs_of(name, "record")) == EXPERIMENTS[name].engine

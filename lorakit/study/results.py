@@ -119,7 +119,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if specs and may_train and not optional and place.missing(specs):
         from lorakit.study import sweeps
 
-        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine)
+        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs))
     found = place.find(spec.id for spec in specs)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)

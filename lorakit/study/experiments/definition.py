@@ -23,7 +23,7 @@ class Experiment:
         name: also the name of the file of its records.
         question: one sentence.
         runs: (profile, size) to a function that lists the specs; absent where it is not defined.
-        engine: of `lorakit.study.sweeps` that runs them.
+        engine: of `lorakit.study.sweeps` that runs them, unless a spec asks for another: see `engine_for`.
     """
 
     name: str
@@ -38,6 +38,10 @@ class Experiment:
                 raise ValueError(f"unknown {what} {value!r}; allowed: {', '.join(allowed)}")
         make = self.runs.get((profile, size))
         return make() if make else []
+
+    def engine_for(self, specs: Iterable[Any]) -> str:
+        """The engine that can run these specs: vLLM samples under TRL alone."""
+        return "trl" if any(getattr(spec, "use_vllm", False) for spec in specs) else self.engine
 
 
 def arms(base: AnySpec, ranks: Iterable[int], lora_rates: Iterable[float], full_rates: Iterable[float],
