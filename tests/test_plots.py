@@ -175,7 +175,7 @@ def book_rendering():
 
 
 def test_a_warning_on_a_page_names_no_folder_of_the_machine(book_rendering):
-    said = warnings.formatwarning("the best rate is the highest", UserWarning, "/home/me/lorakit/rates.py", 7)
+    said = warnings.formatwarning("the best rate is the highest", UserWarning, "/a/folder/lorakit/rates.py", 7)
     assert said == "UserWarning: the best rate is the highest\n"
 
 
