@@ -20,8 +20,9 @@ HORIZON = 50  # steps
 
 TRAINING_MODULES = {
     "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
-               "lorakit.train.packed.cpu", "lorakit.train.packed.attention", "lorakit.train.packed.engine",
-               "lorakit.train.packed.truncation", "lorakit.train.tokens", "lorakit.train.adapters"),
+               "lorakit.train.packed.cpu", "lorakit.train.packed.onednn", "lorakit.train.packed.attention",
+               "lorakit.train.packed.llama", "lorakit.train.packed.engine", "lorakit.train.packed.truncation",
+               "lorakit.train.tokens", "lorakit.train.adapters"),
     "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
     "peft": ("lorakit.train.peft_loop", "lorakit.train.shared_outer", "lorakit.train.sft", "lorakit.train.tokens",
              "lorakit.train.adapters"),

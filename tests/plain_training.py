@@ -14,14 +14,17 @@ VOCABULARY, PAD, WIDTH, LENGTH = 40, 0, 32, 16
 LOSSES = ("train_loss", "validation_loss", "test_loss")
 
 
-def tiny(kind="llama", dtype=torch.float32, layers=1, tied=False):
-    """A random model; biases and norms are drawn as well, since zeros and ones would hide a layer that drops them."""
+def tiny(kind="llama", dtype=torch.float32, layers=1, tied=False, **config):
+    """A random model; biases and norms are drawn as well, since zeros and ones would hide a layer that drops them.
+
+    `config` are more fields of its configuration.
+    """
     torch.manual_seed(1)
-    config = AutoConfig.for_model(
+    fields = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64} | config
+    settings = AutoConfig.for_model(
         kind, vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=PAD,
-        tie_word_embeddings=tied, initializer_range=0.15)
-    model = AutoModelForCausalLM.from_config(config).eval()
+        pad_token_id=PAD, tie_word_embeddings=tied, initializer_range=0.15, **fields)
+    model = AutoModelForCausalLM.from_config(settings).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -1,5 +1,6 @@
 """The quicker parts of packs on a CPU do what the plain ones do, and leave nothing behind."""
 
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -9,15 +10,17 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorakit.train.packed import cpu
+from lorakit.train.packed import attention, cpu, llama, onednn
 from lorakit.train.packed.attention import ATTENTION, LONGEST, causal_attention
-from lorakit.train.packed.cpu import FrozenLinear, FusedAdamW, QuickLinear, QuickLoRALinear, hastened, products
+from lorakit.train.packed.cpu import FusedAdamW, hastened
 from lorakit.train.packed.engine import accumulate, train_pack
+from lorakit.train.packed.llama import QuickDecoder
 from lorakit.train.packed.model import PackedModel
+from lorakit.train.packed.onednn import FrozenLinear, QuickLinear, QuickLoRALinear, products
 from lorakit.train.packed.optimizer import Group, PackedAdamW
 
 SPLITS = data()
-needs_onednn = pytest.mark.skipif(not cpu.onednn_multiplies(), reason="this build of torch has no oneDNN products")
+needs_onednn = pytest.mark.skipif(not onednn.onednn_multiplies(), reason="this build of torch has no oneDNN products")
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")
 
 
@@ -32,37 +35,128 @@ def gradients(model, specs, quick):
         return [loss, *(p.grad.clone() for p in packed.optimizer.parameters)], kinds
 
 
-@needs_onednn
-@pytest.mark.parametrize("least", [0, 2**40], ids=["one by one", "batched"])
-@pytest.mark.parametrize(("options", "kind"), [
-    ({"rank": 4}, QuickLoRALinear), ({"rank": 4, "lora": {"targets": "mlp"}}, QuickLoRALinear),
-    ({"rank": 4, "lora": {"targets": ("q_proj", "v_proj", "down_proj")}}, QuickLoRALinear),
-    ({"rank": 16, "batch_size": 64}, QuickLoRALinear), ({"rank": None}, QuickLinear),
-])
-@pytest.mark.parametrize("model", [{}, {"kind": "qwen2"}, {"tied": True}], ids=str)
-def test_losses_and_gradients_are_the_plain_packs(model, options, kind, least, monkeypatch):
-    monkeypatch.setattr(cpu, "WORTHWHILE", least)
-    specs = [spec(seed=seed, **options) for seed in range(2)]
-    plain, kinds = gradients(tiny(layers=2, **model), specs, quick=False)
-    assert kind not in kinds
-    assert FrozenLinear not in kinds
-    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
-    assert kind in kinds
-    assert (FrozenLinear in kinds) == (options["rank"] is not None)
+def assert_the_same(quick, plain):
     for got, wanted in zip(quick, plain, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-6)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain[1:])
 
 
 @needs_onednn
-def test_layers_of_one_input_are_made_together_and_never_from_another_input():
-    with PackedModel(tiny(), [spec()]) as packed, hastened(packed):
-        layers = {name.rpartition(".")[2]: layer for name, layer in packed.layers.items()}
-        assert [len(layers[name].family) for name in ("q_proj", "v_proj", "up_proj", "o_proj")] == [3, 3, 2, 1]
-        x, other = torch.randn(2, 5, 32), torch.randn(2, 5, 32)
-        layers["q_proj"](x)
-        weight = layers["k_proj"].base.weight  # B is zero at the start: the layer is its base
-        torch.testing.assert_close(layers["k_proj"](other), functional.linear(other, weight))
+@pytest.mark.parametrize("least", [0, 2**40], ids=["one by one", "batched"])
+@pytest.mark.parametrize(("options", "kind", "whole"), [
+    ({"rank": 4}, QuickLoRALinear, True), ({"rank": 4, "lora": {"targets": "mlp"}}, QuickLoRALinear, False),
+    ({"rank": 4, "lora": {"targets": ("q_proj", "v_proj", "down_proj")}}, QuickLoRALinear, False),
+    ({"rank": 16, "batch_size": 64}, QuickLoRALinear, False), ({"rank": None}, QuickLinear, False),
+])
+@pytest.mark.parametrize("model", [{}, {"kind": "qwen2"}, {"tied": True}], ids=str)
+def test_losses_and_gradients_are_the_plain_packs(model, options, kind, whole, least, monkeypatch):
+    monkeypatch.setattr(onednn, "WORTHWHILE", least)
+    specs = [spec(seed=seed, **options) for seed in range(2)]
+    plain, kinds = gradients(tiny(layers=2, **model), specs, quick=False)
+    assert not kinds & {kind, FrozenLinear, QuickDecoder}
+    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
+    assert kind in kinds
+    assert (FrozenLinear in kinds) == (options["rank"] is not None)
+    assert (QuickDecoder in kinds) == whole
+    assert_the_same(quick, plain)
+
+
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 10.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@needs_onednn
+@pytest.mark.parametrize("copied", [0, 2**20], ids=["apart", "joined"])
+@pytest.mark.parametrize("model", [
+    {"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1},
+    {"kind": "mistral", "sliding_window": None}, {"rope_parameters": LLAMA3}, {"rope_parameters": YARN},
+], ids=str)
+def test_a_quick_decoder_has_the_plain_ones_losses_and_gradients(model, copied, monkeypatch):
+    monkeypatch.setattr(llama, "COPIED", copied)
+    specs = [spec(rank=rank, lora={"alpha": alpha}) for rank, alpha in ((1, 8.0), (2, 1.0))]
+    plain, _ = gradients(tiny(layers=2, **model), specs, quick=False)
+    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
+    assert QuickDecoder in kinds
+    assert_the_same(quick, plain)
+
+
+@needs_onednn
+def test_sequences_too_long_for_it_go_to_the_plain_decoder(monkeypatch):
+    monkeypatch.setattr(llama, "LONGEST", 8)
+    monkeypatch.setattr(llama, "_Run", None)  # would fail
+    specs = [spec(seed=seed) for seed in range(2)]
+    plain, _ = gradients(tiny(layers=2), specs, quick=False)
+    assert_the_same(gradients(tiny(layers=2), specs, quick=True)[0], plain)
+
+
+@needs_onednn
+@pytest.mark.parametrize("model", [
+    {"kind": "mistral", "sliding_window": 4}, {"kind": "qwen3"}, {"attention_dropout": 0.1}, {"hidden_act": "gelu"},
+    {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 2.0}},
+], ids=str)
+def test_a_decoder_of_another_kind_keeps_its_own_forward_pass(model):
+    specs = [spec(seed=seed) for seed in range(2)]
+    plain, _ = gradients(tiny(layers=2, **model), specs, quick=False)
+    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
+    assert QuickDecoder not in kinds
+    assert QuickLoRALinear in kinds
+    assert_the_same(quick, plain)
+
+
+@needs_onednn
+def test_what_a_backward_pass_needed_is_gone_after_it(monkeypatch):
+    kept = []
+
+    def attend(*inputs):
+        out, shares = attention.attend(*inputs)
+        kept.append(weakref.ref(shares))
+        return out, shares
+
+    monkeypatch.setattr(llama, "attend", attend)
+    with PackedModel(tiny(layers=2), [spec(seed=seed) for seed in range(2)]) as packed, hastened(packed):
+        ids = torch.randint(1, 40, (2, 3, 16))
+        sums, _ = packed.loss_sums(ids, ids)
+        assert [one() is None for one in kept] == [False, False]
+        sums.sum().backward()
+        assert [one() is None for one in kept] == [True, True], "two steps' activations would be held at once"
+
+
+def test_a_pack_computes_its_losses_as_before_afterwards():
+    with PackedModel(tiny(), [spec()]) as packed:
+        with hastened(packed):
+            assert packed.loss_sums.func is cpu.loss_sums
+        assert packed.loss_sums.__func__ is PackedModel.loss_sums
+
+
+@needs_onednn
+def test_a_diverged_configuration_leaves_the_others_alone():
+    specs = [spec(learning_rate=rate) for rate in (3e-3, 1e30)]
+    with_it = train_pack(specs, tiny(layers=2), SPLITS)
+    alone = train_pack(specs[:1], tiny(layers=2), SPLITS)
+    assert [result.status for result in with_it] == ["ok", "diverged"]
+    for name in ("train_loss", "test_loss"):
+        torch.testing.assert_close(with_it[0].curve[name], alone[0].curve[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("counted", "picked"), [(15, False), (8, False), (7, True), (0, True)])
+def test_losses_over_all_positions_are_those_over_picked_ones(counted, picked, monkeypatch):
+    torch.manual_seed(0)
+    ids = torch.randint(1, 40, (2, 3, 16))
+    labels = ids.clone()
+    labels[1, :, 1:] = labels[1, :, 1:].where(torch.rand(3, 15).argsort(1) < counted, -100)
+    with PackedModel(tiny(), [spec(seed=seed) for seed in range(2)]) as packed:
+        expected, counts = packed.loss_sums(ids, labels)
+        plain = []
+        monkeypatch.setattr(PackedModel, "loss_sums", lambda *inputs: plain.append(inputs) or (expected, counts))
+        sums, now = cpu.loss_sums(packed, ids, labels)
+        assert bool(plain) == picked
+        torch.testing.assert_close(sums, expected)
+        assert torch.equal(now, counts)
+        monkeypatch.setattr(cpu, "LOGITS_AT_ONCE", 2 * 3 * 16 * 40 - 1)
+        plain.clear()
+        cpu.loss_sums(packed, ids, labels)
+        assert plain, "many logits are made in chunks"
 
 
 @needs_onednn
@@ -108,8 +202,8 @@ def test_products_are_torchs(shape):
     x, weights = torch.randn(2, rows, d_in), torch.randn(2, d_out, d_in)
     torch.testing.assert_close(products(x, weights), x @ weights.transpose(1, 2))
     bias = torch.randn(d_out)
-    torch.testing.assert_close(cpu.product(x, weights[0], bias), functional.linear(x, weights[0], bias))
-    torch.testing.assert_close(cpu.product(x, weights[0].T.contiguous().T), x @ weights[0].T)
+    torch.testing.assert_close(onednn.product(x, weights[0], bias), functional.linear(x, weights[0], bias))
+    torch.testing.assert_close(onednn.product(x, weights[0].T.contiguous().T), x @ weights[0].T)
 
 
 def test_fused_adamw_is_the_plain_one_with_rates_decays_clipping_and_frozen_parts():
