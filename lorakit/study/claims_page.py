@@ -13,6 +13,7 @@ SCALE_WORDS = {
     OPEN: "inconclusive",
     UNTESTED: "not tested at this scale",
 }
+UNSIGNED = (" / ", ", bits ")  # in the words for an effect that cannot be negative
 
 
 def sentence(verdict: Verdict) -> str:
@@ -42,14 +43,18 @@ def _where(verdict: Verdict) -> str:
 
 
 def effect_text(verdict: Verdict) -> str:
-    """The effect with its interval, or an empty text; such as `rank 16 − full, % of …: +1.2 (95 % interval …)`."""
+    """The effect with its interval, or an empty text; such as `rank 16 − full, % of …: +1.2, 95% interval …`.
+
+    Ratios and amounts, such as `rank 16 / full`, are printed without a sign.
+    """
     if verdict.effect is None or verdict.interval is None:
         return ""
     found = verdict.interval
     if not verdict.seeds:
         span = f", {found.low:.3g} to {found.high:.3g}" if found.low < found.high else ""
         return f"{verdict.effect}: {found.mean:.3g}{span} (exact)"
-    mean, low, high = (f"{value:+.2g}".replace("-", "−") for value in (found.mean, found.low, found.high))
+    sign = "" if any(mark in verdict.effect for mark in UNSIGNED) else "+"
+    mean, low, high = (f"{value:{sign}.2g}".replace("-", "−") for value in (found.mean, found.low, found.high))
     return f"{verdict.effect}: {mean}, {found.confidence:.0%} interval {low} to {high}"
 
 
