@@ -184,7 +184,8 @@ def test_a_sentence_follows_its_verdict(shift, words):
 
 @pytest.mark.parametrize(("effect", "words"), [
     ("rank 4 − full, %", "rank 4 − full, %: +12, 95% interval −1.5 to +20"), ("power of N", "power of N: +12"),
-    ("rank 4 / full", "rank 4 / full: 12, 95% interval −1.5 to 20"), ("rank 4, bits a token", "rank 4, bits a token: 12"),
+    ("rank 4 / full", "rank 4 / full: 12, 95% interval −1.5 to 20"),
+    ("rank 4, bits a token", "rank 4, bits a token: 12"),
 ])
 def test_only_what_can_be_negative_has_a_sign(effect, words):
     verdict = replace(evaluate(C1, [evidence(make())]), effect=effect, interval=Interval(12.0, -1.5, 20.0, 5))
