@@ -97,7 +97,7 @@ def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     inside = ladder[[gate.name == "post-training" for gate in ladder["regime"]]]
     said = "; ".join(f"width {width}: {gate}" for width, gate in regimes.items())
     seeds, widths = ladder["seed"].nunique(), sorted(inside["width"].unique())
-    scale = Scale("cpu", "the width ladder of `tiny`", None, None)
+    scale = Scale("cpu", "the width ladder of tiny", None, None)
     if len(widths) < 3 or seeds < SEEDS_NEEDED["cpu"]:
         why = (f"Of {len(regimes)} widths {len(widths)} are in post-training; over all of them the ratio goes with the "
                f"width to the power {_power(slope_by_width(ladder))}, which judges nothing.")
