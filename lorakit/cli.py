@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = options.engine or experiments.get(options.experiment).engine_for(specs)
     records = sweeps.run(specs, options.results, profile=options.profile, experiment=_file(options.experiment, options),
                          engine=engine, device=options.device, processes=options.processes,
-                         time_budget=options.time_budget, report_to=options.report_to, progress=True)
+                         time_budget=options.time_budget, report_to=options.report_to, stale="retrain", progress=True)
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{options.experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
     if len(records) < len(specs):

@@ -1,4 +1,4 @@
-"""Which code made a record: the hash of the modules that a run used, and what to do when it has changed."""
+"""The hash of what Python files do: it names a reward by its file, and tells when chapters must run again."""
 
 from __future__ import annotations
 
@@ -6,38 +6,10 @@ import ast
 import hashlib
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-
-from lorakit.records import Record, Store
-
-CERTIFIED = {"sft": ("validation_loss", "test_loss"), "grpo": ("validation_accuracy", "test_accuracy")}
-HORIZON = 50  # steps
-
-TRAINING_MODULES = {
-    "packed": ("lorakit.train.packed.layers", "lorakit.train.packed.model", "lorakit.train.packed.optimizer",
-               "lorakit.train.packed.cpu", "lorakit.train.packed.onednn", "lorakit.train.packed.attention",
-               "lorakit.train.packed.llama", "lorakit.train.packed.engine", "lorakit.train.packed.truncation",
-               "lorakit.train.tokens", "lorakit.train.adapters"),
-    "trl": ("lorakit.train.sft", "lorakit.train.tokens", "lorakit.train.adapters"),
-    "peft": ("lorakit.train.peft_loop", "lorakit.train.shared_outer", "lorakit.train.sft", "lorakit.train.tokens",
-             "lorakit.train.adapters"),
-}
-EPISODES = ("lorakit.train.objective", "lorakit.train.episodes", "lorakit.train.packed.rollout",
-            "lorakit.train.rewards", "lorakit.train.tokens", "lorakit.train.adapters")
-RL_MODULES = {
-    "packed": (*EPISODES, "lorakit.train.packed.grpo", "lorakit.train.packed.merging", "lorakit.train.packed.layers",
-               "lorakit.train.packed.model", "lorakit.train.packed.optimizer"),
-    "trl": (*EPISODES, "lorakit.train.grpo", "lorakit.train.sft"),
-}
-
-
-class CertificationError(ValueError):
-    """Retrained runs do not repeat the recorded ones, or some of them are missing."""
 
 
 def code_hash(modules: Sequence[str | Path]) -> str:
@@ -62,103 +34,6 @@ def code_hash(modules: Sequence[str | Path]) -> str:
     files = {file.resolve() for module in modules for file in _sources(module)}
     digests = sorted(_source_digest(file.read_text(encoding="utf-8"), str(file)) for file in files)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
-
-
-def training_code(engine: str, kind: str = "sft") -> str:
-    """Hash of the modules that decide a run's numbers, comments and docstrings left out; `kind` is the spec's."""
-    return code_hash((RL_MODULES if kind == "grpo" else TRAINING_MODULES)[engine])
-
-
-def stale(records: Sequence[Record], code: str) -> list[Record]:
-    """The records that other code than `code` made; failed ones are left out, since they count as missing."""
-    return [record for record in records if record.status != "failed" and record.provenance.get("code") != code]
-
-
-def outdated(records: Sequence[Record]) -> list[Record]:
-    """The records that other code than today's made, by the modules of their own engine and kind of run."""
-    kinds = {(str(r.provenance.get("engine")), str(r.spec.get("kind"))) for r in records}
-    return [record for engine, kind in sorted(kinds) if engine in TRAINING_MODULES
-            for record in stale([r for r in records if (r.provenance.get("engine"), r.spec.get("kind")) ==
-                                 (engine, kind)], training_code(engine, kind))]
-
-
-def certification_sample(records: Sequence[Record], count: int = 3) -> list[Record]:
-    """The runs to retrain before stale records may stand: chosen by hash, diverged ones only if others run out."""
-    usable = [record for record in records if record.status != "failed"]
-    return sorted(usable, key=lambda r: (r.status != "ok", hashlib.sha256(r.id.encode()).hexdigest()))[:count]
-
-
-def certify(store: Store, profile: str, experiment: str, retrained: Sequence[Record], code: str,
-            tolerance: float = 1e-4) -> list[Record]:
-    """Let an experiment's stale records stand for `code`, if the sampled runs, trained again with it, agree.
-
-    They agree when the status is the same and |new - old| ≤ tolerance · max(1, |old|) for the validation and test loss
-    (accuracy for RL): absolute (nats per token) below a loss of 1, relative above. They are compared at every point of
-    the curve up to step `HORIZON`, and no further: at high rates Adam amplifies rounding until a start that is nudged
-    by 1e-7 ends as far away (0.06 nats, measured) as one that was added in another order. A run without a curve is
-    compared at its end. The stale records then get the code hash, and an entry in `provenance["certified"]`; the file
-    is replaced in one step.
-
-    Args:
-        retrained: new records of `certification_sample(stale(store.records(profile, experiment), code))`,
-            made by `code` and not yet appended to the store; more do no harm.
-        code: `code_hash` of today's modules.
-
-    Returns:
-        The records that were certified; empty when none was stale.
-
-    Raises:
-        CertificationError: a sampled run is missing, or disagrees; the file is as it was.
-    """
-    old = {record.id: record for record in stale(store.records(profile, experiment), code)}
-    sample = certification_sample(list(old.values()))
-    new = {record.id: record for record in retrained if record.provenance.get("code") == code}
-    absent = [record.id for record in sample if record.id not in new]
-    if absent:
-        raise CertificationError(f"{profile}/{experiment}: not retrained with code {code}: {', '.join(absent)}; train "
-                                 "the specs of certification_sample(stale(records, code)) and pass their records")
-    differences = [line for record in sample for line in _disagreements(record, new[record.id], tolerance)]
-    if differences:
-        raise CertificationError(f"{profile}/{experiment} cannot be certified for code {code} within {tolerance:g}: "
-                                 f"{'; '.join(differences)}; retrain the experiment")
-    entry = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "sample": [record.id for record in sample]}
-
-    def certified(record: Record) -> Record:
-        if record != old.get(record.id):  # fresh, failed, or an older duplicate
-            return record
-        before = record.provenance
-        entries = [*before.get("certified", []), entry | {"old_code": before.get("code")}]
-        return replace(record, provenance=before | {"code": code, "certified": entries})
-
-    if old:
-        store.rewrite(profile, experiment, certified)
-    return [certified(record) for record in old.values()]
-
-
-def _disagreements(old: Record, new: Record, tolerance: float) -> list[str]:
-    if old.status != new.status:
-        return [f"{old.id}: status {old.status} before, {new.status} now"]
-    lines = []
-    after = _comparable(new)
-    for name, before in _comparable(old).items():
-        now = after.get(name)
-        if before is None or now is None:
-            agree = before is None and now is None and old.status == "diverged"
-        else:
-            agree = abs(now - before) <= tolerance * max(1.0, abs(before))
-        if not agree:
-            lines.append(f"{old.id}: {name} {before} before, {now} now")
-    return lines
-
-
-def _comparable(record: Record) -> dict[str, float | None]:
-    """What two runs of one spec have to share: the curve up to the horizon, or the end of a run without one."""
-    names = CERTIFIED.get(record.spec.get("kind", "sft"), CERTIFIED["sft"])
-    steps = record.curve.get("step", [])
-    if not steps or any(name not in record.curve for name in names):
-        return {name: record.metrics.get(name) for name in names}
-    return {f"{name} at step {step}": record.curve[name][index] for name in names
-            for index, step in enumerate(steps) if (step is not None and step <= HORIZON) or index == 0}
 
 
 def _sources(module: str | Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Lines in a file that survive a kill, two writers and a full disk: appended durably, or replaced all or none."""
+"""Lines in a file that survive a kill, two writers and a full disk: appended durably."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 if sys.platform != "win32":
@@ -47,30 +47,6 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Replace every line by `change(line)`, all or none, while other writers wait.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        StoreError: a full disk, or no permission; the file is as it was before.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: there is nothing to change")
-    new = path.with_name(path.name + ".tmp")
-    with _store_errors(path), _locked(path) as held:
-        data = b"\n".join(change(line) for line in path.read_bytes().split(b"\n"))
-        try:
-            fd = os.open(new, _flags(os.O_WRONLY | os.O_CREAT | os.O_TRUNC), os.fstat(held).st_mode & 0o777)
-            try:
-                _write(fd, data)
-            finally:
-                os.close(fd)
-            new.replace(path)
-            _sync_folder(path.parent)
-        finally:
-            new.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """The file, made if need be and held by this process alone."""
@@ -78,27 +54,16 @@ def _locked(path: Path) -> Iterator[int]:
         warnings.warn("no file locks on Windows: let only one process at a time write records",
                       RuntimeWarning, stacklevel=5)
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        is_new = not path.exists()
-        fd = os.open(path, _flags(os.O_RDWR | os.O_CREAT), 0o644)
-        try:
-            if sys.platform != "win32":
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(fd, path):
-                if is_new:
-                    _sync_folder(path.parent)
-                yield fd
-                return
-        finally:
-            os.close(fd)
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    """False when `rewrite_lines` put another file there while this process waited for the lock."""
+    is_new = not path.exists()
+    fd = os.open(path, _flags(os.O_RDWR | os.O_CREAT), 0o644)
     try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
+        if sys.platform != "win32":
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        if is_new:
+            _sync_folder(path.parent)
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _flags(flags: int) -> int:

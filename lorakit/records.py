@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from lorakit.durable import append_line, rewrite_lines
+from lorakit.durable import append_line
 from lorakit.grpo_spec import SPECS, read_spec
 from lorakit.names import UnknownNameError
 from lorakit.specs import SpecError
@@ -208,10 +208,6 @@ class Store:
         """
         append_line(self.path(profile, experiment), record.to_line().encode())
 
-    def rewrite(self, profile: str, experiment: str, change: Callable[[Record], Record]) -> None:
-        """Replace every record of a file by `change(record)`, all or none; unreadable lines stay as they are."""
-        rewrite_lines(self.path(profile, experiment), lambda line: _changed(line, change))
-
     def records(self, profile: str, experiment: str) -> list[Record]:
         """The runs of one file, one record per id: the newest that did not fail, else the newest."""
         return list(_newest(self._read(self.path(profile, experiment))[1]).values())
@@ -277,12 +273,3 @@ def _newest(records: Iterable[Record]) -> dict[str, Record]:
         if record.id not in best or age >= best[record.id][0]:  # of one date, the later line
             best[record.id] = (age, record)
     return {record_id: record for record_id, (_, record) in best.items()}
-
-
-def _changed(line: bytes, change: Callable[[Record], Record]) -> bytes:
-    try:
-        record = Record.from_line(line)
-    except RecordError:
-        return line
-    changed = change(record)
-    return line if changed == record else changed.to_line().encode()

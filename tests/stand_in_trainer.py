@@ -67,12 +67,6 @@ def train_beside_others(root, first, last):
     train(root, first, last)
 
 
-def rewrite(root, times):
-    """Replace the file again and again, as a certification does."""
-    for _ in range(int(times)):
-        Store(root).rewrite("cpu", "rank", lambda record: record)
-
-
 def kill_often(root, first, last, kills, seed):
     """Start training again and again, each time killed in front of a random system call; print how many were."""
     small_writes()
@@ -104,4 +98,4 @@ def fill_disk(root, first, last, spare_bytes):
 
 
 if __name__ == "__main__":
-    {f.__name__: f for f in (train, train_beside_others, rewrite, kill_often, fill_disk)}[sys.argv[1]](*sys.argv[2:])
+    {f.__name__: f for f in (train, train_beside_others, kill_often, fill_disk)}[sys.argv[1]](*sys.argv[2:])

@@ -22,6 +22,7 @@ FORBIDDEN = {
     "lorakit.grpo_spec": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.records": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.codehash": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
+    "lorakit.epochs": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
     "lorakit.theory": (*HEAVY, *PLOTTING, "lorakit.train", "lorakit.study", "lorakit.records"),
     "lorakit.train": (*PLOTTING, "lorakit.study"),
     "lorakit.study": ("lorakit.refresh", "lorakit.cli"),

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 import lorakit
-from lorakit.codehash import training_code
+from lorakit.epochs import current
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
@@ -54,8 +54,7 @@ def test_a_sweep_with_a_reward_and_a_task_of_ones_own(own, tmp_path):
     records = lorakit.run(specs, tmp_path / "runs", device="cpu", processes=1)
     assert [r.id for r in records] == [s.id for s in specs]
     assert {r.status for r in records} == {"ok"}
-    assert {r.provenance["code"] for r in records} == {training_code("packed", "grpo")}
-    assert training_code("packed", "grpo") != training_code("packed")
+    assert {r.provenance["epoch"] for r in records} == {current("packed", "grpo")}
     frame = tidy_rl(records)
     assert frame["step"].tolist() == [1, 2, 6] * 6
     assert (frame["episodes"] == 16 * frame["step"]).all()

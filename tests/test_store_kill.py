@@ -73,18 +73,6 @@ def test_two_writers_at_once(tmp_path):
     assert contents(root) == expected
 
 
-def test_a_file_may_be_replaced_while_others_append_to_it(tmp_path):
-    root = tmp_path / "shared"
-    Store(root).append("cpu", "rank", record_of(1000))
-    writers = [start("train_beside_others", root, 0, 60), start("train_beside_others", root, 60, 120)]
-    (root / "go").touch()
-    finish(start("rewrite", root, 60))
-    for writer in writers:
-        finish(writer)
-    assert Store(root).problems == []
-    assert len(contents(root)) == 121
-
-
 @pytest.mark.parametrize("spare_bytes", [0, 1, 200, 1500])
 def test_a_limit_on_file_size_leaves_the_store_as_it_was(tmp_path, spare_bytes):
     expected = uninterrupted(tmp_path / "whole", 12)
@@ -123,11 +111,6 @@ def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
         with pytest.raises(StoreError, match=r"rank\.jsonl.*make room.*only what is missing will run") as caught:
             store.append("cpu", "rank", record_of(1))
     assert caught.value.errno == errno.ENOSPC
-    assert path.read_bytes() == before
-    with monkeypatch.context() as patch:
-        fill_after(patch, 100)
-        with pytest.raises(StoreError, match="make room"):
-            store.rewrite("cpu", "rank", lambda record: record)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["rank.jsonl"]
     store.append("cpu", "rank", record_of(1))
@@ -192,7 +175,7 @@ def test_without_file_locks_the_user_is_warned(tmp_path, monkeypatch):
     assert Store(tmp_path).records("cpu", "rank") == [record_of(0)]
 
 
-def test_a_line_and_a_rewritten_file_reach_the_disk_before_they_count(tmp_path, monkeypatch):
+def test_a_line_reaches_the_disk_before_it_counts(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.append("cpu", "rank", record_of(0))
     calls = []
@@ -201,6 +184,3 @@ def test_a_line_and_a_rewritten_file_reach_the_disk_before_they_count(tmp_path, 
         monkeypatch.setattr(os, name, lambda *args, real=real, name=name: (calls.append(name), real(*args))[1])
     store.append("cpu", "rank", record_of(1))
     assert calls == ["write", "fsync"]
-    calls.clear()
-    store.rewrite("cpu", "rank", lambda record: record)
-    assert calls == ["write", "fsync", "replace", "fsync"]  # the last one is the folder's

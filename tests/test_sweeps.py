@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lorakit.cli import main
-from lorakit.codehash import training_code
+from lorakit.epochs import StaleRecordsWarning, current
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
 from lorakit.study import sweeps
@@ -79,7 +79,7 @@ def test_packs_share_what_they_must_and_cut_evenly():
 
 def test_every_result_says_where_it_was_made(trained):
     record = Store(trained).records("cpu", "x")[0]
-    assert record.provenance["code"] == training_code("packed")
+    assert record.provenance["epoch"] == current("packed", "sft")
     assert record.provenance["seconds"] > 0
     assert record.provenance["peak_bytes"] > 1e6
     assert record.metrics["base_test_loss"] > 0
@@ -101,44 +101,25 @@ def test_only_what_is_missing_is_trained(copy, monkeypatch):
     assert asked == [more.id]
 
 
-def test_a_changed_training_code_is_certified_by_three_runs(copy, monkeypatch):
-    rewrite(copy, lambda line: line["provenance"].update(code="0" * 16))
+def test_records_of_another_epoch_are_kept_with_a_warning(copy, monkeypatch):
+    rewrite(copy, lambda line: line["provenance"].update(epoch=0))
     asked = counted(monkeypatch)
-    sweeps.run(specs(), copy, experiment="x", processes=1)
-    assert len(asked) == 3
-    records = Store(copy).records("cpu", "x")
-    assert {r.provenance["code"] for r in records} == {training_code("packed")}
-    assert all(r.provenance["certified"][0]["old_code"] == "0" * 16 for r in records)
+    with pytest.warns(StaleRecordsWarning, match=r"4 of 4 records belong to another numerical epoch.*stale='retrain'"):
+        records = sweeps.run(specs(), copy, experiment="x", processes=1)
+    assert [r.provenance["epoch"] for r in records] == [0] * 4
+    assert asked == []
 
 
-def test_each_file_is_certified_by_its_own_runs(copy, monkeypatch):
-    rewrite(copy, lambda line: line["provenance"].update(code="0" * 16))
-    path = copy / "cpu" / "x.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0])
-    (copy / "cpu" / "y.jsonl").write_text("".join(lines[1:]))
+def test_records_of_another_epoch_are_trained_again_where_that_is_asked_for(copy, monkeypatch):
+    rewrite(copy, lambda line: line["provenance"].update(epoch=0, date="2026-01-01"))
     asked = counted(monkeypatch)
-    sweeps.run(specs()[:2], copy, experiment="x", processes=1)
-    assert len(asked) == 1 + 3
-    store = Store(copy)
-    assert store.files == [("cpu", "x"), ("cpu", "y")]
-    for name, count in (("x", 1), ("y", 3)):
-        records = store.records("cpu", name)
-        assert [r.provenance["code"] for r in records] == [training_code("packed")] * count
-
-
-def test_a_changed_number_is_not_certified_but_trained_again(copy, monkeypatch):
-    def spoil(line):
-        line["provenance"]["code"] = "0" * 16
-        line["metrics"]["test_loss"] += 0.01
-        line["curve"]["test_loss"] = [loss + 0.01 for loss in line["curve"]["test_loss"]]
-
-    rewrite(copy, spoil)
-    asked = counted(monkeypatch)
-    before = {r.id: r.metrics["test_loss"] for r in Store(copy).records("cpu", "x")}
-    after = {r.id: r.metrics["test_loss"] for r in sweeps.run(specs(), copy, experiment="x", processes=1)}
-    assert len(asked) == 3 + 4
-    assert all(abs(before[i] - after[i] - 0.01) < 1e-4 for i in before)
+    before = (copy / "cpu" / "x.jsonl").read_bytes()
+    records = sweeps.run(specs(), copy, experiment="x", processes=1, stale="retrain")
+    assert sorted(asked) == sorted(s.id for s in specs())
+    assert {r.provenance["epoch"] for r in records} == {current("packed", "sft")}
+    assert (copy / "cpu" / "x.jsonl").read_bytes().startswith(before), "a recorded line was changed"
+    with pytest.raises(ValueError, match=r"'keep'.*'retrain'"):
+        sweeps.run(specs(), copy, stale="certify")
 
 
 def test_failed_runs_do_not_stop_the_others(tmp_path):

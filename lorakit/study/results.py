@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorakit.codehash import outdated
+from lorakit.epochs import StaleRecordsWarning, stale
 from lorakit.records import Record, Store
 from lorakit.study import experiments
 from lorakit.study.frames import runs, tidy
@@ -19,10 +19,6 @@ from lorakit.study.frames import runs, tidy
 
 class MissingRecordsError(RuntimeError):
     """A chapter needs records that were never committed, and may not train them itself."""
-
-
-class StaleRecordsWarning(UserWarning):
-    """Records were made by an earlier version of the training code."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         MissingRecordsError: records are missing and `$LORAKIT_MISSING` is not `train`.
 
     Warns:
-        StaleRecordsWarning: records were made by earlier training code.
+        StaleRecordsWarning: records belong to another numerical epoch.
     """
     experiment = experiments.get(name)
     if profile == "cpu" and experiment.specs(profile, "live"):
@@ -116,19 +112,20 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if size == "live":  # made anew on each machine, never committed
         place = Store(place.root.parent.parent / "_build" / "live")
     may_train = size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
-    if specs and may_train and not optional and place.missing(specs):
+    found = place.find(spec.id for spec in specs)
+    if specs and may_train and not optional and (len(found) < len(specs) or stale(found.values())):
         from lorakit.study import sweeps
 
-        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs))
-    found = place.find(spec.id for spec in specs)
+        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs), stale="retrain")
+        found = place.find(spec.id for spec in specs)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)
     if result.missing and not optional:
         raise MissingRecordsError(
             f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "
             f"or let a refresh train them: `lorakit refresh --profile {profile}`")
-    old = outdated(records)
+    old = stale(records)
     if old:
-        warnings.warn(f"{name}: {len(old)} of {len(records)} records were made by earlier training code; "
-                      f"`{result.command}` certifies or retrains them", StaleRecordsWarning, stacklevel=2)
+        warnings.warn(f"{name}: {len(old)} of {len(records)} records belong to another numerical epoch; "
+                      f"`{result.command}` trains them again", StaleRecordsWarning, stacklevel=2)
     return result

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lorakit import MissingExtraError
-from lorakit.codehash import CertificationError, certification_sample, certify, outdated, stale, training_code
+from lorakit.epochs import StaleRecordsWarning
+from lorakit.epochs import stale as stale_records
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -47,7 +48,7 @@ class Plan:
     Args:
         packs: the longest first; empty when nothing is missing.
         missing: specs without a result.
-        stale: records made by earlier training code.
+        stale: records of another numerical epoch.
         seconds: predicted wall-clock time on `processes` processes.
     """
 
@@ -61,7 +62,7 @@ class Plan:
 def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
         experiment: str = "runs", engine: str = "packed", device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
-        progress: bool | None = None) -> list[Record]:
+        stale: str = "keep", progress: bool | None = None) -> list[Record]:
     """Train every spec that the store has no result for, and return all results.
 
     Args:
@@ -75,6 +76,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         time_budget: seconds; no pack is started that is predicted to end later. What is left stays missing.
         report_to: TRL's (`none`, `trackio`, …); the packed engine reports to the store alone.
         save_to: a folder for the trained adapters, one subfolder an id, in PEFT's format.
+        stale: what becomes of records of another numerical epoch: `keep` returns them with a warning, `retrain`
+            trains their specs again; the older lines stay in the file.
         progress: show runs done and the time left on standard error; None: only on a terminal.
 
     Returns:
@@ -83,11 +86,16 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     Raises:
         ValueError: no specs, supervised and RL specs in one list, or an unknown engine.
         SweepError: some runs failed; raised after all others have been recorded.
+
+    Warns:
+        StaleRecordsWarning: records of another numerical epoch were kept.
     """
     if not specs:
         raise ValueError("no specs to run: the list is empty")
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}")
+    if stale not in ("keep", "retrain"):
+        raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
     if len({spec.kind for spec in specs}) > 1:
         raise ValueError("the list holds supervised and RL specs: run them in two calls, since their code differs")
     _require_training_packages()
@@ -96,7 +104,12 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     unique = list({spec.id: spec for spec in specs}.values())
     with sweep:
         todo = store.missing(unique)
-        todo += [read_spec(record.spec) for record in sweep.recertify(_stale(store, unique, engine))]
+        old = _stale(store, unique, engine)
+        if old and stale == "keep":
+            warnings.warn(f"{experiment}: {len(old)} of {len(unique)} records belong to another numerical epoch, so "
+                          "today's code would give other numbers; stale='retrain' trains them again",
+                          StaleRecordsWarning, stacklevel=2)
+        todo += [read_spec(record.spec) for record in old if stale == "retrain"]
         if todo and todo[0].kind == "grpo" and len(todo) < len(unique):
             print(f"{experiment}: {len(unique) - len(todo)} runs are recorded; {len(todo)} RL runs start at their "
                   "first step, also those that were cut short: they keep nothing half-way", file=sys.stderr)
@@ -145,7 +158,7 @@ def _require_training_packages() -> None:
 
 def _stale(store: Store, specs: Sequence[AnySpec], engine: str) -> list[Record]:
     mine = [r for r in store.find(spec.id for spec in specs).values() if r.provenance.get("engine") == engine]
-    return outdated(mine)
+    return stale_records(mine)
 
 
 class _Sweep:
@@ -250,24 +263,6 @@ class _Sweep:
 
         self.each(jobs, train)
         meter.show(last=True)
-
-    def recertify(self, old: list[Record]) -> list[Record]:
-        """The runs to be trained again: three of each file, chosen by hash, vouch for its others if they agree."""
-        wanted = {record.id: record for record in old}
-        code = training_code(self.engine, old[0].spec["kind"]) if old else ""
-        for profile, experiment in self.store.files if old else ():
-            there = stale(self.store.records(profile, experiment), code)
-            if wanted.keys().isdisjoint(record.id for record in there):
-                continue
-            retrained: list[Record] = []
-            self.train(self.pack([read_spec(r.spec) for r in certification_sample(there)]), None, retrained.append)
-            try:
-                for record in certify(self.store, profile, experiment, retrained, code):
-                    wanted.pop(record.id, None)
-            except (CertificationError, ValueError) as error:
-                print(f"{self.experiment}: {error}\n{sum(r.id in wanted for r in there)} runs are trained again.",
-                      file=sys.stderr)
-        return list(wanted.values())
 
 
 class _Meter:

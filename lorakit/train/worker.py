@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from lorakit.codehash import training_code
+from lorakit.epochs import current
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record
 from lorakit.specs import PACKAGE
@@ -109,7 +109,7 @@ def _peak_bytes(device: str) -> int | None:
 def to_record(result: RunResult, engine: str, device: str, pack_size: int) -> Record:
     """The record of one result, with where and how it was made."""
     provenance = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "code": training_code(engine, result.spec.kind),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"), "epoch": current(engine, result.spec.kind),
         **versions(),
         "device": device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
         "seconds": round(result.seconds, 3), "peak_bytes": _peak_bytes(device), "tokens": result.tokens,
