@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lorakit.markdown import cell, table
 from lorakit.records import Record, Store
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "python", "lorakit")
@@ -64,22 +65,10 @@ def machine_rows(records: Iterable[Record]) -> list[list[str]]:
 
 
 def problem_list(problems: Sequence[str]) -> str:
-    """The store's complaints as a list, or the sentence that there are none."""
+    """The store's complaints as a list, each escaped, or the sentence that there are none."""
     if not problems:
         return "Every line of every file of records was read.\n"
-    return "".join(f"- {problem}\n" for problem in problems)
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a bar within a cell is escaped.
-
-    >>> print(table(["run", "loss"], [["a|b", "1.5"]]), end="")
-    | run | loss |
-    | --- | --- |
-    | a\\|b | 1.5 |
-    """
-    lines = [list(head), ["---"] * len(head), *[[cell.replace("|", "\\|") for cell in row] for row in rows]]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return "".join(f"- {cell(problem)}\n" for problem in problems)
 
 
 def _word(value: Any) -> str:
