@@ -74,7 +74,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in TRAINING_PACKAGES:
             raise MissingExtraError(f"lorakit.{name} trains models and needs the package {error.name!r}: "
-                                    "install it with `pip install 'lorakit[train]'`", name=error.name) from error
+                                    "run `pip install '.[train]'` in a clone of lorakit", name=error.name) from error
         raise
 
 

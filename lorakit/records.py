@@ -122,8 +122,8 @@ class Record:
         if not isinstance(data, dict) or "schema" not in data:
             raise RecordError("not a record: a JSON object with 'schema' was expected")
         if data["schema"] != SCHEMA:
-            raise SchemaError(f"record of schema {data['schema']!r}, but this lorakit reads {SCHEMA}: upgrade it "
-                              "(pip install --upgrade lorakit); the file was left as it is")
+            raise SchemaError(f"record of schema {data['schema']!r}, but this lorakit reads {SCHEMA}: update it "
+                              "(`git pull` in the clone, then `pip install .`); the file was left as it is")
         try:
             return cls(**{name: value for name, value in data.items() if name != "schema"})
         except TypeError as error:

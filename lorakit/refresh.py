@@ -204,7 +204,8 @@ def _read(source: Path) -> Any:
         import jupytext
         import papermill  # noqa: F401 - say so now, not after the first chapter
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; chapters need the extra: pip install 'lorakit[book]'") from error
+        raise ModuleNotFoundError(f"{error}; chapters need the extra `book`: run `pip install '.[book]'` "
+                                  "in the clone") from error
     return jupytext.read(source, fmt="md:myst")
 
 

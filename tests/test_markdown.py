@@ -42,7 +42,8 @@ def built(tmp_path_factory):
     for k, text in enumerate(HOSTILE):
         spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, seed=k)
         provenance = dict.fromkeys(("device", "threads", "engine", "torch", "python", "date"), words(text) or text)
-        store.append("cpu", "rank", Record.from_run(spec, "ok", {}, {}, provenance | {"threads": text, "torch": [text]}))
+        provenance |= {"threads": text, "torch": [text]}
+        store.append("cpu", "rank", Record.from_run(spec, "ok", {}, {}, provenance))
     with store.path("cpu", "rank").open("a", encoding="utf-8", errors="replace") as file:
         for text in HOSTILE:
             line = Record.from_run(spec, "ok", {}, {}, {}).to_json() | {"status": text}
@@ -50,7 +51,8 @@ def built(tmp_path_factory):
     status = status_page(store).replace("```{nb-exec-table}\n```", "")
     (folder / "index.md").write_text(status + "\n```{toctree}\nwords\n```\n", encoding="utf-8")
     listed = "".join(f"- {cell(text)}\n" for text in HOSTILE)
-    (folder / "words.md").write_text(f"# Words\n\n{table(['word'], [[t] for t in HOSTILE])}\n{listed}", encoding="utf-8")
+    shown = table(["word"], [[text] for text in HOSTILE])
+    (folder / "words.md").write_text(f"# Words\n\n{shown}\n{listed}", encoding="utf-8")
     (folder / "conf.py").write_text(f'extensions = ["myst_nb"]\nnb_execution_mode = "off"\n'
                                     f"myst_enable_extensions = {EXTENSIONS}\nsmartquotes = False\n"
                                     'myst_substitutions = {"secret": "TOPSECRET"}\n')

@@ -51,4 +51,4 @@ from lorakit.study import claims, plots
 def test_without_the_extra_training_says_what_to_install(call):
     done = python(WITHOUT_TORCH + call)
     assert done.returncode == 1
-    assert "pip install 'lorakit[train]'" in done.stderr.splitlines()[-1]
+    assert "pip install '.[train]'" in done.stderr.splitlines()[-1]

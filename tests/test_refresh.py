@@ -163,7 +163,7 @@ def test_chapters_are_chosen_by_stem_file_or_topic(tmp_path, without_kernel):
 def test_missing_extra_says_what_to_install(tmp_path, monkeypatch):
     write_chapter(tmp_path, "01-first", "print(1)")
     monkeypatch.setitem(__import__("sys").modules, "papermill", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lorakit\[book\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[book\]'"):
         refresh(root=tmp_path)
 
 

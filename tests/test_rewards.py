@@ -190,7 +190,7 @@ def test_the_worker_has_little_memory_and_evaluates_starts_and_writes_nothing(tm
 
 def test_without_math_verify_the_error_names_the_extra(monkeypatch):
     monkeypatch.setattr(symbolic.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(lorakit.MissingExtraError, match=r"pip install 'lorakit\[train\]'.*'boxed' or 'marked'"):
+    with pytest.raises(lorakit.MissingExtraError, match=r"pip install '\.\[train\]'.*'boxed' or 'marked'"):
         load_rewards("math")
 
 

@@ -130,7 +130,7 @@ def test_generated_problems_are_split_by_their_text_and_kept(cache, monkeypatch)
 
 def test_without_reasoning_gym_the_error_names_the_extra(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(lorakit.MissingExtraError, match=r"'chain-sum'.*pip install 'lorakit\[gym\]'"):
+    with pytest.raises(lorakit.MissingExtraError, match=r"'chain-sum'.*pip install '\.\[gym\]'"):
         load_task("chain-sum")
 
 

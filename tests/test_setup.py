@@ -57,6 +57,21 @@ def test_base_install_needs_no_torch():
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
+def test_nothing_sends_anyone_to_a_package_that_is_not_ours():
+    """No index holds lorakit: whoever took the name would be installed. A path or an extra of the clone is meant."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    on_an_index = re.compile(r"lorakit" r"\[|trl" r"\[vllm|"
+                             r"(?:pip install|uv add|uvx|pipx \w+)(?:[ \"']+-[-\w=]+)*[ \"']+lorakit\b")
+    assert on_an_index.search("pip install --upgrade " + "lorakit")
+    assert not on_an_index.search("pip install '.[train]'` in a clone of lorakit")
+    for name in files:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".cff", ""} and path.is_file():
+            found = on_an_index.search(" ".join(path.read_text(encoding="utf-8").split()))
+            assert not found, f"{name}: {found[0]}"
+
+
 def test_conda_environment_installs_the_pinned_extras():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]

@@ -35,7 +35,7 @@ def setup() -> None:
     warnings.filterwarnings("ignore", message="IProgress not found")
     warnings.formatwarning = in_words
     if importlib.util.find_spec("vl_convert") is None:
-        raise RenderingError("drawing a chapter's charts needs vl-convert: pip install 'lorakit[book]'")
+        raise RenderingError("drawing a chapter's charts needs vl-convert: run `pip install '.[book]'` in the clone")
     alt.theme.register("lorakit", enable=False)(theme)
     alt.theme.enable("lorakit")
     alt.renderers.register("lorakit", mimebundle)

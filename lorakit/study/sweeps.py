@@ -152,8 +152,8 @@ def _require_training_packages() -> None:
         except ValueError:  # blocked by None in sys.modules
             found = False
         if not found:
-            raise MissingExtraError(f"training needs the package {package!r}: install it with "
-                                    "`pip install 'lorakit[train]'`", name=package)
+            raise MissingExtraError(f"training needs the package {package!r}: run "
+                                    "`pip install '.[train]'` in a clone of lorakit", name=package)
 
 
 def _stale(store: Store, specs: Sequence[AnySpec], engine: str) -> list[Record]:

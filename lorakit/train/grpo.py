@@ -96,8 +96,9 @@ def require_vllm(spec: GRPOSpec) -> None:
     if not spec.use_vllm:
         return
     if importlib.util.find_spec("vllm") is None:
-        raise ModuleNotFoundError("use_vllm=True needs the package vllm on a GPU host (`pip install 'trl[vllm]'`, "
-                                  "which pins a torch of its own); without it, run the spec with use_vllm=False")
+        raise ModuleNotFoundError("use_vllm=True needs the package vllm on a GPU host (`pip install "
+                                  "'.[train,vllm]' -c constraints.txt` in a clone of lorakit, on Python 3.13); without "
+                                  "it, run the spec with use_vllm=False")
     if spec.lora is not None and not spec.merge_to_sample:
         raise ValueError("TRL merges the adapter into the base before it gives vLLM the weights: say so with "
                          "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")

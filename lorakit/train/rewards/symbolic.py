@@ -49,9 +49,9 @@ def require_math_verify() -> None:
     if importlib.util.find_spec("math_verify") is None:
         from lorakit import MissingExtraError
 
-        raise MissingExtraError("the reward 'math' compares expressions with the package math-verify: install it with "
-                                "`pip install 'lorakit[train]'`, or choose 'boxed' or 'marked', which compare numbers "
-                                "and text", name="math_verify")
+        raise MissingExtraError("the reward 'math' compares expressions with the package math-verify: run "
+                                "`pip install '.[train]'` in a clone of lorakit, or choose 'boxed' or 'marked', "
+                                "which compare numbers and text", name="math_verify")
 
 
 def admissible(expression: str) -> bool:
