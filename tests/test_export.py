@@ -5,12 +5,14 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from huggingface_hub import ModelCard
+from peft import AutoPeftModelForCausalLM, PeftModel
 from plain_training import data, mean_loss, spec, tiny
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorakit.records import Record
 from lorakit.specs import LoRASpec
-from lorakit.train.models import model_hash
+from lorakit.train.models import load_model, model_hash
 from lorakit.train.packed.engine import train_pack
 from lorakit.train.packed.export import export
 from lorakit.train.packed.model import PackedModel
@@ -83,3 +85,79 @@ def test_weights_of_another_run_are_refused(tmp_path):
         export(dataclasses.replace(run, lora=None), weights, base, tmp_path)
     assert model_hash(base) == before
     assert not any(tmp_path.iterdir())
+
+
+BASE = "org/base@" + "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """What the hub would hold of `BASE`, as its client keeps it; no folder of the machine that trained."""
+    name, _, commit = BASE.partition("@")
+    folder = tmp_path / "hub" / f"models--{name.replace('/', '--')}"
+    load_model("tiny")[0].save_pretrained(folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("f" * 40)  # the main branch has moved on
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return {"cache_dir": tmp_path / "hub"}
+
+
+def recorded(result):
+    return Record.from_run(result.spec, result.status, result.metrics, result.curve,
+                           {"torch": "2.13.0", "device": "a | processor", "engine": "packed"})
+
+
+def loaded_from(folder):
+    """A model and its tokenizer as a worker has them: read from a folder of this machine."""
+    for part in load_model("tiny"):
+        part.save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("rank", [4, None], ids=["adapter", "full"])
+def test_an_export_names_no_folder_and_carries_its_tokenizer(rank, tmp_path):
+    base, tokenizer = loaded_from(tmp_path / "private-place")
+    base.config.use_cache = False
+    (result,) = train_pack([spec(rank=rank, steps=2)], base, SPLITS, keep_weights=True)
+    folder = export(result.spec, result.weights, base, tmp_path / "out", tokenizer, recorded(result))
+    for path in folder.iterdir():
+        assert b"private-place" not in path.read_bytes(), path.name
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    again = AutoTokenizer.from_pretrained(folder)
+    assert again("Ab é\n")["input_ids"] == tokenizer("Ab é\n")["input_ids"] == [65, 98, 32, 0xC3, 0xA9, 10]
+    assert again.decode([65, 98]) == "Ab"
+    if rank is None:
+        config = AutoModelForCausalLM.from_pretrained(folder).config
+        assert config.use_cache, "generation without a cache is slow"
+        assert (config.eos_token_id, config.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    else:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] is None
+
+
+def test_an_adapter_over_a_model_of_the_hub_finds_its_base_elsewhere(elsewhere, tmp_path):
+    base, tokenizer = loaded_from(tmp_path / "private-place")
+    run = dataclasses.replace(spec(learning_rate=1e-2, steps=5, evaluation_tokens=10**6), model=BASE)
+    (result,) = train_pack([run], base, SPLITS, keep_weights=True)
+    folder = export(run, result.weights, base, tmp_path / "out", tokenizer, recorded(result))
+    loaded = AutoPeftModelForCausalLM.from_pretrained(folder, **elsewhere)
+    assert mean_loss(loaded, SPLITS["test"]).item() == pytest.approx(result.curve["test_loss"][-1], abs=1e-6)
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.base_model, card.data.library_name) == ("org/base", "peft")
+
+
+@pytest.mark.parametrize("rank", [4, None], ids=["adapter", "full"])
+def test_the_card_is_made_from_the_record(rank, tmp_path):
+    base, results = trained([dataclasses.replace(spec(rank=rank, steps=2, seed=7), model="<b>mine@0123456789ab")])
+    record = recorded(results[0])
+    folder = export(results[0].spec, results[0].weights, base, tmp_path, record=record)
+    text = (folder / "README.md").read_text()
+    assert f"Run {record.id}" in text
+    assert "| seed | 7 |" in text
+    assert ("| lora.rank | 4 |" if rank else "full fine-tuning") in text
+    assert f"| test\\_loss | {record.metrics['test_loss']} |".replace("\\_", "_") in text
+    assert "| torch | 2.13.0 |" in text
+    assert "| device | a \\| processor |" in text, "what a record says cannot break the card"
+    assert "<b>" not in text
+    assert ModelCard(text).data.library_name == ("peft" if rank else "transformers")
+    assert export(results[0].spec, results[0].weights, base, tmp_path / "bare").joinpath("README.md").exists()

@@ -122,13 +122,13 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int
     """Train a pack (or, with TRL, one spec after another) in this process and return its records.
 
     Args:
-        save_to: a folder; each finished run is exported to `save_to/<id>` (PEFT's format for LoRA).
+        save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
     """
     first = specs[0]
     model, tokenizer = _model(first.model, first.dtype, device)
     if first.kind == "grpo":
         results = _run_rl(specs, engine, model, tokenizer, on_step, report_to, save_to is not None)
-        return _recorded(results, engine, device, model, save_to)
+        return _recorded(results, engine, device, model, tokenizer, save_to)
     splits, base = _data(first.model, first.dtype, device, first.dataset, first.max_length)
     if engine == "trl":
         from lorakit.train.sft import train_sft
@@ -141,7 +141,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int
         results = [train_peft(spec, model, splits, base) for spec in specs]
     else:
         results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
-    return _recorded(results, engine, device, model, save_to)
+    return _recorded(results, engine, device, model, tokenizer, save_to)
 
 
 def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_step: Callable[[int, int], None] | None,
@@ -157,13 +157,15 @@ def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_s
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
-def _recorded(results: list[RunResult], engine: str, device: str, model: Any, save_to: str | None) -> list[Record]:
+def _recorded(results: list[RunResult], engine: str, device: str, model: Any, tokenizer: Any,
+              save_to: str | None) -> list[Record]:
+    records = [to_record(result, engine, device, len(results) if engine == "packed" else 1) for result in results]
     if save_to is not None:
         from lorakit.train.packed.export import export
 
-        for result in results:
-            export(result.spec, result.weights, model, Path(save_to) / result.spec.id)
-    return [to_record(result, engine, device, len(results) if engine == "packed" else 1) for result in results]
+        for result, record in zip(results, records, strict=True):
+            export(result.spec, result.weights, model, Path(save_to) / record.id, tokenizer, record)
+    return records
 
 
 def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
