@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lorakit.records import Store
     from lorakit.specs import SFTSpec
     from lorakit.study.experiments import Experiment
-
-RESULTS = Path("book/results")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = command(name, do, text)
         sub.add_argument("experiment", nargs="?" if name == "plan" else None,
                          help=f"one of {', '.join(EXPERIMENTS)}" + ("; all without it" if name == "plan" else ""))
-        sub.add_argument("--results", type=Path, default=RESULTS, help="folder of the records")
+        sub.add_argument("--results", type=Path, help="folder of the records (default: book/results of the clone)")
         sub.add_argument("--processes", type=int, help="worker processes (default: up to two on a CPU, one on a GPU)")
         sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
         if name == "run":
@@ -86,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.experiment} is not defined for profile {options.profile!r}, size {options.size!r}; "
                          f"defined: {_defined(experiments.get(options.experiment))}")
     engine = options.engine or experiments.get(options.experiment).engine_for(specs)
-    records = sweeps.run(specs, options.results, profile=options.profile, experiment=_file(options.experiment, options),
+    records = sweeps.run(specs, _store(options), profile=options.profile, experiment=_file(options.experiment, options),
                          engine=engine, device=options.device, processes=options.processes,
                          time_budget=options.time_budget, report_to=options.report_to, stale="retrain", progress=True)
     diverged = sum(record.status == "diverged" for record in records)
@@ -97,10 +96,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from lorakit.records import Store
     from lorakit.study import experiments, sweeps
 
-    store = Store(options.results)
+    store = _store(options)
     names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
     for name in names:
         specs = _specs(name, options)
@@ -153,6 +151,13 @@ def _refresh(options: argparse.Namespace) -> int:
         what = f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"
         print(f"{chapter.chapter}: {what}")
     return 0
+
+
+def _store(options: argparse.Namespace) -> Store:
+    from lorakit.records import Store
+    from lorakit.study import results
+
+    return results.store() if options.results is None else Store(options.results)
 
 
 def _specs(name: str, options: argparse.Namespace) -> list[SFTSpec]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lorakit.epochs import StaleRecordsWarning, stale
 from lorakit.records import Record, Store
+from lorakit.specs import PACKAGE
 from lorakit.study import experiments
 from lorakit.study.frames import runs, tidy
 
@@ -79,10 +80,21 @@ class Results:
 
 
 def store() -> Store:
-    """The book's records: `$LORAKIT_RESULTS`, else `results` of the folder `book` that we are in or beside."""
+    """The book's records: `$LORAKIT_RESULTS`, else those of the book that we are in or beside, else of the clone
+    that this lorakit is installed from.
+
+    Raises:
+        MissingRecordsError: none of these is there; the records do not travel in a wheel.
+    """
     named = os.environ.get("LORAKIT_RESULTS")
-    here = Path("results") if Path.cwd().name == "book" else Path("book/results")
-    return Store(Path(named or here).resolve())
+    if named:
+        return Store(Path(named).resolve())
+    for book in (Path.cwd(), Path.cwd() / "book", PACKAGE.parent / "book"):
+        if (book / "results").is_dir() and any(book.glob("[0-9][0-9]-*.md")):
+            return Store((book / "results").resolve())
+    raise MissingRecordsError("the recorded runs lie in book/results of a clone of lorakit, and this folder is "
+                              "in none: change into a clone, or name a folder of your own with --results FOLDER (in "
+                              "Python and notebooks: $LORAKIT_RESULTS)")
 
 
 def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
