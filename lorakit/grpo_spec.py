@@ -63,6 +63,7 @@ class GRPOSpec(RunSpec):
         weight_decay, max_grad_norm, beta1, beta2, epsilon, seed, dtype, evaluations: as in `SFTSpec`; the seed also
             decides what is sampled.
         evaluation_problems: problems of the validation set and of the test set, each, answered greedily.
+        full_targets: as in `SFTSpec`.
 
     >>> spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, prompts_per_step=4, group_size=8)
     >>> spec.episodes_per_step, GRPOSpec.from_json(spec.to_json()) == spec
@@ -104,6 +105,7 @@ class GRPOSpec(RunSpec):
     dtype: str = "float32"
     evaluations: int = 12
     evaluation_problems: int = 128
+    full_targets: str = "all"
 
     def __post_init__(self) -> None:
         self._check_shared()

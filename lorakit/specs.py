@@ -18,6 +18,7 @@ from lorakit.names import resolve_name
 T = TypeVar("T")
 TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head", "attention+head", "mlp+head", "experts",
                  "attention+experts")
+FULL_TARGETS = ("all", "all-linear")
 DTYPES = ("float32", "bfloat16", "float64")
 
 
@@ -108,6 +109,8 @@ class RunSpec:
         self._check(_is_positive(self.learning_rate), "learning_rate", "a finite number above 0")
         self._check(self.lora is None or isinstance(self.lora, LoRASpec), "lora",
                     "a LoRASpec, or None for full fine-tuning")
+        self._check(self.full_targets in FULL_TARGETS and (self.lora is None or self.full_targets == "all"),
+                    "full_targets", "all; or, with lora=None, all-linear (the layers that LoRA's all-linear adapts)")
         self._check(_is_count(self.seed, 0), "seed", "a whole number of 0 or more")
         self._check(_is_count(self.evaluations, 2) and self.evaluations <= 20, "evaluations", "2 to 20")
         self._check(self.weight_decay == 0 or _is_positive(self.weight_decay), "weight_decay", "0 or more")
@@ -172,6 +175,10 @@ class SFTSpec(RunSpec):
         dtype: of the base weights; adapters are float32 (float64 over a float64 base).
         evaluations: log-spaced points of the curve, 2 to 20.
         evaluation_tokens: tokens of the validation set and of the test set, each; prompts count, padding does not.
+        final_evaluation_tokens: of the sets on which base and final weights are measured (the metrics), where those of
+            the curve would be too small; None takes the curve's.
+        full_targets: what full fine-tuning trains: `all`, or `all-linear`, the layers that LoRA's `all-linear` adapts
+            (embedding, head and norms stay as they are).
 
     >>> spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
     >>> SFTSpec.from_json(spec.to_json()) == spec
@@ -198,12 +205,16 @@ class SFTSpec(RunSpec):
     dtype: str = "float32"
     evaluations: int = 12
     evaluation_tokens: int = 2048
+    final_evaluation_tokens: int | None = None
+    full_targets: str = "all"
 
     def __post_init__(self) -> None:
         self._check_shared()
         object.__setattr__(self, "dataset", resolve_name("datasets", self.dataset))
         for field in ("steps", "batch_size", "accumulation", "max_length", "evaluation_tokens"):
             self._check(_is_count(getattr(self, field)), field, "a whole number of 1 or more")
+        self._check(self.final_evaluation_tokens is None or _is_count(self.final_evaluation_tokens),
+                    "final_evaluation_tokens", "a whole number of 1 or more, or None")
 
 
 def _non_defaults(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -258,4 +269,5 @@ def _set(spec: Any, name: str, value: Any, in_lora: bool) -> Any:
         return dataclasses.replace(spec, lora=None)
     if spec.lora is None and name != "rank":
         raise SpecError(f"axis {name!r} belongs to LoRA, but the spec is full fine-tuning (lora=None)")
-    return dataclasses.replace(spec, lora=dataclasses.replace(spec.lora or LoRASpec(), **{name: value}))
+    return dataclasses.replace(spec, full_targets="all",
+                               lora=dataclasses.replace(spec.lora or LoRASpec(), **{name: value}))

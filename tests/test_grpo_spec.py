@@ -21,7 +21,8 @@ OTHER = {
     "max_grad_norm": 0.7, "beta1": 0.7, "beta2": 0.7, "epsilon": 0.7, "seed": 7, "dtype": "bfloat16", "evaluations": 7,
     "evaluation_problems": 7,
 }
-TOGETHER = {"format_steps": {"reward": "osmosis", "format_steps": 7}, "clip_high": {"clip": 0.2, "clip_high": 0.28}}
+TOGETHER = {"full_targets": {"lora": None, "full_targets": "all-linear"},
+            "format_steps": {"reward": "osmosis", "format_steps": 7}, "clip_high": {"clip": 0.2, "clip_high": 0.28}}
 
 
 def spec_of(**fields):

@@ -21,14 +21,16 @@ NORM_COLUMNS = ("norm_a", "norm_b")  # missing for full fine-tuning
 CURVE_COLUMNS = (*RUN_COLUMNS, "step", "tokens", *LOSS_COLUMNS, *NORM_COLUMNS, "status")
 
 
-def arm_name(lora: LoRASpec | None) -> str:
+def arm_name(lora: LoRASpec | None, full_targets: str = "all") -> str:
     """What a legend calls a configuration: `full`, `rank 8`, and what else departs from the defaults.
 
     >>> arm_name(None), arm_name(LoRASpec(rank=8)), arm_name(LoRASpec(rank=8, alpha=16, targets="mlp"))
     ('full', 'rank 8', 'rank 8, alpha 16, mlp')
+    >>> arm_name(None, "all-linear")
+    'full, all-linear'
     """
     if lora is None:
-        return "full"
+        return "full" if full_targets == "all" else f"full, {full_targets}"
     plain = LoRASpec(rank=lora.rank)
     parts = [f"rank {lora.rank}"]
     if lora.alpha != plain.alpha:
@@ -125,7 +127,7 @@ def _run(record: Record) -> dict[str, Any]:
         "dataset": spec.task if isinstance(spec, GRPOSpec) else spec.dataset,
         "method": spec.method,
         "rank": math.nan if lora is None else float(lora.rank),
-        "arm": arm_name(lora),
+        "arm": arm_name(lora, spec.full_targets),
         "alpha": math.nan if lora is None else lora.alpha,
         "targets": None if lora is None else _targets(lora),
         "learning_rate": spec.learning_rate,

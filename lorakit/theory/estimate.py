@@ -126,7 +126,7 @@ def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, recompute: b
     tokens = spec.batch_size * spec.accumulation * spec.max_length
     step = sum(training_flops(shape, spec.lora, spec.max_length, recompute).values()) * tokens
     # the curve's points, and the base before training; validation and test data each
-    looked_at = 2 * spec.evaluation_tokens * (spec.evaluations + 1)
+    looked_at = 2 * spec.evaluation_tokens * (spec.evaluations + 1) + 4 * (spec.final_evaluation_tokens or 0)
     evaluation = forward_flops(shape, spec.lora, spec.max_length) * looked_at
     rate = mfu * (device.flops if spec.dtype == "bfloat16" else device.flops_float32)
     memory = training_bytes(shape, spec.lora, 1, 1, spec.dtype)

@@ -162,6 +162,21 @@ def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
     return config
 
 
+def require_gradients(model: nn.Module, spec: Any) -> Any:
+    """The model with gradients where a spec's full fine-tuning trains, and nowhere for LoRA (`attach` adds its own)."""
+    model.requires_grad_(spec.lora is None and spec.full_targets == "all")
+    if spec.lora is None and spec.full_targets == "all-linear":
+        for name in body_linear_names(model):
+            model.get_submodule(name).requires_grad_(True)
+    return model
+
+
+def body_linear_names(model: nn.Module) -> list[str]:
+    """Every linear layer but the head: what `all-linear` means, for LoRA and for full fine-tuning."""
+    head = set(_head_names(model))
+    return [name for name in linear_names(model) if name not in head]
+
+
 def _config(spec: LoRASpec, modules: str | list[str], parameters: list[str] | None = None) -> LoraConfig:
     return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", task_type=TaskType.CAUSAL_LM,
                       target_modules=modules, target_parameters=parameters or None)

@@ -18,7 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.train.adapters import attach
+from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
 from lorakit.train.packed.engine import RunResult
 from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
@@ -52,7 +52,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     _refuse_unknown_tracker(report_to)
     require_vllm(spec)
     started = time.perf_counter()
-    trained: Any = copy.deepcopy(model).requires_grad_(spec.lora is None)
+    trained: Any = require_gradients(copy.deepcopy(model), spec)
     stop = stop_tokens(trained, tokenizer, task.stop)
     trained.generation_config.eos_token_id = stop
     held_out = HeldOut(spec, task, tokenizer, model.config.max_position_embeddings, stop)

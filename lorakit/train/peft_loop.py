@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.specs import SFTSpec
-from lorakit.train.adapters import attach
+from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.sft import mean_loss
 from lorakit.train.tokens import IGNORE, TokenSplit, order
@@ -33,13 +33,14 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     """
     started = time.perf_counter()
     base = model
-    model = copy.deepcopy(base).requires_grad_(spec.lora is None)
+    model = require_gradients(copy.deepcopy(base), spec)
     if spec.lora is not None:
         model = attach(model, spec.lora, spec.seed)
     train, device = splits["train"], next(model.parameters()).device
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
+    final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
     forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
-    metrics: dict[str, float | None] = {f"base_{n}_loss": mean_loss(model, split) for n, split in held_out.items()}
+    metrics: dict[str, float | None] = {f"base_{n}_loss": mean_loss(model, split) for n, split in final.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = _optimizer(spec, model)
     per_step = spec.batch_size * spec.accumulation
@@ -67,6 +68,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     metrics |= {name: curve[name][-1] for name in COLUMNS[2:]} | {
         "parameters": sum(p.numel() for p in trained), "delta_norm": delta_norm(base, model),
         "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1], "grad_norm_first": first_norm}
+    if spec.final_evaluation_tokens:
+        metrics |= {f"{name}_loss": mean_loss(model, split) for name, split in final.items()}
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, {}, time.perf_counter() - started, tokens)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.specs import SFTSpec
-from lorakit.train.adapters import adapted_layers, attach
+from lorakit.train.adapters import adapted_layers, attach, require_gradients
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.tokens import IGNORE, TokenSplit, order
 
@@ -51,14 +51,15 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
                          "tokenize with the spec's own max_length (rows are never cut silently)")
     _refuse_unknown_tracker(report_to)
     started = time.perf_counter()
-    base, trained = model, copy.deepcopy(model).requires_grad_(spec.lora is None)
+    base, trained = model, require_gradients(copy.deepcopy(model), spec)
     if spec.lora is not None:
         trained = attach(trained, spec.lora, spec.seed)
         if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
             raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
                              "weight directly, so its adapter would never learn: run this spec with engine='packed'")
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
-    before = {name: mean_loss(trained, split) for name, split in held_out.items()}
+    final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
+    before = {name: mean_loss(trained, split) for name, split in final.items()}
     forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
@@ -66,11 +67,12 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
     curve = trainer.curve
+    ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
+            {name: curve[f"{name}_loss"][-1] for name in held_out})
     finite = all(math.isfinite(value) for name, column in curve.items() if name.endswith("loss") for value in column)
     metrics: dict[str, float | None] = {
         "base_validation_loss": before["validation"], "base_test_loss": before["test"],
-        "train_loss": curve["train_loss"][-1], "validation_loss": curve["validation_loss"][-1],
-        "test_loss": curve["test_loss"][-1],
+        "train_loss": curve["train_loss"][-1], "validation_loss": ends["validation"], "test_loss": ends["test"],
         "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
         "delta_norm": delta_norm(base, trained), "base_text_loss_before": forgotten[0],
         "base_text_loss_after": forgotten[1], "grad_norm_first": trainer.first_norm,

@@ -5,12 +5,22 @@ from __future__ import annotations
 import difflib
 
 from lorakit.specs import UnknownNameError
-from lorakit.study.experiments import batch_size, capacity, grpo, layers, learning_rate, rank, recipes, reward
+from lorakit.study.experiments import (
+    batch_size,
+    capacity,
+    grpo,
+    layers,
+    learning_rate,
+    rank,
+    recipes,
+    reward,
+    smollm2,
+)
 from lorakit.study.experiments.definition import PROFILES, SIZES, Experiment
 
 __all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get"]
 
-CHAPTERS = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes)
+CHAPTERS = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes, smollm2)
 EXPERIMENTS = {experiment.name: experiment for chapter in CHAPTERS for experiment in chapter.EXPERIMENTS}
 
 

@@ -90,6 +90,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     first, count = specs[0], len(specs)
     device = next(model.parameters()).device
     train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    final = [s.head(first.final_evaluation_tokens or first.evaluation_tokens).to(device) for s in (validation, test)]
     validation, test = (s.head(first.evaluation_tokens).to(device) for s in (validation, test))
     base_text = base_text.to(device) if base_text is not None else None
     per_step = first.batch_size * first.accumulation
@@ -98,7 +99,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
 
     started = time.perf_counter()
     with PackedModel(model, specs) as packed, hastened(packed):
-        base_losses = [evaluate(packed, split).tolist() for split in (validation, test)]
+        base_losses = [evaluate(packed, split).tolist() for split in final]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
         columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
         columns += [] if packed.is_full else ["norm_a", "norm_b"]
@@ -129,6 +130,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             if on_step:
                 on_step(step, first.steps)
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
+        ends = [evaluate(packed, split).tolist() for split in final] if first.final_evaluation_tokens else [
+            [curve[f"{name}_loss"][-1] for curve in curves] for name in ("validation", "test")]
         deltas = packed.delta_norms()
         extra = (truncated_losses(packed, test, evaluate) if packed.is_full else
                  _rounded_losses(packed, {"validation": validation, "test": test}))
@@ -138,8 +141,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             curve = curves[k]
             metrics: dict[str, float | None] = {
                 "base_validation_loss": base_losses[0][k], "base_test_loss": base_losses[1][k],
-                "train_loss": curve["train_loss"][-1], "validation_loss": curve["validation_loss"][-1],
-                "test_loss": curve["test_loss"][-1], "parameters": packed.parameters_trained[k],
+                "train_loss": curve["train_loss"][-1], "validation_loss": ends[0][k],
+                "test_loss": ends[1][k], "parameters": packed.parameters_trained[k],
                 "delta_norm": deltas[k],
                 "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k],
                 "grad_norm_first": first_norm[k].item(), "train_nats": nats[k].item(), **extra[k],

@@ -56,7 +56,7 @@ def layout(spec: GRPOSpec, tokens: int) -> SFTSpec:
     return SFTSpec(model=spec.model, dataset="episodes@rl", lora=spec.lora, learning_rate=spec.learning_rate,
                    weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, beta1=spec.beta1,
                    beta2=spec.beta2, epsilon=spec.epsilon, seed=spec.seed, dtype=spec.dtype, batch_size=1,
-                   max_length=max(1, tokens))
+                   max_length=max(1, tokens), full_targets=spec.full_targets)
 
 
 def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task,

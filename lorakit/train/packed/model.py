@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lorakit.specs import SFTSpec
-from lorakit.train.adapters import adapted_layers, attach
+from lorakit.train.adapters import adapted_layers, attach, body_linear_names
 from lorakit.train.packed.layers import PackedLoRALinear, PackedRMSNorm, merging_pays, stacked
 from lorakit.train.packed.optimizer import Group, PackedAdamW
 from lorakit.train.tokens import IGNORE
@@ -71,10 +71,13 @@ class PackedModel:
         self.layers[name] = new
 
     def _stack(self) -> list[Group]:
-        tied = getattr(self.model.config, "tie_word_embeddings", False)
+        whole = self.specs[0].full_targets == "all"
+        tied = whole and getattr(self.model.config, "tie_word_embeddings", False)
         head = self.model.get_output_embeddings()
+        chosen = {name for name, _ in self.model.named_modules()} if whole else set(body_linear_names(self.model))
+        self.model.requires_grad_(False)
         for name, module in list(self.model.named_modules()):
-            if tied and module is head:
+            if name not in chosen or (tied and module is head):
                 continue
             new = stacked(module, len(self.specs))
             if new is not None:
@@ -190,8 +193,10 @@ class PackedModel:
         """Weights of configuration k without padding: `(A (r, d_in), B (d_out, r))` a layer, or plain ones for full."""
         spec = self.specs[k]
         if spec.lora is None:
-            return {f"{name}.{part}": p[k].detach().clone()
-                    for name, layer in self.layers.items() for part, p in layer.named_parameters()}
+            trained = {f"{name}.{part}": p[k].detach().clone()
+                       for name, layer in self.layers.items() for part, p in layer.named_parameters()}
+            others = self.model.named_parameters(remove_duplicate=False)
+            return {name: p.detach().clone() for name, p in others if name not in trained} | trained
         rank = spec.lora.rank
         return {name: (layer.a[k, :rank].detach().clone(), layer.b[k, :rank].detach().T.contiguous())
                 for name, layer in self.layers.items() if bool(layer.a[k].any()) or bool(layer.b[k].any())}
