@@ -14,8 +14,6 @@ from typing import Any, Protocol, TypeVar
 
 from lorakit.durable import append_line
 from lorakit.grpo_spec import SPECS, read_spec
-from lorakit.names import UnknownNameError
-from lorakit.specs import SpecError
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "failed")
@@ -121,7 +119,10 @@ class Record:
         """The record that `to_json` wrote; another schema is a SchemaError that says what to do."""
         if not isinstance(data, dict) or "schema" not in data:
             raise RecordError("not a record: a JSON object with 'schema' was expected")
-        if data["schema"] != SCHEMA:
+        newer = type(data["schema"]) is int and SCHEMA < data["schema"] < 1000
+        if data["schema"] != SCHEMA and not newer:
+            raise RecordError(f"schema is no number that any lorakit wrote: {str(data['schema'])[:60]}")
+        if newer:
             raise SchemaError(f"record of schema {data['schema']!r}, but this lorakit reads {SCHEMA}: update it "
                               "(`git pull` in the clone, then `pip install .`); the file was left as it is")
         try:
@@ -134,12 +135,18 @@ class Record:
         """The record that `to_line` wrote."""
         try:
             data = json.loads(line)
+            return cls.from_json(data)
+        except RecordError:
+            raise
         except ValueError as error:  # also of bytes that are not UTF-8
             raise RecordError(f"not JSON: {error}") from error
-        return cls.from_json(data)
+        except Exception as error:  # whatever one line holds (deep nesting, …), it takes no other
+            raise RecordError(f"cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
 
 
 def _number(name: str, value: Any, digits: int | None = None) -> Any:
+    if type(value) is int and abs(value) >= 2**63:
+        raise RecordError(f"{name} is a whole number beyond 64 bits; allowed: a number, or None where there is none")
     if value is None or type(value) is int:
         return value
     if type(value) is not float:
@@ -165,7 +172,7 @@ def _check_id(spec: dict[str, Any], given: str) -> None:
         return
     try:
         expected = read_spec(spec).id
-    except (SpecError, UnknownNameError, TypeError) as error:
+    except Exception as error:  # what a line calls a spec may be anything
         raise RecordError(f"record {given} has a spec that cannot be read: {error}; if a newer lorakit wrote it, "
                           "upgrade this one") from error
     if expected != given:
@@ -191,6 +198,8 @@ class Store:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise NotADirectoryError(f"{self.root} is a file, and a store of records is a folder: name another place")
         self._read_files: dict[Path, tuple[tuple[int, int, int], list[Record], list[str]]] = {}
 
     def path(self, profile: str, experiment: str) -> Path:
@@ -212,19 +221,25 @@ class Store:
         """The runs of one file, one record per id: the newest that did not fail, else the newest."""
         return list(_newest(self._read(self.path(profile, experiment))[1]).values())
 
-    def find(self, ids: Iterable[str]) -> dict[str, Record]:
-        """The newest record that did not fail of each id, from all files; ids without one are left out."""
+    def find(self, ids: Iterable[str], engine: str | None = None) -> dict[str, Record]:
+        """The newest record that did not fail of each id, from all files; ids without one are left out.
+
+        Args:
+            ids: of specs, which do not say who trained them.
+            engine: count only the records that this engine made; None counts any engine's.
+        """
         if isinstance(ids, str):
             raise TypeError(f"ids={ids!r} is one string; give a list of ids")
         wanted = dict.fromkeys(ids)
         records = (record for path in self._files() for record in self._read(path)[1])
-        found = _newest(record for record in records if record.id in wanted and record.status != "failed")
+        found = _newest(record for record in records if record.id in wanted and record.status != "failed"
+                        and engine in (None, record.provenance.get("engine")))
         return {wanted_id: found[wanted_id] for wanted_id in wanted if wanted_id in found}
 
-    def missing(self, specs: Iterable[AnySpec]) -> list[AnySpec]:
-        """The specs, each once, that no file has a record for (a failed run is none)."""
+    def missing(self, specs: Iterable[AnySpec], engine: str | None = None) -> list[AnySpec]:
+        """The specs, each once, that no file has a record for (a failed run is none), of the named engine if any."""
         by_id = {spec.id: spec for spec in specs}
-        found = self.find(by_id)
+        found = self.find(by_id, engine)
         return [spec for spec_id, spec in by_id.items() if spec_id not in found]
 
     @property

@@ -7,6 +7,8 @@ import difflib
 import hashlib
 import json
 import math
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -28,15 +30,25 @@ class SpecError(ValueError):
 
 def _require(ok: bool, field: str, value: object, allowed: str) -> None:
     if not ok:
-        raise SpecError(f"{field}={value!r} cannot be run; allowed: {allowed}")
+        raise SpecError(f"{field}={_shown(value)} cannot be run; allowed: {allowed}")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits
+        return "<a whole number of thousands of digits>"
+    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def _is_count(value: object, low: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    # compared before it is asked whether it is finite: a whole number may be too large to become a float
+    return (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
+            and math.isfinite(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +251,8 @@ def build(cls: type[T], fields: dict[str, Any]) -> T:
 def vary(base: T, **axes: Any) -> list[T]:
     """Every combination of the axes' values over `base`; `rank`, `alpha`, `targets`, … reach into the adapter.
 
-    An axis value of None for `rank` means full fine-tuning. An empty axis or a misspelt one is an error.
+    An axis is a list, a range or an array. None as a `rank` means full fine-tuning. An empty axis or a misspelt one is
+    an error.
 
     >>> base = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
     >>> [s.learning_rate for s in vary(base, learning_rate=[1e-3, 1e-2])]
@@ -255,11 +268,20 @@ def vary(base: T, **axes: Any) -> list[T]:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
-        listed = [] if isinstance(values, str) else list(values)
-        if not listed:
-            raise SpecError(f"axis {name!r} has no values: {values!r}; give a non-empty list")
+        listed = _values(name, values)
         specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in listed]
     return specs
+
+
+def _values(axis: str, values: Any) -> list[Any]:
+    """The values of an axis; arrays and their numbers become Python's."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise SpecError(f"axis {axis!r} needs a list of values, got {_shown(values)}: write {axis}=[{_shown(values)}]")
+    listed = [value.item() if hasattr(value, "item") else value for value in values]
+    if not listed:
+        raise SpecError(f"axis {axis!r} has no values: {_shown(values)}; give a non-empty list")
+    return listed
 
 
 def _set(spec: Any, name: str, value: Any, in_lora: bool) -> Any:

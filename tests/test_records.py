@@ -73,7 +73,7 @@ def test_a_provenance_that_json_cannot_hold_is_an_error():
 
 def test_an_unknown_schema_names_both_and_says_upgrade(tmp_path):
     line = json.dumps(record_of().to_json() | {"schema": 7, "new_field": 1})
-    with pytest.raises(SchemaError, match=r"schema 7.*reads 1.*upgrade"):
+    with pytest.raises(SchemaError, match=r"schema 7.*reads 1.*update"):
         Record.from_line(line)
     store = Store(tmp_path)
     store.append("cpu", "rank", record_of())
@@ -173,3 +173,50 @@ def test_importing_records_brings_nothing_heavy():
     code = f"import sys, lorakit.records, lorakit.codehash, lorakit.epochs; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def line_of(**change) -> str:
+    return json.dumps(record_of(1).to_json() | change)
+
+
+@pytest.mark.parametrize("bad", [
+    line_of(spec=spec_of(1).to_json() | {"learning_rate": 10**400}),
+    line_of(spec=spec_of(1).to_json() | {"steps": 10**400}),
+    line_of(spec=spec_of(1).to_json() | {"model": ["m"]}),
+    line_of(spec=spec_of(1).to_json() | {"lora": "rank 4"}),
+    line_of(spec={"kind": ["sft"]}),
+    line_of(metrics={"test_loss": 10**400}),
+    line_of(curve={"step": [-10**30]}),
+    line_of(schema=10**400), line_of(schema=[1]), line_of(schema=0), line_of(schema="2"),
+    "[" * 100_000, '{"schema":' * 50_000, "9" * 5000, "null", "1", "\x00", "\ufeff{}",
+    line_of()[:-1] + ',"provenance":' + "[" * 900 + "]" * 900 + "}",
+], ids=lambda line: line[:40])
+def test_one_bad_line_takes_no_other(tmp_path, bad):
+    store = Store(tmp_path)
+    store.append("cpu", "rank", record_of(0))
+    with store.path("cpu", "rank").open("a") as file:
+        file.write(bad + "\n")
+    store.append("cpu", "rank", record_of(2))
+    assert [r.id for r in store.records("cpu", "rank") if r.id != record_of(1).id] == [spec_of(0).id, spec_of(2).id]
+    assert store.missing([spec_of(0), spec_of(2)]) == []
+    assert len(store.problems) <= 1
+
+
+def test_an_engine_that_is_named_must_have_made_the_record(tmp_path):
+    store = Store(tmp_path)
+    for seed, engine, loss, day in ((0, "packed", 1.0, 1), (1, "packed", 2.0, 1), (0, "trl", 3.0, 2)):
+        made = {"engine": engine, "date": f"2026-01-0{day}"}
+        store.append("cpu", "x", Record.from_run(spec_of(seed), "ok", {"test_loss": loss}, {}, made))
+    both = [spec_of(0), spec_of(1)]
+    assert store.missing(both) == store.missing(both, "packed") == []
+    assert store.missing(both, "trl") == [spec_of(1)]
+    ids = [spec.id for spec in both]
+    assert [r.metrics["test_loss"] for r in store.find(ids).values()] == [3.0, 2.0]
+    assert [r.metrics["test_loss"] for r in store.find(ids, "packed").values()] == [1.0, 2.0]
+    assert [r.metrics["test_loss"] for r in store.find(ids, "trl").values()] == [3.0]
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "README.md").write_text("text")
+    with pytest.raises(NotADirectoryError, match="a store of records is a folder"):
+        Store(tmp_path / "README.md")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 import lorakit.names
@@ -204,7 +205,10 @@ def test_vary_reaches_into_the_adapter_and_keeps_its_other_fields():
 
 @pytest.mark.parametrize(("base", "axes", "words"), [
     ({}, {"rank": []}, r"axis 'rank' has no values: \[\]; give a non-empty list"),
-    ({}, {"targets": "mlp"}, "axis 'targets' has no values: 'mlp'"),
+    ({}, {"targets": "mlp"}, r"axis 'targets' needs a list of values, got 'mlp': write targets=\['mlp'\]"),
+    ({}, {"rank": 16}, r"axis 'rank' needs a list of values, got 16: write rank=\[16\]"),
+    ({}, {"learning_rate": np.float64(0.1)}, r"write learning_rate=\[0.1\]"),
+    ({}, {"rank": np.array([])}, "axis 'rank' has no values"),
     ({}, {"learning_rates": [1e-3]}, "unknown axis 'learning_rates'; did you mean 'learning_rate'"),
     ({}, {"qqq": [1]}, "unknown axis 'qqq'; axes: accumulation, alpha"),
     ({"lora": None}, {"alpha": [32]}, "axis 'alpha' belongs to LoRA"),
@@ -219,3 +223,19 @@ def test_importing_specs_brings_nothing_heavy():
     code = "import sys, lorakit.specs; print(sorted({'torch', 'transformers', 'numpy', 'pandas'} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_an_axis_may_be_an_array():
+    base = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
+    wanted = vary(base, rank=[1, 2], learning_rate=[1e-3, 1e-2])
+    assert vary(base, rank=np.array([1, 2]), learning_rate=np.array([1e-3, 1e-2])) == wanted
+    assert vary(base, rank=[np.int64(1), np.int32(2)], learning_rate=np.array([1e-3, 1e-2]).astype(object)) == wanted
+    assert [type(spec.lora.rank) for spec in vary(base, rank=np.arange(1, 3))] == [int, int]
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "beta1", "max_grad_norm", "steps", "seed"])
+@pytest.mark.parametrize("value", [10**400, -10**400, 10**5000, math.inf, math.nan],
+                         ids=["large", "negative", "too long to print", "infinite", "nan"])
+def test_a_number_that_no_machine_holds_is_refused_in_words(field, value):
+    with pytest.raises(SpecError, match=f"{field}=.* cannot be run; allowed: "):
+        SFTSpec(**{"model": "m@1", "dataset": "d@1", "learning_rate": 1e-3} | {field: value})
