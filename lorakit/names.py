@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 REGISTER = {"models": "lorakit.register_model", "datasets": "lorakit.register_dataset",
             "tasks": "lorakit.train.rl_tasks.register_task"}
+NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PINNED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?@[0-9a-f]{1,64}", re.ASCII)
 
 
 class UnknownNameError(KeyError):
@@ -40,11 +44,14 @@ def resolve_name(kind: str, name: str) -> str:
             `register_dataset` or `register_task`, or a hub id with its revision (`org/name@commit`).
 
     Raises:
-        UnknownNameError: an unknown name, or a hub id without a revision.
+        UnknownNameError: an unknown name, a hub id without a revision, or a pin that is not hex digits.
     """
     if not isinstance(name, str) or not name:
         raise UnknownNameError(f"{kind[:-1]} must be a name, got {name!r}")
     if "@" in name:
+        if not PINNED.fullmatch(name):
+            raise UnknownNameError(f"{kind[:-1]} {name!r} is not a name and its pin: after '@' stands the hash that "
+                                   f"{REGISTER[kind]}(…) gave, or the commit on the hub, in hex digits alone")
         return name
     names = known_names()[kind]
     if name in names:
@@ -59,3 +66,13 @@ def resolve_name(kind: str, name: str) -> str:
         f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
         f"your own: pass what {REGISTER[kind]}(…) returns; of the hub: 'org/name@COMMIT'"
     )
+
+
+def check_new_name(name: object, taken: Iterable[str]) -> None:
+    """Raise ValueError unless `name` can be registered: characters that no path, page or record must escape.
+
+    >>> check_new_name("my-model.2", taken=["tiny"])
+    """
+    if not isinstance(name, str) or not NEW_NAME.fullmatch(name) or name in taken:
+        raise ValueError(f"name={name!r} cannot be used; give a short name of letters, digits, '.', '_' and '-' (64 at "
+                         f"most, a letter or digit first) that is not one of {', '.join(taken)}")

@@ -20,9 +20,10 @@ def tiny(kind="llama", dtype=torch.float32, layers=1, tied=False, **config):
     `config` are more fields of its configuration.
     """
     torch.manual_seed(1)
-    fields = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64} | config
+    fields = {"vocab_size": VOCABULARY, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+              "max_position_embeddings": 64} | config
     settings = AutoConfig.for_model(
-        kind, vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=layers,
+        kind, hidden_size=WIDTH, intermediate_size=48, num_hidden_layers=layers,
         pad_token_id=PAD, tie_word_embeddings=tied, initializer_range=0.15, **fields)
     model = AutoModelForCausalLM.from_config(settings).eval()
     with torch.no_grad():

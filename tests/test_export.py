@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lorakit.records import Record
 from lorakit.specs import LoRASpec
-from lorakit.train.models import load_model, model_hash
+from lorakit.train.model_checks import weights_hash
+from lorakit.train.models import load_model
 from lorakit.train.packed.engine import train_pack
 from lorakit.train.packed.export import export
 from lorakit.train.packed.model import PackedModel
@@ -33,10 +34,10 @@ def test_an_exported_adapter_loads_with_peft_and_gives_the_same_logits(targets, 
     base, results = trained([
         spec(rank=rank, learning_rate=1e-2, steps=5, evaluation_tokens=10**6, lora={"targets": targets, "alpha": alpha})
         for rank, alpha in ((3, 32.0), (8, 4.0))])
-    before, flags = model_hash(base), [p.requires_grad for p in base.parameters()]
+    before, flags = weights_hash(base.state_dict()), [p.requires_grad for p in base.parameters()]
     for k, result in enumerate(results):
         assert export(result.spec, result.weights, base, tmp_path / str(k)) == tmp_path / str(k)
-        assert model_hash(base) == before, "the base is as it was"
+        assert weights_hash(base.state_dict()) == before, "the base is as it was"
         assert [p.requires_grad for p in base.parameters()] == flags
         loaded = PeftModel.from_pretrained(tiny(), tmp_path / str(k))
         assert mean_loss(loaded, SPLITS["test"]).item() == pytest.approx(result.curve["test_loss"][-1], abs=1e-6)
@@ -65,16 +66,16 @@ def test_logits_are_those_of_the_pack(tmp_path):
 @pytest.mark.parametrize(("kind", "tied"), [("llama", False), ("qwen2", True), ("qwen3", False)])
 def test_an_exported_full_run_is_a_plain_model(kind, tied, tmp_path):
     base, results = trained([spec(rank=None, steps=5, evaluation_tokens=10**6)], kind=kind, tied=tied)
-    before = model_hash(base)
+    before = weights_hash(base.state_dict())
     loaded = AutoModelForCausalLM.from_pretrained(export(results[0].spec, results[0].weights, base, tmp_path))
-    assert model_hash(base) == before
+    assert weights_hash(base.state_dict()) == before
     assert mean_loss(loaded, SPLITS["test"]).item() == pytest.approx(results[0].curve["test_loss"][-1], abs=1e-6)
     assert abs(mean_loss(loaded, SPLITS["test"]) - mean_loss(base, SPLITS["test"])) > 1e-3, "it has learnt"
 
 
 def test_weights_of_another_run_are_refused(tmp_path):
     base, results = trained([spec(rank=4, steps=2)])
-    weights, run, before = results[0].weights, results[0].spec, model_hash(base)
+    weights, run, before = results[0].weights, results[0].spec, weights_hash(base.state_dict())
     with pytest.raises(ValueError, match="keep_weights=True"):
         export(run, {}, base, tmp_path)
     with pytest.raises(ValueError, match=r"have shape \(4, 32\).*\(5, 32\)"):
@@ -83,7 +84,7 @@ def test_weights_of_another_run_are_refused(tmp_path):
         export(dataclasses.replace(run, lora=LoRASpec(rank=4, targets="mlp")), weights, base, tmp_path)
     with pytest.raises(ValueError, match="not of this spec"):
         export(dataclasses.replace(run, lora=None), weights, base, tmp_path)
-    assert model_hash(base) == before
+    assert weights_hash(base.state_dict()) == before
     assert not any(tmp_path.iterdir())
 
 

@@ -5,11 +5,15 @@ import shutil
 
 import pytest
 import torch
-from plain_training import tiny
-from transformers import LlamaForCausalLM, Qwen3MoeForCausalLM
+from peft import LoraConfig, get_peft_model
+from plain_training import tiny as small
+from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig, LlamaForCausalLM, Qwen3MoeForCausalLM
 
 from lorakit.specs import SFTSpec, UnknownNameError, known_names, resolve_name
 from lorakit.train import models
+from lorakit.train.model_checks import weights_hash
 from lorakit.train.models import (
     SMOLLM2,
     WEIGHTS,
@@ -17,12 +21,16 @@ from lorakit.train.models import (
     byte_tokenizer,
     embedded_record,
     load_model,
-    model_hash,
     register_model,
 )
 
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
 EMBEDDED = sorted(set(known_names()["models"]) - {SMOLLM2})
 IDS = torch.arange(12).view(2, 6) + 97
+
+
+def tiny(kind="llama", **config):
+    return small(kind, **config, vocab_size=256)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +119,7 @@ def test_a_registered_model_comes_back(kind, tied, cache):
     assert not list(cache.rglob("*.partial"))
 
 
-def test_a_name_depends_on_the_weights_alone():
+def test_a_name_depends_on_what_a_run_takes_from_the_model():
     model = tiny()
     name = register_model("mine", model, byte_tokenizer())
     assert register_model("mine", tiny(), byte_tokenizer()) == name
@@ -120,10 +128,111 @@ def test_a_name_depends_on_the_weights_alone():
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1e-3
     assert register_model("mine", model, byte_tokenizer()) != name
-    assert model_hash(tiny(dtype=torch.bfloat16)) != model_hash(tiny())
+    assert register_model("mine", tiny(dtype=torch.bfloat16), byte_tokenizer()) != name
+    assert weights_hash(tiny(dtype=torch.bfloat16).state_dict()) != weights_hash(tiny().state_dict())
 
 
-@pytest.mark.parametrize("name", ["", "a@b", "a/b"])
+def begins_texts(tokenizer):
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<begin> $A",
+                                                                    special_tokens=[("<begin>", 254)])
+
+
+@pytest.mark.parametrize("change", [
+    lambda tokenizer: setattr(tokenizer, "eos_token", "!"),
+    lambda tokenizer: setattr(tokenizer, "chat_template", TEMPLATE),
+    lambda tokenizer: setattr(tokenizer, "pad_token", None),
+    begins_texts,
+])
+def test_another_tokenizer_makes_another_model(change):
+    model, tokenizer = tiny(), byte_tokenizer()
+    name = register_model("mine", model, tokenizer)
+    tokenizer("a", padding="max_length", max_length=4, truncation=True)  # leaves traces in what is saved
+    assert register_model("mine", model, tokenizer) == name
+    change(tokenizer)
+    again = register_model("mine", model, tokenizer)
+    assert again != name
+    loaded = load_model(again)[1]
+    assert loaded("a")["input_ids"] == tokenizer("a")["input_ids"]
+    assert (loaded.eos_token, loaded.pad_token, loaded.chat_template) == (
+        tokenizer.eos_token, tokenizer.pad_token, tokenizer.chat_template)
+    assert load_model(name)[1].eos_token == "<end>", "the first one is still what it was"
+
+
+def test_other_ends_of_generation_make_another_model():
+    name, model = register_model("mine", tiny(), byte_tokenizer()), tiny()
+    model.generation_config = GenerationConfig(eos_token_id=[10, 255])
+    again = register_model("mine", model, byte_tokenizer())
+    assert again != name
+    assert load_model(again)[0].generation_config.eos_token_id == [10, 255]
+
+
+def test_a_tokenizer_that_does_not_survive_being_saved_is_refused(monkeypatch):
+    monkeypatch.setattr(models, "_load_tokenizer", lambda folder: byte_tokenizer())
+    tokenizer = byte_tokenizer()
+    begins_texts(tokenizer)
+    with pytest.raises(ModelError, match=r"mine: the tokenizer does not come back .*\(its tokens differ\)"):
+        register_model("mine", tiny(), tokenizer)
+
+
+def test_a_model_with_an_adapter_is_refused(cache):
+    wrapped = get_peft_model(tiny(), LoraConfig(target_modules=["q_proj"]))
+    for model in (wrapped, wrapped.base_model.model):
+        with pytest.raises(ModelError, match=r"mine carries an adapter.*merge_and_unload\(\)"):
+            register_model("mine", model, byte_tokenizer())
+    assert register_model("mine", wrapped.merge_and_unload(), byte_tokenizer())
+
+
+def test_tokens_that_the_model_does_not_know_are_refused(cache):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<more>", "<most>"])
+    with pytest.raises(ModelError, match=r"has 2 tokens .* embeds 256: '<more>', '<most>'; .*embeddings\(258\)"):
+        register_model("mine", tiny(), tokenizer)
+    model = tiny()
+    model.resize_token_embeddings(258)
+    assert load_model(register_model("mine", model, tokenizer))[0].config.vocab_size == 258
+    assert not list((cache / "models").glob("*.partial"))
+
+
+def test_what_was_changed_in_the_cache_is_not_loaded(cache):
+    name = register_model("mine", tiny(), byte_tokenizer())
+    (folder,) = (cache / "models").iterdir()
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] *= 2
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="was changed in the cache"):
+        load_model(name)
+    assert register_model("mine", tiny(), byte_tokenizer()) == name, "registering again mends it"
+    load_model(name)
+    (folder / "tokenizer_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="was changed in the cache"):
+        load_model(name)
+    register_model("mine", tiny(), byte_tokenizer())
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ModelError, match="was changed in the cache"):
+        load_model(name)
+
+
+@pytest.mark.parametrize("name", ["own@../../elsewhere", "own@", "tiny@3A3EED1EF6F6", "org/name@main", "../own@0a",
+                                  "a/b/c@0a", "<b>@0a", "own@0a\n"])
+def test_a_name_does_not_leave_the_cache(name, cache, monkeypatch):
+    tiny().save_pretrained(cache.parent / "elsewhere")
+    byte_tokenizer().save_pretrained(cache.parent / "elsewhere")
+    (cache / "models").mkdir(parents=True)
+    for resolve in (load_model, lambda n: SFTSpec(model=n, learning_rate=1e-3)):
+        with pytest.raises(UnknownNameError, match="in hex digits alone"):
+            resolve(name)
+    with pytest.raises(ModelError):
+        load_model("tiny@3")  # the beginning of a pin is none
+
+
+def test_a_folder_does_not_take_the_place_of_the_hub(tmp_path, monkeypatch):
+    tiny().save_pretrained(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="a folder 'org/name' lies here"):
+        load_model("org/name@0a")
+
+
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "tiny", "a b", "a\nb", "<b>", "..", "a" * 65, None])
 def test_a_name_that_would_not_resolve_is_refused(name):
     with pytest.raises(ValueError, match="give a short name"):
         register_model(name, tiny(), byte_tokenizer())

@@ -8,7 +8,7 @@ from plain_training import VOCABULARY, data, largest_difference, mean_loss, plai
 from torch.nn import functional
 
 from lorakit.train.adapters import TargetsError, attach
-from lorakit.train.models import model_hash
+from lorakit.train.model_checks import weights_hash
 from lorakit.train.packed import engine
 from lorakit.train.packed import model as packed_model
 from lorakit.train.packed.engine import evaluate, evaluation_steps, pack_key, train_pack
@@ -81,11 +81,11 @@ def test_divergence_stays_in_its_own_row(rank):
 def test_the_base_is_unchanged_after_a_pack_and_after_an_exception(rank, tied):
     model = tiny(tied=tied)
     model.lm_head.weight.requires_grad_(False)
-    before, modules = model_hash(model), dict(model.named_modules())
+    before, modules = weights_hash(model.state_dict()), dict(model.named_modules())
     flags = {n: p.requires_grad for n, p in model.named_parameters()}
 
     def check():
-        assert model_hash(model) == before
+        assert weights_hash(model.state_dict()) == before
         assert dict(model.named_modules()) == modules
         assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
         assert all(p.grad is None for p in model.parameters())
@@ -103,7 +103,7 @@ def test_the_base_is_unchanged_after_a_pack_and_after_an_exception(rank, tied):
 
 def test_the_base_is_unchanged_when_a_pack_cannot_be_built(monkeypatch):
     model = tiny()
-    before, modules = model_hash(model), dict(model.named_modules())
+    before, modules = weights_hash(model.state_dict()), dict(model.named_modules())
     with pytest.raises(TargetsError):
         PackedModel(model, [spec(), spec(lora={"targets": ("no_such_layer",)})])
     with pytest.raises(ValueError, match="all LoRA or all full"):
@@ -116,7 +116,7 @@ def test_the_base_is_unchanged_when_a_pack_cannot_be_built(monkeypatch):
     for rank in (4, None):
         with pytest.raises(MemoryError):
             PackedModel(model, [spec(rank=rank)])
-    assert model_hash(model) == before
+    assert weights_hash(model.state_dict()) == before
     assert dict(model.named_modules()) == modules
 
 

@@ -89,7 +89,7 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
     shuffled = order(seed, len(split), len(split))
     split = TokenSplit(split.input_ids[shuffled], split.labels[shuffled]).head(max_tokens or split.input_ids.numel())
     lora = None if rank is None else LoRASpec(rank=rank)
-    one = SFTSpec(model=model, dataset="rows@given", lora=lora, learning_rate=1.0, batch_size=batch_size,
+    one = SFTSpec(model=model, dataset="rows@0", lora=lora, learning_rate=1.0, batch_size=batch_size,
                   max_length=split.input_ids.shape[1], seed=seed)
     specs = vary(one, learning_rate=list(learning_rates))
     with PackedModel(base, specs[:1]) as packed, hastened(packed):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lorakit.specs import PACKAGE, UnknownNameError, resolve_name
+from lorakit.names import PACKAGE, UnknownNameError, check_new_name, known_names, resolve_name
+from lorakit.train.model_checks import (
+    ModelError,
+    folder_hash,
+    refuse_another_tokenizer,
+    refuse_unfit,
+    weights_hash,
+)
 
 WEIGHTS = PACKAGE / "weights"
 SMOLLM2 = "smollm2-135m-instruct-q4"
+SMOLLM2_WEIGHTS = "f5b84f20539d"  # `weights_hash` of what the pinned GGUF converts into
 PAD, BEGIN, END = 253, 254, 255  # bytes that valid UTF-8 never contains
-
-
-class ModelError(RuntimeError):
-    """A model cannot be loaded here; the message says what to do."""
 
 
 def cache_folder() -> Path:
@@ -86,7 +91,7 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
 
     Raises:
         UnknownNameError: nothing here knows the name.
-        ModelError: the weights are missing, or are not those that the name pins.
+        ModelError: the model is missing, or is not the one that the name pins: that is found before it is loaded.
     """
     pinned = resolve_name("models", f"{name}@{revision}" if revision and "@" not in name else name)
     short, _, pin = pinned.partition("@")
@@ -102,6 +107,9 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
         if not folder.exists():
             raise ModelError(f"model {pinned!r} was registered on another machine or its cache was emptied: "
                              f"call lorakit.register_model({short!r}, model, tokenizer) again")
+        if (found := folder_hash(folder)) != pin:
+            raise ModelError(f"model {pinned!r} was changed in the cache ({folder}): its files now hash to {found}; "
+                             f"call lorakit.register_model({short!r}, model, tokenizer) again")
         model, tokenizer = _load_folder(folder, dtype)
     model.config.use_cache = False
     return model.eval(), tokenizer
@@ -111,7 +119,7 @@ def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
     record = embedded_record(name)
     path = WEIGHTS / f"{name}.safetensors"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(pin):
+    if digest[:12] != pin:
         raise ModelError(f"{name} is pinned to {pin}, but this lorakit carries {digest[:12]}: "
                          "use the lorakit version that made the record, or run the spec anew")
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**record["config"]))
@@ -121,17 +129,29 @@ def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model, AutoTokenizer.from_pretrained(folder)
+    return model, _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """As it was saved: beside some configurations (Qwen 2) AutoTokenizer builds a class of its own in its place."""
+    saved = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    plain = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(folder)
 
 
 def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    if Path(name).exists():
+        raise ModelError(f"a folder {name!r} lies here, which transformers would load in place of the hub's revision "
+                         f"{revision}: run elsewhere, or register the folder's model with lorakit.register_model")
     try:
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
-        return model, AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except OSError as error:
         raise ModelError(
             f"cannot load {name} at revision {revision}: {error}. Check the id and the revision, that the hub can be "
             "reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
+    refuse_unfit(f"{name}@{revision}", model, tokenizer)
+    return model, tokenizer
 
 
 def _smollm2_gguf() -> Path:
@@ -170,10 +190,13 @@ def _smollm2_folder(pin: str) -> Path:
     """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
     folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
     if (folder / "config.json").exists():
+        if weights_hash(load_file(folder / "model.safetensors")) != SMOLLM2_WEIGHTS:
+            raise ModelError(f"{folder} does not hold the weights of {SMOLLM2}@{pin}: delete it, so that they are "
+                             "converted again")
         return folder
     gguf = _smollm2_gguf()
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    if not digest.startswith(pin):
+    if digest[:12] != pin:
         raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
@@ -190,37 +213,37 @@ def _smollm2_folder(pin: str) -> Path:
     return folder
 
 
-def model_hash(model: torch.nn.Module) -> str:
-    """First 12 hex digits of the SHA-256 over names, dtypes, shapes and bytes of all weights, and the configuration."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    # Saving a model fills some fields in, an upgrade of transformers changes one: they say nothing about the numbers.
-    incidental = ("architectures", "dtype", "transformers_version", "_name_or_path", "use_cache")
-    config = {k: v for k, v in model.config.to_diff_dict().items() if k not in incidental}
-    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:12]
-
-
 def register_model(name: str, model: Any, tokenizer: Any) -> str:
     """Fingerprint your own model and keep a copy, so that specs can name it and workers can load it.
 
     Args:
-        name: a short name without `@` or `/`.
-        model: a Llama- or Qwen-type causal LM of transformers.
+        name: a short name: letters, digits, `.`, `_` and `-`.
+        model: a Llama- or Qwen-type causal LM of transformers, without an adapter.
         tokenizer: its tokenizer.
 
     Returns:
-        `name@hash`, to be used as `SFTSpec(model=…)`; the hash covers weights and configuration.
+        `name@hash`, to be used as `SFTSpec(model=…)`; the hash covers weights, configurations and tokenizer.
+
+    Raises:
+        ModelError: the model carries an adapter, its tokenizer has tokens that it does not know, or it does not come
+            back as it was when it is loaded.
     """
-    if not name or "@" in name or "/" in name:
-        raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/'")
-    pin = model_hash(model)
-    folder = cache_folder() / "models" / pin
-    if not (folder / "config.json").exists():
-        partial = folder.with_name(f"{pin}.{os.getpid()}")
+    check_new_name(name, known_names()["models"])
+    refuse_unfit(name, model, tokenizer)
+    models = cache_folder() / "models"
+    partial = models / f"{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        partial.rename(folder)
+        refuse_another_tokenizer(name, tokenizer, _load_tokenizer(partial))
+        pin = folder_hash(partial)
+        folder = models / pin
+        if folder.exists() and folder_hash(folder) != pin:
+            shutil.rmtree(folder)
+        if not folder.exists():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return f"{name}@{pin}"

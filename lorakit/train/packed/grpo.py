@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut, pay
+from lorakit.train.model_checks import weights_hash
 from lorakit.train.objective import importance, token_losses, token_weights
 from lorakit.train.packed.engine import RunResult, evaluate
 from lorakit.train.packed.layers import PackedEmbedding
@@ -53,7 +53,7 @@ class Batch:
 
 def layout(spec: GRPOSpec, tokens: int) -> SFTSpec:
     """What `PackedModel` needs to know of a run: its adapter, AdamW, and the tokens of one forward pass."""
-    return SFTSpec(model=spec.model, dataset="episodes@rl", lora=spec.lora, learning_rate=spec.learning_rate,
+    return SFTSpec(model=spec.model, dataset="episodes@0", lora=spec.lora, learning_rate=spec.learning_rate,
                    weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, beta1=spec.beta1,
                    beta2=spec.beta2, epsilon=spec.epsilon, seed=spec.seed, dtype=spec.dtype, batch_size=1,
                    max_length=max(1, tokens), full_targets=spec.full_targets)
@@ -144,14 +144,6 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         "parameters": trained[k], "delta_norm": deltas[k], "grad_norm_first": first_norms[k], "base_drift": drifts[k],
         "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k]}, weights[k], seconds)
         for k, book in enumerate(books)]
-
-
-def weights_hash(weights: dict[str, torch.Tensor]) -> str:
-    """First 12 hex digits of the SHA-256 of all bytes."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(weights.items()):
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def refuse_changed(before: str, after: str) -> None:
