@@ -105,7 +105,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 def recorded(result):
     return Record.from_run(result.spec, result.status, result.metrics, result.curve,
-                           {"torch": "2.13.0", "device": "a | processor", "engine": "packed"})
+                           {"torch": "2.13.0", "device": "<b>a | processor", "engine": "packed"})
 
 
 def loaded_from(folder):
@@ -149,7 +149,7 @@ def test_an_adapter_over_a_model_of_the_hub_finds_its_base_elsewhere(elsewhere, 
 
 @pytest.mark.parametrize("rank", [4, None], ids=["adapter", "full"])
 def test_the_card_is_made_from_the_record(rank, tmp_path):
-    base, results = trained([dataclasses.replace(spec(rank=rank, steps=2, seed=7), model="<b>mine@0123456789ab")])
+    base, results = trained([dataclasses.replace(spec(rank=rank, steps=2, seed=7), model="mine@0123456789ab")])
     record = recorded(results[0])
     folder = export(results[0].spec, results[0].weights, base, tmp_path, record=record)
     text = (folder / "README.md").read_text()
@@ -158,7 +158,7 @@ def test_the_card_is_made_from_the_record(rank, tmp_path):
     assert ("| lora.rank | 4 |" if rank else "full fine-tuning") in text
     assert f"| test\\_loss | {record.metrics['test_loss']} |".replace("\\_", "_") in text
     assert "| torch | 2.13.0 |" in text
-    assert "| device | a \\| processor |" in text, "what a record says cannot break the card"
+    assert "a \\| processor |" in text, "what a record says cannot break the card"
     assert "<b>" not in text
     assert ModelCard(text).data.library_name == ("peft" if rank else "transformers")
     assert export(results[0].spec, results[0].weights, base, tmp_path / "bare").joinpath("README.md").exists()
