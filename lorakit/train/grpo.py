@@ -7,8 +7,9 @@ import importlib.util
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         if spec.use_vllm or (spec.kl_coefficient and spec.lora is None):  # both load the base once more, by its path
             model.save_pretrained(f"{scratch}/base")
             tokenizer.save_pretrained(f"{scratch}/base")
-            inner.config._name_or_path = f"{scratch}/base"
+            inner.config._name_or_path = inner.name_or_path = f"{scratch}/base"
         trainer = _trainer(spec, trained, model, tokenizer, task, held_out, book, report_to,
                            str(output_dir or scratch))
         trainer.train()
@@ -105,7 +106,7 @@ def require_vllm(spec: GRPOSpec) -> None:
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
-                 components: int = 1) -> dict[str, Any]:
+                 components: int = 1, stop: Sequence[int] = ()) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
     correction, cap = spec.importance_sampling, spec.importance_cap
     most = min(spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
@@ -118,7 +119,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "num_generations": spec.group_size, "num_iterations": spec.iterations,
         "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
         "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
-        "generation_kwargs": None, "cache_implementation": None, "use_transformers_continuous_batching": False,
+        "generation_kwargs": {"stop_token_ids": list(stop)} if spec.use_vllm else None, "cache_implementation": None, "use_transformers_continuous_batching": False,
         "loss_type": spec.loss, "scale_rewards": spec.scale_rewards, "beta": spec.kl_coefficient,
         "epsilon": math.inf if spec.clip is None else spec.clip, "epsilon_high": spec.clip_high, "delta": None,
         "importance_sampling_level": "token", "multi_objective_aggregation": "sum_then_normalize",
@@ -227,13 +228,39 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             if state.global_step in book.points:
                 book.point(state.global_step, held_out.accuracies(inner, HELD_OUT)[0], kl)
 
-    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions)))
+    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions), held_out.stop))
     rows = Dataset.from_list([problems[i] for i in chosen])
-    trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
-                       processing_class=tokenizer, callbacks=[Measure()],
-                       optimizers=(_optimizer(layout(spec, 1), trained), None))
+    with _loaded_by_vllm(spec, device):
+        trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
+                           processing_class=tokenizer, callbacks=[Measure()],
+                           optimizers=(_optimizer(layout(spec, 1), trained), None))
+    if spec.use_vllm:
+        trainer.vllm_generation.sync_weights = partial(_give_weights, trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+@contextmanager
+def _loaded_by_vllm(spec: GRPOSpec, device: torch.device) -> Iterator[None]:
+    """Have vLLM load the base in the spec's dtype and draw from its seed: TRL names no dtype and the seed 0."""
+    if not spec.use_vllm:
+        yield
+        return
+    from trl.generation import vllm_generation
+
+    load = vllm_generation.LLM
+    own = {"dtype": spec.dtype, "seed": spec.seed, "enforce_eager": device.type == "cpu"}
+    vllm_generation.LLM = lambda **named: load(**{**named, **own})
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = load
+
+
+def _give_weights(generation: Any) -> None:
+    """Give vLLM the learner's weights by its own reload: TRL writes into parameters that a CPU's kernels do not read."""
+    generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": generation._iter_named_params()})
+    generation.llm.reset_prefix_cache()
 
 
 @contextmanager
