@@ -247,6 +247,8 @@ class _Sweep:
                 event = worker.ask(request, lambda step, steps: meter.show())
             except WorkerError as error:
                 event = {"error": str(error)}
+            if any(getattr(spec, "use_vllm", False) for spec in pack.specs):
+                worker.stop()  # vLLM gives its memory and its process group back only when its process ends
             if "records" in event:
                 for record in event["records"]:
                     keep(Record.from_json(record))

@@ -48,6 +48,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     Raises:
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
         ValueError: an adapter on the head (TRL trains none), or vLLM with an adapter that is not to be merged.
+        RuntimeError: a second run with vLLM in one process.
         DatasetError, RewardError, FrozenWeightsError: as in the packed engine.
     """
     _refuse_unknown_tracker(report_to)
@@ -93,16 +94,20 @@ def require_vllm(spec: GRPOSpec) -> None:
     Raises:
         ModuleNotFoundError: vLLM is not installed.
         ValueError: an unmerged adapter; TRL gives vLLM merged weights only.
+        RuntimeError: a second run with vLLM in one process.
     """
     if not spec.use_vllm:
         return
     if importlib.util.find_spec("vllm") is None:
-        raise ModuleNotFoundError("use_vllm=True needs the package vllm on a GPU host (`pip install "
-                                  "'.[train,vllm]' -c constraints.txt` in a clone of lorakit, on Python 3.13); without "
-                                  "it, run the spec with use_vllm=False")
+        raise ModuleNotFoundError("use_vllm=True needs the package vllm (`pip install '.[train,vllm]' -c "
+                                  "constraints.txt` in a clone of lorakit, on Linux with Python 3.13 and glibc 2.31 or "
+                                  "newer); without it, run the spec with use_vllm=False")
     if spec.lora is not None and not spec.merge_to_sample:
         raise ValueError("TRL merges the adapter into the base before it gives vLLM the weights: say so with "
                          "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")
+    if torch.distributed.is_initialized():
+        raise RuntimeError("this process has run vLLM before, which gives its memory and its process group back only "
+                           "at the end of the process: train each spec in a process of its own, as lorakit.run does")
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
