@@ -85,7 +85,7 @@ $(VLLM)/.ready: pyproject.toml constraints.txt $(wildcard tests/with_vllm/*.txt)
 
 test-vllm: $(VLLM)/.ready
 	@VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 HF_HUB_OFFLINE=1 \
-	  $(VLLM)/bin/python -m pytest tests/with_vllm
+	  $(VLLM)/bin/python -m pytest -W default --durations=12 tests/with_vllm
 
 lint: $(READY)
 	@$(BIN)/python -m ruff check .

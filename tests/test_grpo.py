@@ -16,6 +16,7 @@ from lorakit.train.grpo import grpo_options, train_grpo
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.rollout import sample, uniforms
 from lorakit.train.rewards import SCHEMES
+from lorakit.train.vllm import require_vllm
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")
@@ -125,8 +126,8 @@ def test_missing_vllm_and_an_unmerged_adapter_are_clear_errors(monkeypatch):
             train_grpo(run, model(), words(), task())
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     with pytest.raises(ValueError, match="merge_to_sample=True"):
-        module.require_vllm(run)
-    module.require_vllm(replace(run, merge_to_sample=True))
+        require_vllm(run)
+    require_vllm(replace(run, merge_to_sample=True))
 
 
 @pytest.mark.filterwarnings("ignore::lorakit.train.adapters.TiedHeadWarning")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
 from lorakit.train.rl_tasks import Task
 from lorakit.train.sft import _optimizer, _refuse_unknown_tracker, _weights, delta_norm, mean_loss
 from lorakit.train.tokens import TokenSplit, order
+from lorakit.train.vllm import give_weights_by_reload, loading, require_vllm
 
 COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward pass; more are accumulated
 
@@ -88,28 +87,6 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         _weights(trained) if keep_weights else {}, time.perf_counter() - started)
 
 
-def require_vllm(spec: GRPOSpec) -> None:
-    """Raise unless this machine and TRL can sample as the spec says.
-
-    Raises:
-        ModuleNotFoundError: vLLM is not installed.
-        ValueError: an unmerged adapter; TRL gives vLLM merged weights only.
-        RuntimeError: a second run with vLLM in one process.
-    """
-    if not spec.use_vllm:
-        return
-    if importlib.util.find_spec("vllm") is None:
-        raise ModuleNotFoundError("use_vllm=True needs the package vllm (`pip install '.[train,vllm]' -c "
-                                  "constraints.txt` in a clone of lorakit, on Linux with Python 3.13 and glibc 2.31 or "
-                                  "newer); without it, run the spec with use_vllm=False")
-    if spec.lora is not None and not spec.merge_to_sample:
-        raise ValueError("TRL merges the adapter into the base before it gives vLLM the weights: say so with "
-                         "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")
-    if torch.distributed.is_initialized():
-        raise RuntimeError("this process has run vLLM before, which gives its memory and its process group back only "
-                           "at the end of the process: train each spec in a process of its own, as lorakit.run does")
-
-
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
                  components: int = 1, stop: Sequence[int] = ()) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
@@ -124,7 +101,8 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "num_generations": spec.group_size, "num_iterations": spec.iterations,
         "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
         "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
-        "generation_kwargs": {"stop_token_ids": list(stop)} if spec.use_vllm else None, "cache_implementation": None, "use_transformers_continuous_batching": False,
+        "generation_kwargs": {"stop_token_ids": list(stop)} if spec.use_vllm else None,
+        "cache_implementation": None, "use_transformers_continuous_batching": False,
         "loss_type": spec.loss, "scale_rewards": spec.scale_rewards, "beta": spec.kl_coefficient,
         "epsilon": math.inf if spec.clip is None else spec.clip, "epsilon_high": spec.clip_high, "delta": None,
         "importance_sampling_level": "token", "multi_objective_aggregation": "sum_then_normalize",
@@ -235,37 +213,14 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
 
     options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions), held_out.stop))
     rows = Dataset.from_list([problems[i] for i in chosen])
-    with _loaded_by_vllm(spec, device):
+    with loading(spec, device):
         trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
                            processing_class=tokenizer, callbacks=[Measure()],
                            optimizers=(_optimizer(layout(spec, 1), trained), None))
     if spec.use_vllm:
-        trainer.vllm_generation.sync_weights = partial(_give_weights, trainer.vllm_generation)
+        give_weights_by_reload(trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-@contextmanager
-def _loaded_by_vllm(spec: GRPOSpec, device: torch.device) -> Iterator[None]:
-    """Have vLLM load the base in the spec's dtype and draw from its seed: TRL names no dtype and the seed 0."""
-    if not spec.use_vllm:
-        yield
-        return
-    from trl.generation import vllm_generation
-
-    load = vllm_generation.LLM
-    own = {"dtype": spec.dtype, "seed": spec.seed, "enforce_eager": device.type == "cpu"}
-    vllm_generation.LLM = lambda **named: load(**{**named, **own})
-    try:
-        yield
-    finally:
-        vllm_generation.LLM = load
-
-
-def _give_weights(generation: Any) -> None:
-    """Give vLLM the learner's weights by its own reload: TRL writes into parameters that a CPU's kernels do not read."""
-    generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": generation._iter_named_params()})
-    generation.llm.reset_prefix_cache()
 
 
 @contextmanager
