@@ -48,6 +48,8 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
     assert own - NEUTRAL <= options.keys(), f"inherited silently: {sorted(own - NEUTRAL - options.keys())}"
     assert made.generation_batch_size == run.episodes_per_step == made.per_device_train_batch_size
     assert made.use_vllm == run.use_vllm
+    told = grpo_options(run, str(tmp_path), CPU, stop=[2, 3])["generation_kwargs"]
+    assert told == ({"stop_token_ids": [2, 3]} if run.use_vllm else None)
     large = grpo_options(replace(run, prompts_per_step=33, group_size=4), str(tmp_path), torch.device("cuda"))
     assert (large["per_device_train_batch_size"], large["gradient_accumulation_steps"]) == (44, 3)
 
@@ -128,6 +130,9 @@ def test_missing_vllm_and_an_unmerged_adapter_are_clear_errors(monkeypatch):
     with pytest.raises(ValueError, match="merge_to_sample=True"):
         require_vllm(run)
     require_vllm(replace(run, merge_to_sample=True))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="a process of its own"):
+        require_vllm(replace(run, merge_to_sample=True))
 
 
 @pytest.mark.filterwarnings("ignore::lorakit.train.adapters.TiedHeadWarning")

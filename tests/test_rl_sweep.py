@@ -11,11 +11,12 @@ import pytest
 
 import lorakit
 from lorakit.epochs import current
-from lorakit.grpo_spec import GRPOSpec
+from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.study.curves import losses_at
 from lorakit.study.frames import runs, tidy, tidy_rl
+from lorakit.study.workers import Worker
 from lorakit.train.episodes import NoRewardWarning
 from lorakit.train.rewards import register_reward
 from lorakit.train.rl_tasks import register_task
@@ -91,7 +92,7 @@ def test_trl_makes_a_record_of_the_same_form_and_silence_is_told(own, tmp_path, 
 SWEEP = """
 import sys
 import lorakit
-from lorakit.grpo_spec import GRPOSpec
+from lorakit.grpo_spec import GRPOSpec, read_spec
 lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], device="cpu", processes=1)
 """
 
@@ -119,3 +120,22 @@ def test_a_killed_sweep_keeps_what_is_done_and_says_what_starts_again(own, tmp_p
 def test_both_kinds_in_one_call_are_refused(own, tmp_path):
     with pytest.raises(ValueError, match="two calls"):
         lorakit.run([own, SFTSpec(learning_rate=1e-3)], tmp_path)
+
+
+def test_runs_that_sample_with_vllm_get_a_process_each(monkeypatch, tmp_path):
+    done = []
+
+    def ask(self, request, on_step=None):
+        if request["do"] == "probe":
+            return {"probe": {"seconds": 1.0, "bytes": 1.0, "free_bytes": 100.0}}
+        done.extend(["run"] * len(request["specs"]))
+        return {"records": [Record.from_run(read_spec(spec), "ok", {"reward": 1.0}, {"step": [1]}, {}).to_json()
+                            for spec in request["specs"]]}
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    monkeypatch.setattr(Worker, "stop", lambda self: done.append("stop"))
+    spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, merge_to_sample=True, use_vllm=True)
+    for use_vllm, expected in ((True, ["run", "stop"] * 2), (False, ["run"] * 2)):
+        done.clear()
+        lorakit.run(vary(replace(spec, use_vllm=use_vllm), seed=[0, 1]), tmp_path / "runs", engine="trl", processes=1)
+        assert done[: len(expected) + 1] == [*expected, "stop"]
