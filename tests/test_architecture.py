@@ -143,6 +143,51 @@ def test_every_module_says_what_it_is():
         assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{module_name(path)} has no docstring"
 
 
+CLOCKS = {"perf_counter", "monotonic", "process_time", "thread_time", "time", "perf_counter_ns", "monotonic_ns"}
+
+
+def assertions_on_time(source: str) -> list[str]:
+    """Assertions, and conditions of `pytest.fail`, in which a clock stands, or a name that was made of one."""
+    tree = ast.parse(source)
+    clocks = {f"time.{name}" for name in CLOCKS}
+    clocks |= {alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom)
+               for alias in node.names if node.module == "time" and alias.name in CLOCKS}
+    return [ast.unparse(found) for part in tree.body for found in _on_time(part, clocks)]
+
+
+def _on_time(part: ast.stmt, clocks: set[str]) -> list[ast.stmt]:
+    made: set[str] = set()
+
+    def timed(node: ast.AST | None) -> bool:
+        return node is not None and any(
+            (isinstance(n, ast.Name) and n.id in made) or (isinstance(n, ast.Call) and ast.unparse(n.func) in clocks)
+            for n in ast.walk(node))
+
+    for _ in range(3):  # names made of names that were made of a clock
+        for node in ast.walk(part):
+            if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr) and timed(node.value):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                made |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
+            elif (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and any(map(timed, node.args))
+                    and isinstance(node.func.value, ast.Name) and node.func.attr in {"append", "add"}):
+                made.add(node.func.value.id)
+    return [node for node in ast.walk(part) if isinstance(node, ast.Assert | ast.If) and timed(node.test)
+            and (isinstance(node, ast.Assert) or any("fail(" in ast.unparse(line) for line in node.body))]
+
+
+def test_no_test_asserts_that_something_was_quick():
+    """A busy machine is slow: tests wait for events, with generous limits, and count work instead of seconds."""
+    for bad in ("def test(): a = time.time(); f(); assert time.time() - a < 1",
+                "from time import perf_counter as now\ndef test(x): a = now(); x.append(now() - a); assert min(x) < 1",
+                "def test():\n took = f() - time.monotonic()\n if took > 2: pytest.fail('slow')"):
+        assert assertions_on_time(bad), bad
+    waits = "def test():\n end = time.monotonic() + 60\n while not p() and time.monotonic() < end: pass\n assert p()"
+    assert not assertions_on_time(waits + "\ndef other(end): assert end")
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        found = assertions_on_time(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
 def test_tracked_files_name_no_registry_and_no_path_of_a_machine():
     parts = ("py" + r"pi\." + "org", "python" + r"hosted\.", "registry" + r"\.npm" + "js", "/opt/" + "(wheels|pypi)",
              "file:" + "//")

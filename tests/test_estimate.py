@@ -1,7 +1,6 @@
 import subprocess
 import sys
 from dataclasses import replace
-from time import perf_counter
 
 import pytest
 
@@ -90,14 +89,7 @@ def test_bad_input_is_named():
         lk.estimate("tiny", ["rank"], "H100")
 
 
-def test_an_estimate_takes_microseconds_and_no_torch():
-    lk.estimate("llama-3.1-8b", SPEC, "H100")
-    times = []
-    for _ in range(20):
-        started = perf_counter()
-        lk.estimate("llama-3.1-8b", SPEC, "H100")
-        times.append(perf_counter() - started)
-    assert min(times) < 1e-3
+def test_an_estimate_loads_neither_torch_nor_pandas():
     code = ("import sys, lorakit as lk; lk.estimate('tiny', lk.SFTSpec(learning_rate=1e-3), 'H100'); "
             "print(sorted({'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

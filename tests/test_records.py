@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -155,7 +154,7 @@ def test_names_stay_inside_the_store(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_thousand_records_are_read_in_well_under_a_second(tmp_path):
+def test_two_thousand_records_are_parsed_once_each_however_often_they_are_asked_for(tmp_path, monkeypatch):
     store = Store(tmp_path)
     path = store.path("cpu", "rank")
     path.parent.mkdir()
@@ -163,9 +162,12 @@ def test_two_thousand_records_are_read_in_well_under_a_second(tmp_path):
     curve = {"step": list(range(CURVE_POINTS)), "train_loss": losses, "validation_loss": losses, "test_loss": losses}
     lines = [Record.from_run(spec_of(seed), "ok", {"test_loss": 1.5}, curve, {}).to_line() for seed in range(2000)]
     path.write_text("\n".join(lines) + "\n")
-    start = time.process_time()
-    assert len(store.records("cpu", "rank")) == 2000
-    assert time.process_time() - start < 1.0
+    parsed, parse = [], Record.from_line
+    monkeypatch.setattr(Record, "from_line", lambda line: parsed.append(1) or parse(line))
+    for _ in range(3):
+        assert len(store.records("cpu", "rank")) == 2000
+        assert len(store.find(spec_of(seed).id for seed in range(10))) == 10
+    assert len(parsed) == 2000
 
 
 def test_importing_records_brings_nothing_heavy():
