@@ -63,6 +63,8 @@ class GRPOSpec(RunSpec):
         weight_decay, max_grad_norm, beta1, beta2, epsilon, seed, dtype, evaluations: as in `SFTSpec`; the seed also
             decides what is sampled.
         evaluation_problems: problems of the validation set and of the test set, each, answered greedily.
+        final_evaluation_problems: of the sets that base and final policy answer (the metrics), where those of the curve
+            would be too few; None takes the curve's.
         full_targets: as in `SFTSpec`.
 
     >>> spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, prompts_per_step=4, group_size=8)
@@ -105,6 +107,7 @@ class GRPOSpec(RunSpec):
     dtype: str = "float32"
     evaluations: int = 12
     evaluation_problems: int = 128
+    final_evaluation_problems: int | None = None
     full_targets: str = "all"
 
     def __post_init__(self) -> None:
@@ -113,6 +116,8 @@ class GRPOSpec(RunSpec):
         self._check_reward()
         for field in ("steps", "prompts_per_step", "max_completion_length", "iterations", "evaluation_problems"):
             self._check(_is_count(getattr(self, field)), field, "a whole number of 1 or more")
+        self._check(self.final_evaluation_problems is None or _is_count(self.final_evaluation_problems),
+                    "final_evaluation_problems", "a whole number of 1 or more, or None")
         self._check(_is_count(self.group_size, 2), "group_size",
                     "a whole number of 2 or more (in a group of one every reward equals the mean: nothing is learnt)")
         self._check(_is_positive(self.temperature), "temperature", "a number above 0 (evaluation is greedy by itself)")

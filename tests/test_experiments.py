@@ -25,7 +25,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "learning-rate-width-256": {"gpu": "SmolLM2 has one width", "paper": "one rung of `learning-rate-width`"},
     "learning-rate-invariance": {"paper": "an identity of algebra, and 8 billion weights in float64 are 64 GB"},
     **{f"learning-rate-smollm2-{seed}": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for seed in range(5)},
-    **{f"smollm2-rank-{seed}": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for seed in range(5)},
+    **{name: {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for name in EXPERIMENTS
+       if name.startswith("smollm2-")},
     **{f"secret-{name}": {"gpu": EVENLY, "paper": EVENLY} for name in ("reward", "example", "wait")},
     "grpo-form": {"gpu": PAID},
     "grpo-form-factors": {"gpu": PAID},

@@ -16,7 +16,8 @@ from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load
 from lorakit.train.skills import SKILLS, split_of
 from lorakit.train.tasks import SECRETS, DatasetError, load_dataset
 
-SKILL_TASKS = sorted(name for name in set(TASKS) - set(GENERATORS) - {"sums"} if not name.startswith("secret-"))
+OTHERS = {"sums", "ordered-sums", "number-words", *GENERATORS}
+SKILL_TASKS = sorted(name for name in set(TASKS) - OTHERS if not name.startswith("secret-"))
 PROBLEMS = [{"prompt": f"Which word follows {n}?", "answer": f"word {n + 1}"} for n in range(60)]
 
 

@@ -177,9 +177,14 @@ class HeldOut:
         self.prompts = {name: encode_prompts(task, name, tokenizer, context, spec.max_completion_length)
                         for name in task.splits}
 
-    def accuracy(self, model: Any, split: str, count: int = 1) -> list[float]:
-        """Share of a split's problems that each of `count` packed policies answers rightly, greedily."""
-        problems = self.task.splits[split][: self.spec.evaluation_problems]
+    def accuracy(self, model: Any, split: str, count: int = 1, final: bool = False) -> list[float]:
+        """Share of a split's problems that each of `count` packed policies answers rightly, greedily.
+
+        Args:
+            final: on `final_evaluation_problems` instead of `evaluation_problems`.
+        """
+        several = self.spec.final_evaluation_problems if final else None
+        problems = self.task.splits[split][: several or self.spec.evaluation_problems]
         prompts = self.prompts[split][: len(problems)]
         right = [0.0] * count
         some = max(1, ROWS_AT_ONCE // count)
@@ -194,7 +199,8 @@ class HeldOut:
                 right[k] += sum(value or 0.0 for value in paid[k * len(part) : (k + 1) * len(part)])
         return [value / len(problems) for value in right]
 
-    def accuracies(self, model: Any, splits: Sequence[str], count: int = 1) -> list[dict[str, float]]:
+    def accuracies(self, model: Any, splits: Sequence[str], count: int = 1,
+                   final: bool = False) -> list[dict[str, float]]:
         """`accuracy` of several splits, one mapping a policy."""
-        columns = {split: self.accuracy(model, split, count) for split in splits}
+        columns = {split: self.accuracy(model, split, count, final) for split in splits}
         return [{split: values[k] for split, values in columns.items()} for k in range(count)]

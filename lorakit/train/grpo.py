@@ -66,7 +66,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
     frozen = weights_hash(_frozen(trained))
     splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
-    before = held_out.accuracies(inner, splits)[0]
+    before = held_out.accuracies(inner, splits, final=True)[0]
     forgotten = [mean_loss(trained, base_text) if base_text is not None else None]
     with tempfile.TemporaryDirectory() as scratch:
         if spec.use_vllm or (spec.kl_coefficient and spec.lora is None):  # both load the base once more, by its path
@@ -80,7 +80,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     if not spec.merge_to_sample:
         refuse_changed(frozen, weights_hash(_frozen(trained)))
     drift = _drift(model, trained) if spec.lora is not None else 0.0
-    return book.result(before, held_out.accuracies(inner, splits)[0], {
+    return book.result(before, held_out.accuracies(inner, splits, final=True)[0], {
         "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
         "delta_norm": delta_norm(model, trained), "grad_norm_first": trainer.first_norm, "base_drift": drift,
         "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1]},

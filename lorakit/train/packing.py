@@ -25,7 +25,8 @@ def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:
     if isinstance(spec, GRPOSpec):
         return (spec.model, spec.task, spec.dtype, spec.steps, spec.prompts_per_step, spec.group_size, spec.iterations,
                 spec.max_completion_length, spec.merge_to_sample, spec.use_vllm, spec.beta1, spec.beta2, spec.epsilon,
-                spec.evaluations, spec.evaluation_problems, bucket, targets, spec.full_targets)
+                spec.evaluations, spec.evaluation_problems, spec.final_evaluation_problems, bucket, targets,
+                spec.full_targets)
     return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
             spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens,
             spec.final_evaluation_tokens, bucket, targets, spec.full_targets)

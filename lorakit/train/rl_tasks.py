@@ -18,6 +18,7 @@ from typing import Any
 from lorakit.names import UnknownNameError, resolve_name
 from lorakit.train.models import cache_folder
 from lorakit.train.rewards import SCHEMES
+from lorakit.train.shown_tasks import number_words, ordered_sums
 from lorakit.train.skills import HELD_OUT_WORDING, SKILLS, SPLITS, Skill, draw_question, generator
 from lorakit.train.tasks import SECRETS, DatasetError
 
@@ -158,6 +159,8 @@ TASKS: dict[str, Callable[[], Task]] = {
     **{f"{skill.name.replace(' ', '-')}-reworded": partial(skill_task, skill, HELD_OUT_WORDING) for skill in SKILLS},
     **{f"secret-{count}": partial(secret_task, count) for count in SECRETS},
     "sums": sums_task,
+    "ordered-sums": lambda: Task("ordered-sums", ordered_sums(), "numeric", stop="\n"),
+    "number-words": lambda: Task("number-words", number_words(), "numeric", stop="\n"),
     **{name: partial(generated_task, name) for name in GENERATORS},
 }
 

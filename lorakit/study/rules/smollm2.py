@@ -44,3 +44,49 @@ E1_C14_RULE = (
     "it lies wholly below 1, otherwise inconclusive. Part (b), B's norm over A's, is printed and judged apart: the "
     "source speaks of the end of long runs, and 400 steps are not long."
 )
+
+E2_PROTOCOL = (
+    "As E1, on two natural datasets: its real text, and the worked answers of GSM8K (completions alone, 400 steps of "
+    "2 rows). Arms with equally many weights, within 2 %: attention of rank 26, the MLP of rank 16, both of rank 10; "
+    "full fine-tuning and rank 16 of everything are E1's. Rates are screened on seeds 0 and 1, verdicts read on eight "
+    "fresh seeds."
+)
+E2_C6_RULE = (
+    "A verdict for each dataset, apart. (a) Attention minus MLP in test loss at the end, in per cent of full "
+    "fine-tuning's improvement: holds if the 95 % interval lies above 0; does not hold if it lies below 5 % and "
+    "reaches 0, at 95 % after Bonferroni's correction. (b) MLP of rank 16 minus everything of rank 16: holds if the "
+    "interval lies below 5 %, does not hold if it lies above. The claim holds where both do; where datasets differ the "
+    "outcome is 'depends on the data', with each dataset's own."
+)
+E3_PROTOCOL = (
+    "GRPO with the article's objective on SmolLM2-135M-Instruct, 150 steps of 4 problems times 8 completions, 4,800 "
+    "episodes. Two tasks, chosen by the base's pass rates before any run: sums of two numbers of two digits (greedy "
+    "0.50, sampled 0.30), and four-digit numbers from words to digits (greedy 0.45, sampled 0.12; no arithmetic). "
+    "Guessing is hopeless on both. Full fine-tuning, ranks 1 and 16. Rates, a factor of ten apart place by place, are "
+    "screened on three seeds by validation accuracy; verdicts are read at the chosen rate on five fresh seeds (100 to "
+    "104), greedily on 1,024 test problems. Precondition of the source, computed and printed: the bits that rank 1 "
+    "holds, two a weight, are at least twice the bits that the rewards told full fine-tuning."
+)
+E3_MARGIN = 0.05  # of full fine-tuning's mean gain in accuracy
+E3_C8_RULE = (
+    "For each task. (a) Test accuracy of LoRA minus full fine-tuning's, paired by seed, in per cent of its mean gain "
+    f"over the base: holds if for both ranks the 95 % interval lies within ± {E3_MARGIN:.0%}; does not hold if one "
+    "lies wholly below, after Bonferroni's correction. (b) The band, judged apart: how many screened rates, seed by "
+    "seed, end within a tenth of full fine-tuning's gain of the best arm's mean validation accuracy: one threshold for "
+    "all arms; holds if LoRA has more with its 95 % interval above 0. Where the precondition fails: not tested. Runs "
+    "that end in two heaps are also given as counts."
+)
+E3_C3_RULE = (
+    "Ratio of best rates, each rank over full, by one parabola with a common window on the mean screened validation "
+    f"accuracy: holds if every 95 % interval lies within a factor {ABOUT:g} of {TEN:g}, does not hold if one lies "
+    "wholly outside after Bonferroni's correction."
+)
+E3_T1_RULE = (
+    "Rank 1 at ten times full fine-tuning's chosen rate against full fine-tuning at it, the screened seeds and the "
+    "fresh ones: test accuracy, margin as in C8 (a), the lower side alone."
+)
+E3_C6_RULE = (
+    "On the sums: attention of rank 26 minus the MLP of rank 16, each at the rate screened on one seed, five fresh "
+    "seeds: holds if the 95 % interval of the difference in test accuracy lies below 0, does not hold if it lies above "
+    f"minus {E3_MARGIN:.0%} of full fine-tuning's gain and reaches 0."
+)

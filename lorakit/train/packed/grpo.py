@@ -104,7 +104,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         if first.merge_to_sample:
             give_bases(packed)
         splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
-        before = held_out.accuracies(packed.model, splits, count)
+        before = held_out.accuracies(packed.model, splits, count, final=True)
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]
         step, kl = 0, [0.0] * count
         for number in range(batches):
@@ -135,7 +135,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
                 if on_step:
                     on_step(step, first.steps)
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [None] * count)
-        after = held_out.accuracies(packed.model, splits, count)
+        after = held_out.accuracies(packed.model, splits, count, final=True)
         deltas, drifts, trained = packed.delta_norms(), base_drifts(packed), packed.parameters_trained
         weights = [packed.configuration(k) if keep_weights else {} for k in range(count)]
     refuse_changed(frozen, weights_hash(model.state_dict()))
