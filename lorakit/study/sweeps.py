@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from lorakit.epochs import stale as stale_records
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
-from lorakit.study.workers import Worker, WorkerError, default_device, default_processes
+from lorakit.study.devices import Devices
+from lorakit.study.workers import Worker, WorkerError
 from lorakit.train.packing import group, split_evenly
 
 PROBE_SPECS = 4
@@ -71,8 +73,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         profile, experiment: name the file of the new records, `<store>/<profile>/<experiment>.jsonl`.
         engine: `packed` (many configurations at once), or one after another `trl` (the reference arm) or `peft` (a
             plain loop, for models with fused experts).
-        device: `cpu` or `cuda`; None takes a GPU if there is one.
-        processes: worker processes of one thread each; None: one a core up to two, one on a GPU.
+        device: `cpu`, `cuda` (all visible GPUs, a process each) or one such as `cuda:1`; None takes GPUs if there are.
+        processes: worker processes of one thread each; None: one a core up to two, one a GPU.
         time_budget: seconds; no pack is started that is predicted to end later. What is left stays missing.
         report_to: TRL's (`none`, `trackio`, …); the packed engine reports to the store alone.
         save_to: a folder for the trained adapters, one subfolder an id, in PEFT's format.
@@ -141,8 +143,9 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
     sweep = _Sweep(store, "cpu", "plan", engine, device, processes, "none", None, False)
     with sweep:
         packs = sweep.pack(missing) if missing else []
-    seconds = max([0.0, sum(p.seconds for p in packs) / sweep.processes, *(p.seconds for p in packs)])
-    return Plan(tuple(packs), tuple(missing), tuple(old), seconds, sweep.processes)
+    processes = sweep.processes if packs else processes or 1
+    seconds = max([0.0, sum(p.seconds for p in packs) / processes, *(p.seconds for p in packs)])
+    return Plan(tuple(packs), tuple(missing), tuple(old), seconds, processes)
 
 
 def _require_training_packages() -> None:
@@ -167,8 +170,7 @@ class _Sweep:
     def __init__(self, store: Store, profile: str, experiment: str, engine: str, device: str | None,
                  processes: int | None, report_to: str, save_to: str | Path | None, progress: bool | None) -> None:
         self.store, self.profile, self.experiment, self.engine = store, profile, experiment, engine
-        self.device = device or default_device()
-        self.processes = processes or default_processes(self.device)
+        self.devices = Devices(device, processes)
         self.options = {"report_to": report_to, "save_to": None if save_to is None else str(Path(save_to).absolute())}
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.failures: dict[str, str] = {}
@@ -176,11 +178,21 @@ class _Sweep:
         self._lock = threading.Lock()
 
     def __enter__(self) -> _Sweep:
-        self.workers = [self._stack.enter_context(Worker(self.device)) for _ in range(self.processes)]
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+    @cached_property
+    def workers(self) -> list[Worker]:
+        """Asked for only where something is to be done: that is when a GPU must be there."""
+        device = self.devices.device.partition(":")[0]
+        return [self._stack.enter_context(Worker(device, visible=gpu)) for gpu in self.devices.processes]
+
+    @property
+    def processes(self) -> int:
+        """Worker processes."""
+        return len(self.workers)
 
     def each(self, jobs: list[Any], do: Callable[[Worker, Any], None]) -> None:
         """Let every worker take jobs from the front of `jobs` until none is left; `do` may push new ones."""
@@ -223,7 +235,7 @@ class _Sweep:
                 event = {"error": str(error)}
             # A probe that fails says nothing about the other specs: one by one they fail for themselves.
             facts = event.get("probe", {"seconds": 60.0, "bytes": 1.0, "free_bytes": 0.0})
-            fits = int(MEMORY_SHARE * facts["free_bytes"] / self.processes / facts["bytes"])
+            fits = int(MEMORY_SHARE * facts["free_bytes"] / self.devices.sharing / facts["bytes"])
             largest = min(LARGEST_PACK, max(1, fits), max(4, -(-len(specs) // self.processes)))
             largest = largest if self.engine == "packed" else 1
             with self._lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,11 @@ class Worker:
     Args:
         device: `cpu` or `cuda`.
         threads: of the process.
+        visible: `CUDA_VISIBLE_DEVICES` of the process, None for that of this one.
     """
 
-    def __init__(self, device: str, threads: int = 1) -> None:
-        self.device, self.threads = device, threads
+    def __init__(self, device: str, threads: int = 1, visible: str | None = None) -> None:
+        self.device, self.threads, self.visible = device, threads, visible
         self._process: subprocess.Popen[str] | None = None
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
 
@@ -76,23 +76,7 @@ class Worker:
         threads = str(self.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
                                     "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        if self.visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.visible
         return subprocess.Popen([sys.executable, "-m", "lorakit.train.worker"], stdin=subprocess.PIPE,
                                 stdout=subprocess.PIPE, stderr=self._log, text=True, encoding="utf-8", env=environment)
-
-
-def default_device() -> str:
-    """`cuda` where an NVIDIA GPU answers, else `cpu` (or what `$LORAKIT_DEVICE` says)."""
-    named = os.environ.get("LORAKIT_DEVICE")
-    if named:
-        return named
-    if shutil.which("nvidia-smi") is None:
-        return "cpu"
-    return "cuda" if subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0 else "cpu"
-
-
-def default_processes(device: str) -> int:
-    """One process for a GPU; on a CPU one for each core that this process may use, two at the most."""
-    if device != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(2, cores))

@@ -28,6 +28,7 @@ from lorakit.epochs import current
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record
 from lorakit.specs import PACKAGE
+from lorakit.train.device import device_name, peak_bytes, reset_peak
 from lorakit.train.models import load_model
 from lorakit.train.packed.engine import RunResult, train_pack
 from lorakit.train.packed.grpo import train_grpo_pack
@@ -87,34 +88,17 @@ def versions() -> dict[str, str | None]:
     return out
 
 
-def device_name(device: str) -> str:
-    """The GPU's or the processor's own name for itself."""
-    if device.startswith("cuda"):
-        return str(torch.cuda.getdevice_name())
-    model = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")] if Path("/proc/cpuinfo").exists() else []
-    return model[0] if model else "CPU"
+def provenance(engine: str, kind: str, device: str, pack_size: int) -> dict[str, Any]:
+    """Where and how runs are made: all that is known before they start, so that nothing trained is lost to it."""
+    return {"epoch": current(engine, kind), **versions(), "device": device_name(device),
+            "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size}
 
 
-def _peak_bytes(device: str) -> int | None:
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    try:
-        import resource
-    except ImportError:
-        return None
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-
-
-def to_record(result: RunResult, engine: str, device: str, pack_size: int) -> Record:
-    """The record of one result, with where and how it was made."""
-    provenance = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "epoch": current(engine, result.spec.kind),
-        **versions(),
-        "device": device_name(device), "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size,
-        "seconds": round(result.seconds, 3), "peak_bytes": _peak_bytes(device), "tokens": result.tokens,
-    }
-    return Record.from_run(result.spec, result.status, result.metrics, result.curve, provenance)
+def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
+    """The record of one result; `made` is its `provenance`."""
+    measured = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(result.seconds, 3),
+                "peak_bytes": peak_bytes(device), "tokens": result.tokens}
+    return Record.from_run(result.spec, result.status, result.metrics, result.curve, made | measured)
 
 
 def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int, int], None] | None = None,
@@ -125,10 +109,12 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
     """
     first = specs[0]
+    made = provenance(engine, first.kind, device, len(specs) if engine == "packed" else 1)
     model, tokenizer = _model(first.model, first.dtype, device)
+    reset_peak(device)
     if first.kind == "grpo":
         results = _run_rl(specs, engine, model, tokenizer, on_step, report_to, save_to is not None)
-        return _recorded(results, engine, device, model, tokenizer, save_to)
+        return _recorded(results, device, made, model, tokenizer, save_to)
     splits, base = _data(first.model, first.dtype, device, first.dataset, first.max_length)
     if engine == "trl":
         from lorakit.train.sft import train_sft
@@ -141,7 +127,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int
         results = [train_peft(spec, model, splits, base) for spec in specs]
     else:
         results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
-    return _recorded(results, engine, device, model, tokenizer, save_to)
+    return _recorded(results, device, made, model, tokenizer, save_to)
 
 
 def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_step: Callable[[int, int], None] | None,
@@ -157,9 +143,9 @@ def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_s
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
-def _recorded(results: list[RunResult], engine: str, device: str, model: Any, tokenizer: Any,
+def _recorded(results: list[RunResult], device: str, made: dict[str, Any], model: Any, tokenizer: Any,
               save_to: str | None) -> list[Record]:
-    records = [to_record(result, engine, device, len(results) if engine == "packed" else 1) for result in results]
+    records = [to_record(result, device, made) for result in results]
     if save_to is not None:
         from lorakit.train.packed.export import export
 
