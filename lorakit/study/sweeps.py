@@ -104,7 +104,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     store = store if isinstance(store, Store) else Store(store)
     sweep = _Sweep(store, profile, experiment, engine, device, processes, report_to, save_to, progress)
     unique = list({spec.id: spec for spec in specs}.values())
-    with sweep:
+    with sweep.stack:
         todo = store.missing(unique)
         old = _stale(store, unique, engine)
         if old and stale == "keep":
@@ -141,9 +141,9 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
     unique = list({spec.id: spec for spec in specs}.values())
     missing, old = store.missing(unique), _stale(store, unique, engine)
     sweep = _Sweep(store, "cpu", "plan", engine, device, processes, "none", None, False)
-    with sweep:
+    with sweep.stack:
         packs = sweep.pack(missing) if missing else []
-    processes = sweep.processes if packs else processes or 1
+    processes = len(sweep.workers) if packs else processes or 1
     seconds = max([0.0, sum(p.seconds for p in packs) / processes, *(p.seconds for p in packs)])
     return Plan(tuple(packs), tuple(missing), tuple(old), seconds, processes)
 
@@ -174,25 +174,14 @@ class _Sweep:
         self.options = {"report_to": report_to, "save_to": None if save_to is None else str(Path(save_to).absolute())}
         self.progress = sys.stderr.isatty() if progress is None else progress
         self.failures: dict[str, str] = {}
-        self._stack = ExitStack()
+        self.stack = ExitStack()
         self._lock = threading.Lock()
-
-    def __enter__(self) -> _Sweep:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
 
     @cached_property
     def workers(self) -> list[Worker]:
         """Asked for only where something is to be done: that is when a GPU must be there."""
         device = self.devices.device.partition(":")[0]
-        return [self._stack.enter_context(Worker(device, visible=gpu)) for gpu in self.devices.processes]
-
-    @property
-    def processes(self) -> int:
-        """Worker processes."""
-        return len(self.workers)
+        return [self.stack.enter_context(Worker(device, visible=gpu)) for gpu in self.devices.processes]
 
     def each(self, jobs: list[Any], do: Callable[[Worker, Any], None]) -> None:
         """Let every worker take jobs from the front of `jobs` until none is left; `do` may push new ones."""
@@ -236,7 +225,7 @@ class _Sweep:
             # A probe that fails says nothing about the other specs: one by one they fail for themselves.
             facts = event.get("probe", {"seconds": 60.0, "bytes": 1.0, "free_bytes": 0.0})
             fits = int(MEMORY_SHARE * facts["free_bytes"] / self.devices.sharing / facts["bytes"])
-            largest = min(LARGEST_PACK, max(1, fits), max(4, -(-len(specs) // self.processes)))
+            largest = min(LARGEST_PACK, max(1, fits), max(4, -(-len(specs) // len(self.workers))))
             largest = largest if self.engine == "packed" else 1
             with self._lock:
                 packs.extend(Pack(tuple(p), len(p) * facts["seconds"]) for p in split_evenly(specs, largest))
@@ -246,7 +235,7 @@ class _Sweep:
 
     def train(self, packs: list[Pack], time_budget: float | None, keep: Callable[[Record], None]) -> None:
         """Train the packs; `keep` gets each record as soon as its pack is done."""
-        meter = _Meter(self.experiment, packs, self.processes, self.progress)
+        meter = _Meter(self.experiment, packs, len(self.workers), self.progress)
         deadline = None if time_budget is None else time.monotonic() + time_budget
         jobs = list(packs)
 
