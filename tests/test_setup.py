@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -43,6 +44,23 @@ def test_constraints_pin_every_direct_dependency():
     extras = PROJECT["optional-dependencies"]
     direct = names(PROJECT["dependencies"] + extras["train"] + extras["book"] + extras["dev"])
     assert direct <= {pin.split("==")[0] for pin in PINS}
+
+
+def test_packages_whose_insides_are_used_have_an_upper_bound_that_holds_the_pinned_version():
+    train = {re.split(r"[^a-z-]", line)[0]: line for line in PROJECT["optional-dependencies"]["train"]}
+    pinned = dict(pin.split("==") for pin in PINS)
+    for package in ("trl", "peft", "transformers"):
+        allowed = SpecifierSet(train[package].removeprefix(package))
+        assert any(clause.operator == "<" for clause in allowed), package
+        assert pinned[package] in allowed
+
+
+def test_the_newest_versions_are_tried_without_constraints():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text(encoding="utf-8"))["jobs"]
+    steps = [step["run"] for step in jobs["newest"]["steps"] if "run" in step]
+    (install,) = [step for step in steps if ".[train" in step]
+    assert "constraint" not in install
+    assert steps[-1].endswith("pytest")
 
 
 def test_torchvision_is_never_let_in():
