@@ -143,6 +143,13 @@ def cost_of_one_rate(sweep: pd.DataFrame, best: pd.DataFrame) -> dict[str, float
     return {"cells": float(len(costs)), "mean": float(np.mean(costs)), "largest": max(costs)}
 
 
+def order_of_ranks(best: pd.DataFrame) -> dict[str, int]:
+    """Neighbouring ranks of a model: how many pairs there are, and in how many the higher rank ends lower."""
+    losses = [rows.sort_values("rank")["loss"].to_numpy() for _, rows in best.groupby("model")]
+    falls = np.concatenate([np.diff(row) for row in losses])
+    return {"pairs": len(falls), "falls": int((falls < 0).sum())}
+
+
 def cost_of_room(best: pd.DataFrame, unit: pd.Series, inside_only: bool) -> dict[str, Any]:
     """How a rank's loss above the model's largest rank follows the bits that the adapter holds over those of the data.
 
@@ -189,6 +196,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "best_rates": {"cells": len(best), "inside": int(best["inside"].sum()), "ratios": ratios},
         "bands": {str(rank): float(rows["band"].median()) for rank, rows in best[best["inside"]].groupby("rank")},
         "one_rate": cost_of_one_rate(complete, best),
+        "order": order_of_ranks(best),
         "spread": {f"{rate:g}": spread_over_ranks(sweep, rate) for rate in (4e-5, 1e-4, 3e-4)},
         "room": {"all": cost_of_room(best, unit, False), "inside": cost_of_room(best, unit, True)},
         "peft": {name: {"memory_gb": float(row["max_reserved_gb"]), "step_seconds": float(row["step_time_sum_s"]),
