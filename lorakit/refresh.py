@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import difflib
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.chapter_parameters import ParameterError, check_parameters, nearest, one_of, parse_parameters
 from lorakit.codehash import code_hash
 from lorakit.specs import PACKAGE
+from lorakit.study.completion import complete
 
 PROFILES = ("cpu", "gpu", "paper")
 SIZES = ("live", "record")
 KERNEL = "lorakit-refresh"
+HEARTBEAT = 30.0  # seconds between two words on a chapter that runs
 CHAPTER_FILES = "[0-9][0-9]-*.md"
+__all__ = ["ParameterError", "RefreshError", "Refreshed", "parse_parameters", "refresh", "strip"]
 
 
 class RefreshError(RuntimeError):
     """Some chapters failed; the message lists each with its reason, and the others were finished."""
-
-
-class ParameterError(ValueError):
-    """A chapter or a parameter was named that does not exist, or has a value that is not allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,10 @@ def refresh(
 
     The inputs are the chapter's source, the records under `book/results`, the code of lorakit with the
     fingerprints of its weights and data, the parameters and Python's version; they are kept beside the output in
-    `<stem>.json`. A chapter asks the study for its runs and trains what the records lack, so with all records
-    present nothing is trained. A chapter that adds records makes the ones before it run once more next time, from
-    records alone. The notebook holds no absolute path, no timing and no random id: equal inputs give equal files.
+    `<stem>.json`. Before a chapter runs, all that its experiments define for the profile and size, and the records
+    lack, is trained; with all records present nothing is. A chapter that adds records makes the ones before it run once
+    more next time, from records alone. The notebook holds no absolute path, no timing and no random id: equal inputs
+    give equal files.
 
     Args:
         chapters: stems (`02-rank`), file names, or the part after the number (`rank`); empty means all.
@@ -84,20 +86,24 @@ def refresh(
         ModuleNotFoundError: the extra `book` is not installed.
     """
     root = (Path.cwd() if root is None else Path(root)).resolve()
-    passed = {"profile": _one_of("profile", profile, PROFILES), "size": _one_of("size", size, SIZES)}
-    passed |= dict(parameters or {})
+    passed = {"profile": profile, "size": size} | dict(parameters or {})
+    profile, size = one_of("profile", passed["profile"], PROFILES), one_of("size", passed["size"], SIZES)
     sources = _choose(root / "book", chapters)
     notebooks = {source: _read(source) for source in sources}
     for source, notebook in notebooks.items():
-        _check_parameters(source.stem, notebook, passed)
+        check_parameters(source.stem, notebook, passed)
     done, failures = [], []
     for source, notebook in notebooks.items():
+        made = complete(source.stem.partition("-")[2], profile, size, root / "book" / "results", report)
+        if made.defined or made.undefined:
+            report(f"{source.stem}: {made}")
+        failures += [f"{source.stem}: {why}" for why in made.failures]
         target = root / "_build" / "executed" / f"{source.stem}.ipynb"
         changed = ("forced",) if force else _changed(target, _inputs(root, source, passed))
         report(f"{source.stem}: {'running (' + ', '.join(changed) + ')' if changed else 'up to date'}")
         if changed:
             try:
-                executed = _execute(root, source.stem, notebook, passed)
+                executed = _execute(root, source.stem, notebook, passed, report)
             except Exception as error:  # noqa: BLE001 - whatever a chapter raises must not stop the others
                 report(f"{source.stem}: failed")
                 failures.append(f"{source.stem}: {_reason(error)}")
@@ -108,27 +114,10 @@ def refresh(
         done.append(Refreshed(chapter=source.stem, notebook=target, changed=changed))
     if failures:
         listed = "\n  ".join(failures)
-        raise RefreshError(f"{len(failures)} of {len(sources)} chapters failed; as far as each came: "
+        failed = len({line.partition(":")[0] for line in failures})
+        raise RefreshError(f"{failed} of {len(sources)} chapters failed; as far as each came: "
                            f"_build/refresh/<chapter>.ipynb\n  {listed}")
     return done
-
-
-def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
-    """Values of `-p name=value`: a Python literal where it is one, else the text itself.
-
-    >>> parse_parameters(["rank=4", "profile=gpu", "ranks=[1, 2]"])
-    {'rank': 4, 'profile': 'gpu', 'ranks': [1, 2]}
-    """
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise ParameterError(f"parameter {pair!r} cannot be read; write name=value, such as size=live")
-        try:
-            values[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            values[name] = text
-    return values
 
 
 def strip(notebook: dict[str, Any], root: Path) -> dict[str, Any]:
@@ -174,17 +163,6 @@ def _shortener(root: Path) -> Callable[[Any], Any]:
     return shorten
 
 
-def _one_of(name: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise ParameterError(f"{name}={value!r}; {_nearest(value, allowed)}allowed: {', '.join(allowed)}")
-    return value
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
-
-
 def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
     sources = {path.stem: path for path in sorted(book.glob(CHAPTER_FILES))}
     if not sources:
@@ -194,7 +172,7 @@ def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
     for given in chapters:
         name = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
         if name not in names:
-            raise ParameterError(f"no chapter {given!r}; {_nearest(name, list(names))}chapters: {', '.join(sources)}")
+            raise ParameterError(f"no chapter {given!r}; {nearest(name, list(names))}chapters: {', '.join(sources)}")
         chosen.add(names[name] or name)
     return [path for stem, path in sources.items() if stem in chosen or not chapters]
 
@@ -207,22 +185,6 @@ def _read(source: Path) -> Any:
         raise ModuleNotFoundError(f"{error}; chapters need the extra `book`: run `pip install '.[book]'` "
                                   "in the clone") from error
     return jupytext.read(source, fmt="md:myst")
-
-
-def _check_parameters(chapter: str, notebook: Any, passed: Mapping[str, Any]) -> None:
-    """Papermill only warns of an unknown parameter, and the run would go on with another value than asked for."""
-    cells = [c for c in notebook["cells"] if c["cell_type"] == "code" and "parameters" in c["metadata"].get("tags", ())]
-    if len(cells) != 1:
-        raise ParameterError(f"chapter {chapter} has {len(cells)} cells tagged 'parameters'; it needs one, with "
-                             'profile = "cpu" and size = "record"')
-    tree = ast.parse(cells[0]["source"])
-    targets = [t for node in tree.body if isinstance(node, ast.Assign) for t in node.targets]
-    targets += [node.target for node in tree.body if isinstance(node, ast.AnnAssign)]
-    known = [target.id for target in targets if isinstance(target, ast.Name)]
-    for name in passed:
-        if name not in known:
-            raise ParameterError(f"chapter {chapter} has no parameter {name!r}; {_nearest(name, known)}"
-                                 f"its parameters: {', '.join(known)}")
 
 
 def _inputs(root: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
@@ -250,7 +212,7 @@ def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} changed" for name, value in inputs.items() if before.get(name) != value)
 
 
-def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) -> Any:
+def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any], report: Callable[[str], None]) -> Any:
     import nbformat
     import papermill
 
@@ -258,11 +220,44 @@ def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) ->
     work.mkdir(parents=True, exist_ok=True)
     converted = work / f"{stem}.ipynb"
     nbformat.write(notebook, converted)
-    with _own_kernel(work):
+    with _own_kernel(work), _heard(stem, 1 + len(notebook["cells"]), report):  # papermill adds one
         return papermill.execute_notebook(
             str(converted), str(converted), parameters=dict(passed), kernel_name=KERNEL, language="python",
-            cwd=str(root / "book"), progress_bar=False,
+            cwd=str(root / "book"), progress_bar=False, log_output=True,
         )
+
+
+@contextlib.contextmanager
+def _heard(stem: str, cells: int, report: Callable[[str], None]) -> Iterator[None]:
+    """While a chapter runs, every `HEARTBEAT` seconds a line with the cell that it is at and the last thing it said."""
+    now, stopped, started = {"cell": "1", "said": ""}, threading.Event(), time.monotonic()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage().strip()
+            if cell := re.match(r"Executing Cell (\d+)", text):
+                now.update(cell=cell[1], said="")
+            elif record.levelno == logging.WARNING and text:  # of papermill: what the cell wrote on standard error
+                now["said"] = f": {text.splitlines()[-1][:100]}"
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT):
+            minutes = (time.monotonic() - started) / 60
+            report(f"{stem}: at cell {now['cell']} of {cells} after {minutes:.1f} min{now['said']}")
+
+    logger, listener, thread = logging.getLogger("papermill"), Listener(), threading.Thread(target=beat, daemon=True)
+    before = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        logger.removeHandler(listener)
+        logger.level, logger.propagate = before
 
 
 @contextlib.contextmanager

@@ -1,9 +1,15 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from lorakit.records import Record, Store
 from lorakit.refresh import ParameterError, RefreshError, parse_parameters, refresh
+from lorakit.specs import SFTSpec
+from lorakit.study import experiments
+from lorakit.study.experiments import Experiment
+from lorakit.study.sweeps import SweepError
 
 HEAD = """---
 jupytext:
@@ -49,7 +55,7 @@ def quiet(line: str) -> None:
 @pytest.fixture
 def without_kernel(monkeypatch):
     """Nothing is executed: these tests are about what runs again, and a kernel takes seconds to start."""
-    monkeypatch.setattr("lorakit.refresh._execute", lambda root, stem, notebook, passed: notebook)
+    monkeypatch.setattr("lorakit.refresh._execute", lambda root, stem, notebook, passed, report: notebook)
 
 
 def test_chapters_run_in_book_with_parameters_and_then_are_up_to_date(tmp_path):
@@ -144,6 +150,84 @@ def test_bad_names_are_errors_before_anything_runs(tmp_path):
     with pytest.raises(ParameterError, match="run this in a clone"):
         refresh(root=tmp_path / "nowhere")
     assert not (tmp_path / "book" / "ran").exists()
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("profile", "nosuch", r"profile='nosuch'; allowed: cpu, gpu, paper"),
+    ("profile", 7, r"profile=7; allowed: cpu"),
+    ("size", "medium", r"size='medium'; allowed: live, record"),
+    ("rank", "four", r"01-first: rank='four' is a str; allowed: a int, such as 4"),
+    ("rank", 4.5, r"rank=4.5 is a float"),
+    ("rank", True, r"rank=True is a bool"),
+])
+def test_values_of_parameters_are_checked_before_anything_runs(tmp_path, name, value, words):
+    write_chapter(tmp_path, "01-first", 'open("ran", "w")')
+    with pytest.raises(ParameterError, match=words):
+        refresh(parameters={name: value}, root=tmp_path)
+    assert not (tmp_path / "book" / "ran").exists()
+
+
+def runs(count: int, **fields) -> list[SFTSpec]:
+    return [SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, seed=seed, **fields) for seed in range(count)]
+
+
+class RunsFailedError(SweepError):
+    def __init__(self, words: str) -> None:
+        RuntimeError.__init__(self, words)
+
+
+@pytest.fixture
+def two_experiments(monkeypatch):
+    """A chapter with an experiment of three GPU runs and one without any; training is one line of a record."""
+    three = Experiment("three", "Three?", {("gpu", "record"): lambda: runs(3), ("cpu", "record"): lambda: runs(1)})
+    other = Experiment("other", "None?", {("cpu", "record"): lambda: runs(2, steps=7)})
+    monkeypatch.setattr("lorakit.study.experiments.of_chapter",
+                        lambda topic: [three, other] if topic == "first" else [])
+    asked: list[list[str]] = []
+
+    def train(specs, place, *, profile, experiment, **options):
+        todo = place.missing(specs)
+        asked.append([spec.id for spec in todo])
+        for spec in todo[:2]:
+            place.append(profile, experiment, Record.from_run(spec, "ok", {}, {}, {}))
+        if len(todo) > 2:
+            raise RunsFailedError("1 of 3 runs failed: no memory")
+
+    monkeypatch.setattr("lorakit.study.sweeps.run", train)
+    return asked
+
+
+def test_a_refresh_trains_all_that_the_profile_defines_for_the_chapter_and_counts(tmp_path, without_kernel,
+                                                                                two_experiments):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    write_chapter(tmp_path, "02-second", "print(2)")
+    lines: list[str] = []
+    with pytest.raises(RefreshError, match=r"1 of 2 chapters failed(.|\n)*01-first: three: (.|\n)*no memory"):
+        refresh(profile="gpu", root=tmp_path, report=lines.append)
+    assert lines[:2] == ["three: training 3 of 3 runs",
+                         "01-first: 3 runs defined for gpu, record: trained 2, missing 1; "
+                         "experiments not defined: 1 (other)"]
+    refresh(["first"], profile="gpu", root=tmp_path, report=lines.append)
+    assert [len(ids) for ids in two_experiments] == [3, 1]
+    refresh(["first"], profile="gpu", root=tmp_path, report=lines.append)
+    assert "01-first: 3 runs defined for gpu, record: trained 0, missing 0; experiments not defined: 1 (other)" in lines
+    assert len(two_experiments) == 2, "nothing is asked for when nothing is missing"
+    assert len(Store(tmp_path / "book" / "results").records("gpu", "three")) == 3
+
+
+def test_each_experiment_belongs_to_one_chapter_of_the_book():
+    topics = [path.stem.partition("-")[2] for path in (Path(__file__).parents[1] / "book").glob("[0-9][0-9]-*.md")]
+    owned = [experiment.name for topic in topics for experiment in experiments.of_chapter(topic)]
+    assert sorted(owned) == sorted(experiments.EXPERIMENTS)
+
+
+def test_a_refresh_says_where_a_long_chapter_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorakit.refresh.HEARTBEAT", 0.02)
+    code = 'import sys, time; print("step 7", file=sys.stderr, flush=True); time.sleep(0.5)'
+    write_chapter(tmp_path, "01-first", code)
+    lines: list[str] = []
+    refresh(root=tmp_path, report=lines.append)
+    assert any(re.fullmatch(r"01-first: at cell 4 of 4 after 0\.\d min: step 7", line) for line in lines), lines
 
 
 def test_a_chapter_without_its_parameters_cell_is_an_error(tmp_path):

@@ -97,6 +97,13 @@ def store() -> Store:
                               "Python and notebooks: $LORAKIT_RESULTS)")
 
 
+def place_of(name: str, size: str, records: Store) -> tuple[Store, str]:
+    """Where the records of an experiment are kept, and the name of their file, beside the book's `records`."""
+    if size == "live":  # made anew on each machine, never committed
+        return Store(records.root.parent.parent / "_build" / "live"), f"{name}-live"
+    return records, name
+
+
 def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
     """The records of an experiment; what is missing is trained only at the live size or when a refresh allows it.
 
@@ -119,10 +126,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if not specs and not optional:
         defined = ", ".join(f"{p}/{s}" for p, s in experiment.runs)
         raise ValueError(f"{name} is not defined for profile {profile!r}, size {size!r}; defined: {defined}")
-    place = store()
-    file = name if size == "record" else f"{name}-live"
-    if size == "live":  # made anew on each machine, never committed
-        place = Store(place.root.parent.parent / "_build" / "live")
+    place, file = place_of(name, size, store())
     may_train = size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
     found = place.find(spec.id for spec in specs)
     if specs and may_train and not optional and (len(found) < len(specs) or stale(found.values())):

@@ -18,10 +18,25 @@ from lorakit.study.experiments import (
 )
 from lorakit.study.experiments.definition import PROFILES, SIZES, Experiment
 
-__all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get"]
+__all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get", "of_chapter"]
 
-CHAPTERS = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes, smollm2)
-EXPERIMENTS = {experiment.name: experiment for chapter in CHAPTERS for experiment in chapter.EXPERIMENTS}
+MODULES = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes, smollm2)
+EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment in module.EXPERIMENTS}
+# Start of an experiment's name to the chapter that it belongs to; the longest start that fits counts.
+CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",
+            "dataset-bits": "capacity", "rank-forecast": "capacity", "layers": "layers", "moe": "layers",
+            "smollm2-layers": "layers", "learning-rate": "learning-rate", "batch-size": "batch-size",
+            "secret": "reward", "grpo": "grpo", "smollm2-grpo": "grpo", "grpo-factors": "disagreement",
+            "grpo-form-factors": "disagreement", "grpo-recipes": "disagreement", "grpo-sync": "precision"}
+
+
+def of_chapter(topic: str) -> list[Experiment]:
+    """The experiments that a chapter answers for, by the part of its name after the number (`rank`, `precision`)."""
+    def chapter(name: str) -> str | None:
+        starts = [start for start in CHAPTERS if name == start or name.startswith(f"{start}-")]
+        return CHAPTERS[max(starts, key=len)] if starts else None
+
+    return [experiment for name, experiment in EXPERIMENTS.items() if chapter(name) == topic]
 
 
 def get(name: str) -> Experiment:
