@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     from lorakit.study.experiments import EXPERIMENTS, PROFILES, SIZES
+    from lorakit.theory.estimate import MFU
 
     parser = argparse.ArgumentParser(prog="lorakit", description="LoRA, measured: run, plan and refresh experiments.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -66,8 +67,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(f"--{field}", type=int, default=value)
     sub.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of weights and activations")
     sub.add_argument("--gpu", default="H100")
-    sub.add_argument("--mfu", type=float, default=0.4, help="share of the GPU's dense FLOP/s that is reached")
+    sub.add_argument("--mfu", type=float, default=MFU, help="share of the GPU's dense FLOP/s that is reached")
     sub.add_argument("--recompute", action="store_true", help="gradient checkpointing")
+    sub.add_argument("--no-master-weights", action="store_true",
+                     help="with --rank 0: weights, gradients and moments in bfloat16 alone")
     sub.add_argument("--price-per-hour", type=float, metavar="DOLLARS", help="of one GPU (default: a dated list price)")
     sub = command("refresh", _refresh, "Execute chapters anew where their inputs changed; never touches sources.")
     sub.add_argument("chapters", nargs="*", help="such as 02-rank; all without it")
@@ -137,7 +140,7 @@ def _estimate(options: argparse.Namespace) -> int:
         if options.model.endswith(".json"):
             model = json.loads(Path(options.model).read_text(encoding="utf-8"))
     print(estimate(model, specs, options.gpu, mfu=options.mfu, recompute=options.recompute,
-                   price_per_hour=options.price_per_hour))
+                   master_weights=not options.no_master_weights, price_per_hour=options.price_per_hour))
     return 0
 
 

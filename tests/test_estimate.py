@@ -24,7 +24,9 @@ def test_a_run_by_hand():
     shape = lk.ModelShape.of("llama-3.1-8b")
     training = TOKENS * sum(training_flops(shape, SPEC.lora, 1024).values())
     assert training < found.flops < 1.01 * training  # evaluations are the rest
-    assert found.seconds == pytest.approx(found.flops / (0.4 * 989e12))
+    causal = TOKENS * training_flops(shape, SPEC.lora, 1024)["scores"] / 2  # not timed
+    assert found.seconds == pytest.approx((found.flops - causal) / (0.45 * 989e12), rel=0.02)
+    assert found.needed == found.peak + 2e9
     assert found.cost == pytest.approx(2 * found.hours)
     assert not found.fits
     assert lk.estimate("llama-3.1-8b", SPEC, "H100", recompute=True).fits
@@ -37,12 +39,24 @@ def test_full_fine_tuning_needs_more_of_everything():
     assert full.peak > 1.5 * lora.peak
 
 
-def test_a_small_batch_waits_for_the_memory():
-    short = replace(SPEC, batch_size=1, max_length=8)
-    slow = GPU("slow memory", 1e15, 1e14, 1e9, 1e12)
-    found = lk.estimate("tiny", replace(short, dtype="float32"), slow)
+def test_a_short_step_waits_for_the_memory_or_for_the_host_and_pays_for_its_update():
+    short = replace(SPEC, batch_size=1, max_length=8, dtype="float32")
+    slow, quick = GPU("slow memory", 1e15, 1e14, 1e9, 1e12), GPU("quick", 1e18, 1e18, 1e15, 1e12)
+    found = lk.estimate("llama-3.2-1b", short, slow)
     parts = found.memory
-    assert found.seconds > 1000 * (2 * parts["weights"] + 7 * parts["gradients"]) / 1e9
+    assert found.seconds == pytest.approx(1000 * (2 * parts["weights"] + 20 * parts["gradients"]) / 1e9, rel=1e-3)
+    assert lk.estimate("llama-3.2-1b", short, quick).seconds == pytest.approx(1000 * 16 * 3 * 1.3e-3, rel=1e-2)
+
+
+def test_full_fine_tuning_in_bfloat16_is_priced_with_float32_masters_unless_told_otherwise():
+    full = replace(SPEC, lora=None)
+    ours, bare = (lk.estimate("llama-3.1-8b", full, "B200", recompute=True, master_weights=it) for it in (True, False))
+    weights = 8_030_261_248
+    assert ours.peak - bare.peak == 12 * weights  # 2 + 4 + 3 · 4 + 4 of the update, against 2 + 3 · 2 + 2, at its end
+    assert "float32 master weights" in ours.assumption
+    assert "master" not in bare.assumption
+    linear = lk.estimate("llama-3.1-8b", replace(full, full_targets="all-linear"), "B200", recompute=True)
+    assert linear.memory["gradients"] == 4 * (weights - 2 * 128256 * 4096 - 65 * 4096)
 
 
 def test_an_experiment_is_the_sum_of_its_runs():
@@ -57,7 +71,9 @@ def test_an_experiment_is_the_sum_of_its_runs():
 
 @pytest.mark.parametrize(("pinned", "parameters"), [
     ("meta-llama/Llama-3.1-8B@d04e592b", 8_030_261_248), ("HuggingFaceTB/SmolLM2-135M-Instruct@12fd25f7", 134_515_008),
-    ("Qwen/Qwen3-30B-A3B@ad44e777", 30_532_122_624), ("smollm2-135m-instruct-q4", 134_515_008), ("tiny", 393_856),
+    ("Qwen/Qwen3-30B-A3B@ad44e777", 30_532_122_624), ("Qwen/Qwen2.5-Coder-7B-Instruct@c03e6d35", 7_615_616_512),
+    ("google/gemma-3-1b-it@dcc83ea8", 999_885_952), ("mistralai/Mistral-7B-Instruct-v0.3@c170c708", 7_248_023_552),
+    ("smollm2-135m-instruct-q4", 134_515_008), ("tiny", 393_856),
 ])
 def test_a_spec_brings_its_model(pinned, parameters):
     found = lk.estimate(None, replace(SPEC, model=pinned), "H200")
@@ -162,3 +178,49 @@ def test_t2_follows_its_rule(tmp_path, shares, outcome):
     ((scale, found),) = peaks_lower_in_rl(store)
     assert (found.outcome, found.seeds, scale.parameters) == (outcome, len(shares), 100)
     assert peaks_lower_in_rl(Store(tmp_path / "empty")) == []
+
+
+LLAMA = known_config("llama-3.1-8b")
+LINEAR, WHOLE = 6_979_321_856, 8_030_261_248  # weights in linear layers of Llama-3.1-8B, and all
+
+
+@pytest.mark.parametrize(("quantization", "bits"), [
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.5),
+    ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, 4 + 8 / 64 + 32 / 16384),
+    ({"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}, 8),
+    ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
+    ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
+    ({"quant_method": "awq", "bits": 4, "group_size": 64, "modules_to_not_convert": None}, 4 + 20 / 64),
+    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
+    ({"quant_method": "compressed-tensors", "ignore": ["lm_head"], "config_groups": {
+        "group_0": {"weights": {"num_bits": 4, "group_size": 128}}}}, 4 + 16 / 128),
+])
+def test_a_quantised_base_keeps_the_bits_of_its_format(quantization, bits):
+    found = lk.estimate(LLAMA | {"quantization_config": quantization}, SPEC, "H100", recompute=True)
+    assert found.memory["weights"] == pytest.approx(2 * (WHOLE - LINEAR) + LINEAR * bits / 8, abs=1)
+    assert f"{bits:.3g} bits a weight" in found.assumption
+    with pytest.raises(EstimateError, match=r"quantised .* take no gradient; price an adapter"):
+        lk.estimate(LLAMA | {"quantization_config": quantization}, replace(SPEC, lora=None), "H100")
+
+
+def test_mxfp4_keeps_experts_alone_small():
+    config = known_config("gpt-oss-20b") | {"quantization_config": {
+        "quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}}
+    experts = 24 * 32 * 3 * 2880 * 2880
+    assert lk.ModelShape.of(config).weight_bytes(2) == 2 * (20_914_757_184 - experts) + experts * 4.25 / 8
+
+
+@pytest.mark.parametrize("quantization", [
+    {"quant_method": "aqlm"}, {"quant_method": "hqq", "bits": 4}, {}, {"quant_method": "gptq"},
+    {"quant_method": "bitsandbytes"}, {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp"]},
+    {"quant_method": "compressed-tensors"},
+])
+def test_a_format_whose_bits_are_unknown_is_refused(quantization):
+    with pytest.raises(ConfigError, match="quantization_config"):
+        lk.estimate(LLAMA | {"quantization_config": quantization}, SPEC, "H100")
+
+
+def test_a_mixture_with_bitsandbytes_is_refused():
+    config = known_config("qwen3-30b-a3b") | {"quantization_config": {"load_in_4bit": True}}
+    with pytest.raises(ConfigError, match="leaves as it is"):
+        lk.estimate(config, SPEC, "H100")

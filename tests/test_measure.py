@@ -6,7 +6,7 @@ import torch
 
 from lorakit.specs import LoRASpec
 from lorakit.theory.compute import training_flops
-from lorakit.theory.memory import _layer, adapted_matrices, training_bytes
+from lorakit.theory.memory import training_bytes
 from lorakit.theory.shapes import ModelShape
 from lorakit.train.measure import count_step
 from lorakit.train.models import cache_folder, load_model
@@ -30,9 +30,6 @@ def test_flops_and_bytes_of_tiny_are_as_computed(lora, recompute):
     flops = sum(training_flops(TINY, lora, LENGTH, recompute).values()) * BATCH * LENGTH
     assert found.pop("flops") == pytest.approx(flops, rel=1e-4)
     parts = training_bytes(TINY, lora, BATCH, LENGTH, recompute=recompute)
-    if recompute:  # the layer that is made again is not there yet when the forward pass ends
-        touched = {m.name: rank for m, rank in adapted_matrices(TINY, lora)} if lora else {}
-        parts["activations"] -= BATCH * LENGTH * _layer(TINY, lora, touched, 4, reached=True)
     assert found.items() <= parts.items()
 
 

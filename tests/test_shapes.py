@@ -1,15 +1,21 @@
 """Shapes agree with transformers' own modules and PEFT's own adapters, on the meta device."""
 
+import csv
+import os
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 from lorakit.specs import LoRASpec, UnknownNameError
 from lorakit.theory.configs import KNOWN, ConfigError, known_config
+from lorakit.theory.known import SOURCES
 from lorakit.theory.shapes import ModelShape, RankWasteWarning
 from lorakit.train.adapters import attach
 from lorakit.train.inspector import inspect_targets, meta_model
 
+DATA = Path(os.environ.get("LORAKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
          "num_key_value_heads": 2, "head_dim": 24, "vocab_size": 100, "tie_word_embeddings": False}
 VARIANTS = [
@@ -22,6 +28,11 @@ VARIANTS = [
     {"model_type": "qwen3_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40,
      "mlp_only_layers": [1]},
     {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    {"model_type": "gemma2", "tie_word_embeddings": True},
+    {"model_type": "gemma3_text"},
+    {"model_type": "phi3", "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "head_dim": 16},
+    {"model_type": "olmo2", "head_dim": 16},
+    {"model_type": "gpt_oss", "num_local_experts": 4, "num_experts_per_tok": 2},
 ]
 
 
@@ -32,10 +43,56 @@ def peft_count(source, **spec):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_totals_and_adapters_agree_with_transformers_and_peft(name):
-    shape = ModelShape.of(name)
-    assert shape.parameters == sum(p.numel() for p in meta_model(name).parameters())
-    assert sum(shape.lora_parameters(3).values()) == peft_count(name, rank=3)
+def test_totals_agree_with_transformers(name):
+    assert ModelShape.of(name).parameters == sum(p.numel() for p in meta_model(name).parameters())
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-moe", "smollm2-135m", "qwen2.5-0.5b", "gemma-3-1b", "phi-4-mini",
+                                  "gpt-oss-20b"])
+def test_adapters_agree_with_peft(name):
+    assert sum(ModelShape.of(name).lora_parameters(3).values()) == peft_count(name, rank=3)
+
+
+def test_every_known_shape_names_the_file_that_it_was_read_from():
+    assert SOURCES.keys() == KNOWN.keys()
+    for name, source in SOURCES.items():
+        assert source == "lorakit" if name.startswith("tiny") else len(source.split()) == 3, name
+
+
+@pytest.mark.parametrize(("hub", "name"), [
+    ("Qwen/Qwen3-4B-Instruct-2507@c1", "qwen3-4b"), ("unsloth/Meta-Llama-3.1-8B-Instruct@c1", "llama-3.1-8b"),
+    ("google/gemma-2-9b-it@c1", "gemma-2-9b"), ("microsoft/Phi-4-mini-instruct", "phi-4-mini"),
+    ("mistralai/Mistral-Nemo-Instruct-2407", "mistral-nemo-2407"), ("Qwen/Qwen2.5-Math-7B", "qwen2.5-7b"),
+    ("mistralai/Mistral-Small-24B-Base-2501", "mistral-small-24b-2501"), ("openai/gpt-oss-20b", "gpt-oss-20b"),
+    ("allenai/OLMo-2-1124-7B-SFT", "olmo-2-1124-7b"),
+])
+def test_a_hub_id_means_the_shape_that_it_shares(hub, name):
+    assert known_config(hub) == KNOWN[name]
+
+
+@pytest.mark.parametrize("hub", ["unsloth/Llama-3.1-8B-Instruct-bnb-4bit", "Qwen/Qwen3-8B-AWQ", "Qwen/Qwen3-8B-FP8",
+                                 "Qwen/Qwen3-Coder-30B-A3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct"])
+def test_a_hub_id_with_another_word_is_unknown(hub):
+    with pytest.raises(UnknownNameError, match="unknown shape"):
+        known_config(hub)
+
+
+def test_counts_for_a_unit_of_rank_are_those_of_the_public_table():
+    path = DATA / "peers_lora_parameters.csv"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here (LORAKIT_DATA names its folder)")
+    compared = 0
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            try:
+                unit = ModelShape.of(row["model"]).per_unit_rank(experts="shared-outer")
+            except UnknownNameError:
+                continue
+            mlp = unit.get("experts", unit.get("mlp"))
+            assert (mlp, unit["attention"], unit["head"]) == tuple(
+                int(row[f"tinker_{part}"]) for part in ("mlp", "attn", "unembed")), row["model"]
+            compared += 1
+    assert compared == 16
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v["model_type"])
@@ -63,9 +120,38 @@ def test_the_head_and_the_fused_experts_of_a_mixture_agree_with_peft():
 
 
 def test_known_totals_are_the_published_ones():
-    published = {"smollm2-135m": 134_515_008, "llama-3.2-1b": 1_235_814_400, "llama-3.1-8b": 8_030_261_248,
-                 "qwen3-8b": 8_190_735_360, "qwen3-30b-a3b": 30_532_122_624}
+    # what the hub states for the weights of each; a tied head counts once
+    published = {
+        "smollm2-135m": 134_515_008, "smollm2-360m": 361_821_120, "smollm2-1.7b": 1_711_376_384,
+        "smollm3-3b": 3_075_098_624, "llama-3.1-8b": 8_030_261_248, "llama-3.1-70b": 70_553_706_496,
+        "llama-3.1-405b": 405_853_388_800, "llama-3.2-1b": 1_235_814_400, "llama-3.2-3b": 3_212_749_824,
+        "qwen2.5-0.5b": 494_032_768, "qwen2.5-1.5b": 1_543_714_304, "qwen2.5-3b": 3_085_938_688,
+        "qwen2.5-7b": 7_615_616_512, "qwen2.5-14b": 14_770_033_664, "qwen2.5-32b": 32_763_876_352,
+        "qwen2.5-72b": 72_706_203_648, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
+        "qwen3-14b": 14_768_307_200, "qwen3-32b": 32_762_123_264, "qwen3-30b-a3b": 30_532_122_624,
+        "qwen3-235b-a22b": 235_093_634_560, "gemma-2-2b": 2_614_341_888, "gemma-2-9b": 9_241_705_984,
+        "gemma-2-27b": 27_227_128_320, "gemma-3-1b": 999_885_952, "mistral-7b-v0.1": 7_241_732_096,
+        "mistral-7b-v0.3": 7_248_023_552, "mistral-nemo-2407": 12_247_782_400, "mistral-small-24b-2501": 23_572_403_200,
+        "mixtral-8x7b-v0.1": 46_702_792_704, "phi-4": 14_659_507_200, "phi-4-mini": 3_836_021_760,
+        "olmo-2-0425-1b": 1_484_916_736, "olmo-2-1124-7b": 7_298_617_344, "olmo-2-1124-13b": 13_716_198_400,
+        "gpt-oss-20b": 20_914_757_184, "gpt-oss-120b": 116_829_156_672}
     assert {name: ModelShape.of(name).parameters for name in published} == published
+
+
+def test_a_published_total_with_a_tower_for_pictures_is_the_language_model_and_the_tower():
+    for name, published in {"gemma-3-4b": 4_300_079_472, "gemma-3-12b": 12_187_325_040,
+                            "gemma-3-27b": 27_432_406_640}.items():
+        config = known_config(name)
+        tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+                 "image_size": 896, "patch_size": 14, "vision_use_head": False}
+        whole = Gemma3Config(text_config={k: v for k, v in config.items() if k != "model_type"}, vision_config=tower)
+        with torch.device("meta"):
+            model = Gemma3ForConditionalGeneration(whole)
+        assert sum(p.numel() for p in model.parameters()) == published
+        language = sum(p.numel() for p in model.model.language_model.parameters())
+        assert ModelShape.of(name).parameters == ModelShape.of(whole.text_config).parameters == language
+        with pytest.raises(ConfigError, match="pass its text part"):
+            ModelShape.of(whole)
 
 
 def test_the_articles_table_adds_up_only_with_the_head():

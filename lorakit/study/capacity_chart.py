@@ -8,16 +8,16 @@ import altair as alt
 import pandas as pd
 
 from lorakit.study.palette import INK
-from lorakit.theory.configs import KNOWN
 from lorakit.theory.shapes import TARGETS, ModelShape
 
+SHOWN = ("tiny", "smollm2-135m", "llama-3.2-1b", "qwen3-4b", "llama-3.1-8b", "qwen3-8b", "gemma-3-12b", "qwen3-30b-a3b")
 LEAST = 100  # bits, where the axis begins
 RANKS = tuple(2**power for power in range(10))
 EVERYTHING = tuple(name for name in TARGETS if "head" not in name)
 
 
-def adapter_weights(models: Iterable[str] = tuple(KNOWN), targets: Iterable[str] = EVERYTHING) -> pd.DataFrame:
-    """Useful adapter weights (those beyond a matrix's rank hold nothing) of each known model, targets and rank.
+def adapter_weights(models: Iterable[str] = SHOWN, targets: Iterable[str] = EVERYTHING) -> pd.DataFrame:
+    """Useful adapter weights (those beyond a matrix's rank hold nothing) of each model, target group and rank.
 
     >>> rows = adapter_weights(["tiny"], ["all-linear"])
     >>> rows.loc[rows["rank"] == 1, "weights"].item()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lorakit.specs import LoRASpec
 from lorakit.theory.shapes import Matrix, ModelShape
 
-INTO_ATTENTION = ("q_proj", "k_proj", "v_proj")
+INTO_ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 
 
 def lora_over_full(d_out: int, d_in: int, rank: int, recompute: bool = False) -> float:
@@ -57,7 +57,7 @@ def adapted_matrices(shape: ModelShape, lora: LoRASpec) -> list[tuple[Matrix, in
 
 
 def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recompute: bool = False,
-                   label_share: float = 1.0) -> dict[str, float]:
+                   label_share: float = 1.0, full_targets: str = "all") -> dict[str, float]:
     """FLOPs of one training step per token, by part; their sum is the step's cost per token.
 
     What transformers and PEFT really do is counted. LoRA's input embedding is frozen, so the first layer has no input
@@ -72,6 +72,7 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
         recompute: gradient checkpointing, a decoder layer at a time.
         label_share: share of the positions that go through the head: 1 in transformers and TRL; the packed engine
             sends only positions with a label.
+        full_targets: what full fine-tuning trains, as in `SFTSpec`.
 
     >>> tiny = ModelShape.of("tiny")
     >>> full = training_flops(tiny, None, length=32)
@@ -82,6 +83,8 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
     """
     adapters = adapted_matrices(shape, lora) if lora else []
     touched = {m.name for m, _ in adapters}
+    learning = shape.matrices if full_targets == "all" else shape.adapted(full_targets)
+    trained = {(m.component, m.name) for m in learning}
     everywhere = lora is None or recompute  # gradients flow down to the embedding's output
     inner = everywhere or bool(touched - {"lm_head"})  # else only the head learns, and no gradient leaves it
     reached = _reached(touched)
@@ -93,12 +96,11 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
         here = everywhere or m.component == "head" or m.name in reached
         return visits, (visits * (1 if here else 1 - 1 / layers)) if inner else 0.0
 
-    queries = next(m for m in shape.matrices if m.name == "q_proj")
-    layers = queries.count
+    layers = shape.layers
     parts = dict.fromkeys(("matrices", "adapters", "scores", "head", "recompute"), 0.0)
     for m in (m for m in shape.matrices if m.component != "embedding"):
         product, (visits, upstream) = 2.0 * m.d_in * m.d_out, passes(m)
-        own = 0.0 if lora else visits
+        own = 0.0 if lora or (m.component, m.name) not in trained else visits
         parts["head" if m.component == "head" else "matrices"] += product * (visits + upstream + own)
         if recompute and m.component != "head" and (m.name != "down_proj" or m.name in touched):
             parts["recompute"] += product * visits
@@ -111,7 +113,7 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
         if recompute and m.component != "head":
             parts["recompute"] += (down + (0 if m.name == "down_proj" else up)) * visits
     first = 0 if everywhere or touched & set(INTO_ATTENTION) else 1
-    score = 2.0 * length * queries.d_out
+    score = 2.0 * length * shape.query_size
     parts["scores"] = score * (2 * layers + (5 * (layers - first) if inner else 0))
     if recompute:
         parts["recompute"] += 2 * score * layers
@@ -129,8 +131,7 @@ def forward_flops(shape: ModelShape, lora: LoRASpec | None, length: int) -> floa
            for m in shape.matrices if m.component != "embedding"]
     met += [(m, m.count * (seldom if m.component == "experts" else 1.0), rank * (m.d_in + m.d_out))
             for m, rank in (adapted_matrices(shape, lora) if lora else [])]
-    queries = next(m for m in shape.matrices if m.name == "q_proj")
-    return sum(2.0 * size * visits for _, visits, size in met) + 4.0 * length * queries.d_out * queries.count
+    return sum(2.0 * size * visits for _, visits, size in met) + 4.0 * length * shape.query_size * shape.layers
 
 
 def _reached(touched: set[str]) -> set[str]:

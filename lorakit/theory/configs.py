@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from lorakit.specs import UnknownNameError
+from lorakit.theory.known import KNOWN as KNOWN
 
-# They differ in where biases, head norms and experts sit; everything else is one architecture.
-MODEL_TYPES = ("llama", "mistral", "smollm3", "qwen2", "qwen3", "qwen3_moe", "mixtral")
-FIELDS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-          "head_dim", "vocab_size")
+# Words in a hub id that leave a model's shape as it is. "awq", "gptq", "4bit" and the like are not among them.
+_TRAINING = r"-(instruct|it|pt|base|chat|thinking|reasoning|plus|2507|sft|dpo|hf)(?=-|$)"
+_SAME = ((r"^meta-(?=llama)", ""), (r"^qwen2\.5-(coder|math)-", "qwen2.5-"), (r"-instruct-q4$", ""), (_TRAINING, ""))
 
 
 class ConfigError(ValueError):
     """A model's config lacks a field, or describes an architecture whose shapes are not known here."""
-
-
-def _config(kind: str, tied: bool, *numbers: int, **more: int) -> dict[str, Any]:
-    return {"model_type": kind, "tie_word_embeddings": tied, **dict(zip(FIELDS, numbers, strict=True)), **more}
-
-
-KNOWN = {
-    "tiny": _config("llama", False, 128, 256, 2, 4, 4, 32, 256),
-    "tiny-moe": _config("qwen3_moe", False, 64, 128, 2, 2, 2, 32, 256,
-                        num_experts=8, num_experts_per_tok=2, moe_intermediate_size=64),
-    "smollm2-135m": _config("llama", True, 576, 1536, 30, 9, 3, 64, 49152),
-    "llama-3.2-1b": _config("llama", True, 2048, 8192, 16, 32, 8, 64, 128256),
-    "llama-3.1-8b": _config("llama", False, 4096, 14336, 32, 32, 8, 128, 128256),
-    "qwen3-8b": _config("qwen3", False, 4096, 12288, 36, 32, 8, 128, 151936),
-    "qwen3-30b-a3b": _config("qwen3_moe", False, 2048, 6144, 48, 32, 4, 128, 151936,
-                             num_experts=128, num_experts_per_tok=8, moe_intermediate_size=768),
-}
-
-
-ENDINGS = ("", "-instruct", "-instruct-q4", "-base")  # of models that share a shape
 
 
 def known_config(name: str) -> dict[str, Any]:
@@ -51,13 +32,15 @@ def known_config(name: str) -> dict[str, Any]:
     4096
     """
     short = name.partition("@")[0].rpartition("/")[2].lower()
-    known = next((short.removesuffix(e) for e in ENDINGS if short.removesuffix(e) in KNOWN), None)
-    if known is None:
-        close = difflib.get_close_matches(name.lower(), KNOWN, n=1)
+    if short not in KNOWN:
+        for pattern, instead in _SAME:
+            short = re.sub(pattern, instead, short)
+    if short not in KNOWN:
+        close = difflib.get_close_matches(short, KNOWN, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UnknownNameError(f"unknown shape {name!r}; {hint}known: {', '.join(sorted(KNOWN))}; "
                                "any other: pass its Hugging Face config or the loaded model")
-    return dict(KNOWN[known])
+    return dict(KNOWN[short])
 
 
 class ConfigFields:

@@ -1,8 +1,9 @@
 """GPUs: dense FLOP/s, bytes per second, bytes of memory, and a few dated list prices.
 
-Rates are the vendor's data-sheet maxima without structured sparsity; no training run reaches them. Prices move every
-month: each carries the list it stands on and the day on which it was read there (by those who transcribe such lists,
-not by us). Give your own with `price_per_hour=`.
+Rates are the vendor's data-sheet maxima without structured sparsity; no training run reaches them. Memory is what the
+driver reports, where error correction takes its part (L4, L40S, A10, T4). Prices move every month: each carries the
+list it stands on and the day on which it was read there (by those who transcribe such lists, not by us). Give your own
+with `price_per_hour=`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 
 from lorakit.specs import UnknownNameError
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 class UnknownGPUError(UnknownNameError):
@@ -49,38 +49,58 @@ LAMBDA, RUNPOD, MODAL = "Lambda, 2026-09-20", "RunPod, 2026-10-07", "Modal, 2026
 GPUS = {gpu.name: gpu for gpu in (
     GPU("B200", 2250e12, 75e12, 8.0e12, 180e9, 6.99, LAMBDA),
     GPU("H200", 989e12, 67e12, 4.8e12, 141e9, 4.59, RUNPOD),
-    GPU("H100", 989e12, 67e12, 3.35e12, 80 * GIB, 4.29, LAMBDA),  # the SXM module
-    GPU("A100", 312e12, 19.5e12, 2.039e12, 80 * GIB, 2.79, LAMBDA),  # SXM, 80 GB
-    GPU("L40S", 362e12, 91.6e12, 0.864e12, 48 * GIB, 1.95, MODAL),
-    GPU("L4", 121e12, 30.3e12, 0.3e12, 24 * GIB, 0.80, MODAL),
+    GPU("H100", 989e12, 67e12, 3.35e12, 81_559 * MIB, 4.29, LAMBDA),  # the SXM module
+    GPU("H100 PCIe", 756e12, 51e12, 2.0e12, 81_559 * MIB),
+    GPU("A100 80GB", 312e12, 19.5e12, 2.039e12, 80 * GIB, 2.79, LAMBDA),  # the SXM module
+    GPU("A100 80GB PCIe", 312e12, 19.5e12, 1.935e12, 80 * GIB),
+    GPU("A100 40GB", 312e12, 19.5e12, 1.555e12, 40 * GIB),
+    GPU("L40S", 362e12, 91.6e12, 0.864e12, 46_068 * MIB, 1.95, MODAL),
+    GPU("RTX A6000", 154.8e12, 38.7e12, 0.768e12, 48 * GIB),
+    GPU("RTX 5090", 209.5e12, 104.8e12, 1.792e12, 32_607 * MIB),
     GPU("RTX 4090", 165e12, 82.6e12, 1.008e12, 24 * GIB),
-    GPU("T4", 65e12, 8.1e12, 0.32e12, 16 * GIB, 0.59, MODAL),
+    GPU("RTX 3090", 71e12, 35.6e12, 0.936e12, 24 * GIB),
+    GPU("A10", 125e12, 31.2e12, 0.6e12, 23_028 * MIB),
+    GPU("L4", 121e12, 30.3e12, 0.3e12, 23_034 * MIB, 0.80, MODAL),
+    GPU("T4", 65e12, 8.1e12, 0.32e12, 15_360 * MIB, 0.59, MODAL),
 )}
+# What else may stand in a card's name, such as the driver's, without making it another card.
+_VENDOR = {"nvidia", "tesla", "geforce", "gpu"}
+_ALSO = {"B200": {"sxm", "180gb", "192gb"}, "H200": {"sxm", "141gb"}, "H100": {"sxm", "sxm5", "80gb", "hbm3"},
+         "H100 PCIe": {"80gb"}, "A100 80GB": {"sxm", "sxm4"}, "A100 40GB": {"sxm", "sxm4", "pcie"}, "L40S": {"48gb"},
+         "RTX A6000": {"48gb"}, "RTX 5090": {"32gb"}, "RTX 4090": {"24gb"}, "RTX 3090": {"24gb"}, "A10": {"24gb"},
+         "L4": {"24gb"}, "T4": {"16gb"}}
 
 
 def find_gpu(name: str | GPU) -> GPU:
-    """The GPU of this name; case, spaces, hyphens and the words around it do not matter.
+    """The one card that a name means, every word of it understood; case, spaces and hyphens do not matter.
 
     Args:
-        name: such as `H100`, `NVIDIA H100 80GB`, `rtx4090`; a `GPU` of your own is returned as it is.
+        name: such as `H100`, `NVIDIA A100-SXM4-40GB`, `rtx4090`; a `GPU` of your own is returned as it is.
 
     Raises:
-        UnknownGPUError: not in `GPUS`; the message names the nearest ones and how to describe your own.
+        UnknownGPUError: not in `GPUS`, or a name of several (`A100` is sold with 40 and with 80 GB), or a word that
+            may make it another card (`MIG`, `Laptop`, another size); the message names the known ones.
 
     >>> find_gpu("h100").bytes_per_second
     3350000000000.0
-    >>> find_gpu("NVIDIA GeForce RTX 4090").name
-    'RTX 4090'
+    >>> find_gpu("NVIDIA A100-SXM4-40GB").name
+    'A100 40GB'
     """
     if isinstance(name, GPU):
         return name
-    plain = {re.sub(r"\s", "", known.lower()): known for known in GPUS}
-    words = re.split(r"[\s_-]+", str(name).lower())
-    for word in [*words, *map("".join, pairwise(words))]:
-        if word in plain:
-            return GPUS[plain[word]]
-    close = [plain[near] for near in difflib.get_close_matches("".join(words), plain, n=3, cutoff=0.4)]
+    words = _words(str(name)) - _VENDOR
+    for known, card in GPUS.items():
+        needed = _words(known)
+        if needed <= words <= needed | _ALSO.get(known, set()):
+            return card
+    several = [known for known in GPUS if words and words < _words(known)]
+    close = several or difflib.get_close_matches(str(name).upper(), GPUS, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     raise UnknownGPUError(f"unknown GPU {name!r}; {hint}known: {', '.join(GPUS)}; any other: pass "
                           "lorakit.theory.hardware.GPU(name, flops, flops_float32, bytes_per_second, bytes)")
 
+
+def _words(name: str) -> set[str]:
+    """Its words in small letters; a size and its unit are one (`80 GB`), a series and its number two (`rtx4090`)."""
+    plain = re.sub(r"(\d+)\s*(gb|gib)\b", r"\1gb", name.lower())
+    return set(re.split(r"[^a-z0-9.]+", re.sub(r"\brtx(?=\w)", "rtx ", plain))) - {""}

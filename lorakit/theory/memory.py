@@ -1,75 +1,108 @@
 """Bytes of a training step and of serving: weights, gradients, optimizer, activations, KV cache, checkpoint.
 
-What transformers, PEFT and torch's AdamW keep is counted: base weights and activations in the run's dtype, adapters in
-float32, two moments a trained weight in that weight's dtype, norms and the loss in float32. Not counted: the
-framework's own memory, fragmentation, the optimizer's step counters. Autocast and 4-bit bases keep other copies.
+What transformers, PEFT and torch's AdamW keep is counted: base weights and activations in the run's dtype, or the bits
+of a quantised base, adapters in float32, two moments a trained weight in that weight's dtype, norms and the loss in
+float32. Not counted: the framework's own memory (`CONTEXT_BYTES` on a GPU), the optimizer's step counters, the copies
+of autocast. A loss that never holds all logits (chunked, fused) needs less than is said here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from lorakit.specs import LoRASpec
 from lorakit.theory.compute import adapted_matrices
 from lorakit.theory.shapes import ModelShape
 
+# What a GPU holds beside the tensors: driver, libraries' workspaces, and what the allocator keeps in rounded-up blocks.
+# Chosen on public measurements (`tests/test_peers_memory.py`): 0 to 3 GB a run, 1.7 in the middle, rounded up.
+CONTEXT_BYTES = 2_000_000_000
+PARTS = ("weights", "masters", "adapter", "gradients", "optimizer", "foreach", "activations", "logits", "recomputed",
+         "tied", "dequantised")
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def trained_weights(shape: ModelShape, lora: LoRASpec | None) -> int:
-    """Weights that a run trains.
+def trained_weights(shape: ModelShape, lora: LoRASpec | None, full_targets: str = "all") -> int:
+    """Weights that a run trains; `full_targets` as in `SFTSpec`, for full fine-tuning.
 
     >>> trained_weights(ModelShape.of("tiny"), LoRASpec(rank=1))  # 2,048 in attention, 2,304 in the MLP
     4352
     """
-    if lora is None:
+    if lora is None and full_targets == "all":
         return shape.parameters
+    if lora is None:
+        return sum(m.d_out * m.d_in * m.count for m in shape.adapted(full_targets))
     sides = [(m.d_out * m.count // m.share_b, m.d_in * m.count // m.share_a, rank)
              for m, rank in adapted_matrices(shape, lora)]
     return sum(rank * (b + (a if lora.train_a else 0)) for b, a, rank in sides)
 
 
 def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, length: int, dtype: str = "float32",
-                   recompute: bool = False) -> dict[str, int]:
+                   recompute: bool = False, *, foreach: bool = False, master_weights: bool = False,
+                   full_targets: str = "all") -> dict[str, int]:
     """Bytes that a training step keeps, by part; `peak_bytes` says how many of them at once.
 
     Args:
-        shape: of the base.
-        lora: the adapter (float32; float64 over a float64 base); None for full fine-tuning in `dtype` throughout.
+        shape: of the base; a quantised one (`shape.quantization`) keeps the bits of its format.
+        lora: the adapter (float32; float64 over a float64 base); None for full fine-tuning.
         batch_size: sequences in one forward pass.
         length: tokens of a sequence.
         dtype: of the base weights and the activations.
         recompute: gradient checkpointing: a layer keeps its input only, and one layer at a time is made again.
+        foreach: whether AdamW updates all weights in one call, as torch does by default on CUDA, and not on a CPU.
+        master_weights: whether full fine-tuning in half precision trains float32 copies of its weights (float32
+            gradients and moments too); otherwise everything is in `dtype`.
+        full_targets: what full fine-tuning trains, as in `SFTSpec`.
 
     Returns:
-        `weights` (of the base), `adapter`, `gradients`, `optimizer`, `activations` (saved for the backward pass),
-        `logits` (two more float32 copies while the loss is differentiated), `tied` (two more copies of the embedding's
-        gradient while it is added to that of a head with the same weights).
+        `weights` (of the base), `masters`, `adapter`, `gradients`, `optimizer`, `foreach` (the root of the second
+        moment of all weights), `activations` (saved for the backward pass), `logits` (two more float32 copies while
+        the loss is differentiated, and a half-precision model's own logits, which many loops still hold),
+        `recomputed` (what the first layer that is made again adds, less the loss that is gone by then), `tied` (two
+        more copies of the embedding's gradient while it is added to that of a head with the same weights),
+        `dequantised` (the largest matrix of a quantised base in `dtype`, while it is multiplied by).
+
+    Raises:
+        ValueError: full fine-tuning of a quantised base, whose weights cannot take a gradient.
 
     >>> parts = training_bytes(ModelShape.of("tiny"), None, 1, 1)
     >>> parts["weights"], parts["optimizer"]  # 393,856 weights of 4 bytes; two moments each
     (1575424, 3150848)
     """
+    if lora is None and shape.quantization:
+        raise ValueError(f"{shape.name} is quantised ({shape.quantization}): its weights take no gradient; "
+                         "train an adapter, or give the config of the base in half precision")
     wide = DTYPE_BYTES[dtype]
-    own = wide if lora is None else max(4, wide)
-    trained = trained_weights(shape, lora)
+    masters = lora is None and master_weights and wide < 4
+    own = max(4, wide) if lora or masters else wide
+    trained = trained_weights(shape, lora, full_targets)
     adapter = trained_weights(shape, replace(lora, train_a=True)) if lora else 0
     vocabulary, hidden = next((m.d_out, m.d_in) for m in shape.matrices if m.component == "head")
-    return {"weights": shape.parameters * wide, "adapter": adapter * own, "gradients": trained * own,
-            "optimizer": 2 * trained * own,
-            "activations": _saved(shape, lora, batch_size * length, length, wide, recompute),
-            "logits": 2 * batch_size * length * vocabulary * max(4, wide),
-            "tied": 0 if lora or not shape.tied else 2 * vocabulary * hidden * wide}
+    tokens = batch_size * length
+    saved, loss, layer = _saved(shape, lora, tokens, length, wide, recompute)
+    packed = [m for m in shape.matrices if shape.quantization and m.component in shape.quantization.components]
+    return {"weights": shape.weight_bytes(wide), "masters": trained * 4 if masters else 0,
+            "adapter": adapter * own, "gradients": trained * own, "optimizer": 2 * trained * own,
+            "foreach": trained * own if foreach else 0, "activations": saved,
+            "logits": tokens * vocabulary * (2 * max(4, wide) + (wide if wide < 4 else 0)),
+            "recomputed": max(0, layer - loss),
+            "tied": 0 if lora or not shape.tied or full_targets != "all" else 2 * vocabulary * hidden * own,
+            "dequantised": max((m.d_out * m.d_in * wide for m in packed), default=0)}
 
 
-def peak_bytes(parts: dict[str, int]) -> int:
+def peak_bytes(parts: Mapping[str, int]) -> int:
     """The most that is held at once: activations leave during the backward pass while gradients come.
+
+    Three moments: the loss is differentiated; the backward pass ends; the weights are updated.
 
     >>> peak_bytes(training_bytes(ModelShape.of("tiny"), None, 1, 1))  # weights, moments, gradients of 393,856
     6301696
     """
-    standing = parts["weights"] + parts["adapter"] + parts["optimizer"]
-    return standing + max(parts["gradients"] + parts["tied"], parts["activations"] + parts["logits"])
+    of = {name: parts.get(name, 0) for name in PARTS}
+    standing = of["weights"] + of["masters"] + of["adapter"] + of["optimizer"] + of["dequantised"]
+    return standing + max(of["gradients"] + max(of["tied"], of["foreach"], of["recomputed"]),
+                          of["activations"] + max(of["logits"], of["recomputed"]))
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int, dtype: str = "bfloat16") -> int:
@@ -78,8 +111,7 @@ def kv_cache_bytes(shape: ModelShape, tokens: int, dtype: str = "bfloat16") -> i
     >>> kv_cache_bytes(ModelShape.of("llama-3.1-8b"), 1)  # 2 · 32 layers · 1,024 · 2 bytes
     131072
     """
-    keys = [m for m in shape.matrices if m.name in ("k_proj", "v_proj")]
-    return tokens * sum(m.d_out * m.count for m in keys) * DTYPE_BYTES[dtype]
+    return tokens * 2 * shape.key_size * shape.layers * DTYPE_BYTES[dtype]
 
 
 def checkpoint_bytes(shape: ModelShape, lora: LoRASpec | None, dtype: str = "bfloat16") -> int:
@@ -104,12 +136,16 @@ def adapters_that_fit(shape: ModelShape, lora: LoRASpec, room: float, dtype: str
     return max(0, int(left // checkpoint_bytes(shape, lora, dtype)))
 
 
-def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, wide: int, recompute: bool) -> int:
-    """Bytes that autograd saves in a forward pass: exact for Llama-type models with fused attention."""
+def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, wide: int,
+           recompute: bool) -> tuple[int, int, int]:
+    """Bytes that autograd saves in a forward pass, how many of them are the loss's, and those of a layer made again.
+
+    Exact for Llama-type models with fused attention; the last, 0 without `recompute`, has the gradients inside it.
+    """
     touched = {m.name: rank for m, rank in adapted_matrices(shape, lora)} if lora else {}
     inner = lora is None or recompute or bool(touched.keys() - {"lm_head"})
-    size = {m.name: m for m in shape.matrices}
-    width, layers, vocabulary = size["q_proj"].d_in, size["q_proj"].count, size["lm_head"].d_out
+    width, layers = shape.hidden_size, shape.layers
+    vocabulary = next(m.d_out for m in shape.matrices if m.component == "head")
     # the loss keeps log-probabilities and labels; before it come the last norm and the head
     end = vocabulary * max(4, wide) + 8 + _input(lora, touched, wide, width, "lm_head")
     end += _norm(width, wide, lora) if inner else 0
@@ -119,33 +155,36 @@ def _saved(shape: ModelShape, lora: LoRASpec | None, tokens: int, length: int, w
         end += 4 * touched["lm_head"]
     later = _layer(shape, lora, touched, wide, reached=True)
     if recompute:
-        return tokens * (layers * width * wide + end + later) + 4
+        working = later + (3 * shape.inner_size + width) * wide  # gradients of the product, of both its factors
+        return tokens * (layers * width * wide + end) + 4, tokens * end, tokens * working
     first = _layer(shape, lora, touched, wide, reached=lora is None)
     # cosine and sine of the positions serve all layers and sequences
     rotary = 2 * length * shape.head_dim * wide if inner else 0
-    return tokens * (first + (layers - 1) * (later if inner else 0) + end) + rotary + 4
+    return tokens * (first + (layers - 1) * (later if inner else 0) + end) + rotary + 4, tokens * end, 0
 
 
 def _layer(shape: ModelShape, lora: LoRASpec | None, touched: dict[str, int], wide: int, reached: bool) -> int:
     """Bytes a token that one decoder layer saves; `reached`: its input depends on a trained weight."""
-    size = {m.name: m for m in shape.matrices}
-    width, queries, keys = size["q_proj"].d_in, size["q_proj"].d_out, size["k_proj"].d_out
-    inner = (shape.active_experts or 1) * size["gate_up_proj"].d_out // 2 if shape.experts else size["gate_proj"].d_out
-    saved = _norm(width, wide, lora) if reached else 0
-    saved += _input(lora, touched, wide, width, "q_proj", "k_proj", "v_proj")
-    attends = reached or touched.keys() & {"q_proj", "k_proj", "v_proj"}
+    width, queries, keys = shape.hidden_size, shape.query_size, shape.key_size
+    norms = shape.norms // 2  # of attention, and as many of the MLP
+    saved = norms * _norm(width, wide, lora) if reached else 0
+    saved += _input(lora, touched, wide, width, "q_proj", "k_proj", "v_proj", "qkv_proj")
+    attends = reached or touched.keys() & {"q_proj", "k_proj", "v_proj", "qkv_proj"}
     if attends:  # queries, keys, values, output, and the log of each row's sum
         saved += (2 * queries + 2 * keys) * wide + queries // shape.head_dim * max(4, wide)
-        if shape.vectors["norms"] > width * (2 * size["q_proj"].count + 1):  # norms of heads, as in Qwen3
-            saved += sum(_norm(shape.head_dim, wide, lora) * side // shape.head_dim for side in (queries, keys))
+        if any(m.name == "qkv_proj" for m in shape.matrices):  # the fused product stays beside what was rotated
+            saved += (queries + keys) * wide
+        if shape.head_norms:  # of each head, as in Qwen 3, or of all at once, as in OLMo 2
+            size = {"head": (shape.head_dim, shape.head_dim), "whole": (queries, keys)}[shape.head_norms]
+            saved += sum(_norm(n, wide, lora) * side // n for n, side in zip(size, (queries, keys), strict=True))
     if not (attends and lora and wide >= 4):
         saved += _input(lora, touched, wide, queries, "o_proj") if lora else 0
     reached = bool(attends or "o_proj" in touched)
-    saved += _norm(width, wide, lora) if reached else 0
-    saved += _input(lora, touched, wide, width, "gate_proj", "up_proj")
-    gate, up = (reached or name in touched for name in ("gate_proj", "up_proj"))
-    saved += inner * wide * (2 * gate + up)  # the gate before its activation, the other factor of each
-    saved += _input(lora, touched, wide, inner, "down_proj")
+    saved += norms * _norm(width, wide, lora) if reached else 0
+    saved += _input(lora, touched, wide, width, "gate_proj", "up_proj", "gate_up_proj")
+    gate, up = (reached or bool({name, "gate_up_proj"} & touched.keys()) for name in ("gate_proj", "up_proj"))
+    saved += shape.inner_size * wide * (2 * gate + up)  # the gate before its activation, the other factor of each
+    saved += _input(lora, touched, wide, shape.inner_size, "down_proj")
     return saved + sum(4 * rank for name, rank in touched.items() if name != "lm_head")  # what lies between A and B
 
 

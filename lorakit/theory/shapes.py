@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorakit.theory.configs import MODEL_TYPES, ConfigError, ConfigFields, known_config
+from lorakit.theory.configs import ConfigError, ConfigFields, known_config
+from lorakit.theory.quantization import Quantization
 
 COMPONENTS = ("attention", "mlp", "experts", "router", "head", "embedding", "norms")
 EXPERT_LAYOUTS = ("peft", "fused", "separate", "shared-outer")
@@ -74,9 +75,15 @@ class ModelShape:
         matrices: kinds of weight matrices; an expert matrix's `count` is layers × experts.
         vectors: weights in vectors (norms, biases), by component.
         tied: whether head and embedding share one matrix; its weights then count as the embedding's alone.
+        hidden_size, layers: as in the config.
+        query_size, key_size: width of a token's queries, and of its keys, over all heads.
+        inner_size: width that a token meets inside the MLP, over all experts that it visits.
+        head_dim: width of one attention head.
+        norms, head_norms: as in `families.Family`.
         experts: experts of each sparse layer, or None.
         active_experts: experts that one token visits, or None.
-        head_dim: width of one attention head.
+        peft_reaches_experts: whether PEFT 0.21's all-linear adapts fused experts and routers of this type.
+        quantization: the format of a quantised base, or None.
 
     >>> shape = ModelShape.of("llama-3.1-8b")
     >>> shape.parameters
@@ -89,9 +96,18 @@ class ModelShape:
     matrices: tuple[Matrix, ...]
     vectors: Mapping[str, int]
     tied: bool
+    hidden_size: int
+    layers: int
+    query_size: int
+    key_size: int
+    inner_size: int
+    head_dim: int
+    norms: int = 2
+    head_norms: str | None = None
     experts: int | None = None
     active_experts: int | None = None
-    head_dim: int = 1
+    peft_reaches_experts: bool = True
+    quantization: Quantization | None = None
 
     @classmethod
     def of(cls, source: Any) -> ModelShape:
@@ -99,7 +115,7 @@ class ModelShape:
 
         Raises:
             UnknownNameError: a name that `known_config` does not know.
-            ConfigError: the config lacks a field, or its model_type is not one of `MODEL_TYPES`.
+            ConfigError: the config lacks a field, or its model_type is not one of `families.MODEL_TYPES`.
 
         >>> ModelShape.of("tiny").parameters
         393856
@@ -114,7 +130,9 @@ class ModelShape:
         """The shape that a Hugging Face config describes, as a dict (config.json) or an object with `to_dict`."""
         if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
             raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
-        return _build(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name)
+        from lorakit.theory.families import build  # it makes shapes, so it comes after them
+
+        return build(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name)
 
     @property
     def parameters_by_component(self) -> dict[str, int]:
@@ -128,6 +146,17 @@ class ModelShape:
         """All weights."""
         return sum(self.parameters_by_component.values())
 
+    def weight_bytes(self, wide: int) -> int:
+        """Bytes of all weights at `wide` bytes each; of a quantised base's matrices, at the bits of its format.
+
+        >>> ModelShape.of("tiny").weight_bytes(4)
+        1575424
+        """
+        if self.quantization is None:
+            return self.parameters * wide
+        packed = sum(m.d_out * m.d_in * m.count for m in self.matrices if m.component in self.quantization.components)
+        return (self.parameters - packed) * wide + round(packed * self.quantization.bits / 8)
+
     def adapted(self, targets: str | tuple[str, ...] = "all-linear", head: bool = False,
                 experts: str | None = "peft") -> list[Matrix]:
         """The matrices that a selection adapts, each as LoRA sees it.
@@ -136,10 +165,10 @@ class ModelShape:
             targets: `all-linear`, `attention`, `mlp` (the dense one), `all-linear+head`, or a tuple of matrix names.
             head: also adapt the head.
             experts: `peft` does as PEFT 0.21: the two all-linear groups reach Qwen's and Mixtral's fused experts (gate
-                and up together, at twice the rank) and routers, but no dense MLP of the same model; the other groups
-                reach neither. None leaves experts and routers out. The rest adds experts to any group: `fused` the
-                two fused matrices of each (PEFT's target_parameters); `separate` gate, up and down of each;
-                `shared-outer` the same, sharing over a layer's experts the factor on the hidden side.
+                and up together, at twice the rank) and routers, but no dense MLP of the same model; the other groups,
+                and all groups on gpt-oss, reach neither. None leaves experts and routers out. The rest adds experts to
+                any group: `fused` the two fused matrices of each (PEFT's target_parameters); `separate` gate, up and
+                down of each; `shared-outer` the same, sharing over a layer's experts the factor on the hidden side.
         """
         if experts is not None and experts not in EXPERT_LAYOUTS:
             raise ValueError(f"experts={experts!r}; allowed: None (left out), {', '.join(EXPERT_LAYOUTS)}")
@@ -155,7 +184,7 @@ class ModelShape:
         if head:
             chosen += [m for m in self.matrices if m.component == "head" and m not in chosen]
         if experts == "peft":
-            if self.experts and isinstance(targets, str) and targets.startswith("all-linear"):
+            if self.experts and self.peft_reaches_experts and str(targets).startswith("all-linear"):
                 # PEFT moves gate, up and down by name to the experts, and so loses the dense layers of a mixed model
                 chosen = [m for m in chosen if m.component != "mlp"]
                 chosen += [replace(m, rank_factor=2 if m.name == "gate_up_proj" else 1) for m in self.matrices
@@ -215,54 +244,3 @@ class ModelShape:
         """
         return sum(m.wasted_parameters(rank) for m in self.adapted(targets, head, experts))
 
-
-def _build(config: ConfigFields, name: str | None) -> ModelShape:
-    kind = config("model_type")
-    if kind not in MODEL_TYPES:
-        raise ConfigError(f"model_type={kind!r} has shapes that are not known here; known: {', '.join(MODEL_TYPES)}")
-    hidden, layers, vocab = (config.count(f) for f in ("hidden_size", "num_hidden_layers", "vocab_size"))
-    heads, inner = config.count("num_attention_heads"), config.count("intermediate_size")
-    # an older Llama config leaves these two out and means no grouping; Qwen 3's would be guessed wrongly
-    optional = not kind.startswith("qwen3")
-    head_dim = config.get("head_dim", hidden // heads) if optional else config.count("head_dim")
-    key_values = config.get("num_key_value_heads", heads) if optional else config.count("num_key_value_heads")
-    queries, keys = heads * head_dim, key_values * head_dim
-    sparse = _sparse_layers(kind, config, layers)
-    dense = layers - sparse
-    matrices = [Matrix("attention", "q_proj", queries, hidden, layers),
-                Matrix("attention", "k_proj", keys, hidden, layers),
-                Matrix("attention", "v_proj", keys, hidden, layers),
-                Matrix("attention", "o_proj", hidden, queries, layers)]
-    if dense:
-        matrices += [Matrix("mlp", "gate_proj", inner, hidden, dense), Matrix("mlp", "up_proj", inner, hidden, dense),
-                     Matrix("mlp", "down_proj", hidden, inner, dense)]
-    experts = active = None
-    if sparse:
-        experts, active = config.count("num_experts", "num_local_experts"), config.count("num_experts_per_tok")
-        width = config.count("moe_intermediate_size") if kind == "qwen3_moe" else inner
-        matrices += [Matrix("experts", "gate_up_proj", 2 * width, hidden, sparse * experts),
-                     Matrix("experts", "down_proj", hidden, width, sparse * experts),
-                     Matrix("router", "gate", experts, hidden, sparse)]
-    matrices += [Matrix("embedding", "embed_tokens", vocab, hidden, 1), Matrix("head", "lm_head", vocab, hidden, 1)]
-    vectors = {"norms": hidden * (2 * layers + 1), "attention": 0, "mlp": 0}
-    if kind in ("qwen3", "qwen3_moe"):
-        vectors["norms"] += 2 * head_dim * layers
-    if kind == "qwen2":
-        vectors["attention"] = (queries + 2 * keys) * layers
-    elif config.get("attention_bias", False):
-        vectors["attention"] = (queries + 2 * keys + hidden) * layers
-    if config.get("mlp_bias", False):
-        vectors["mlp"] = (2 * inner + hidden) * dense
-    return ModelShape(name=name or kind, matrices=tuple(matrices), vectors=vectors,
-                      tied=bool(config("tie_word_embeddings")), experts=experts, active_experts=active,
-                      head_dim=head_dim)
-
-
-def _sparse_layers(kind: str, config: ConfigFields, layers: int) -> int:
-    """How many layers hold experts: all of Mixtral's; of Qwen's every `decoder_sparse_step`-th that is not listed."""
-    if kind == "mixtral":
-        return layers
-    if kind != "qwen3_moe":
-        return 0
-    step, listed = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers", [])
-    return sum(1 for layer in range(layers) if layer not in listed and (layer + 1) % step == 0)
