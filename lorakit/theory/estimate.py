@@ -155,6 +155,6 @@ def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, recompute: b
     rate = mfu * (device.flops if spec.dtype == "bfloat16" else device.flops_float32)
     passes = max((work - attention * tokens / 2) / rate, memory["weights"] * (2 + recompute) / device.bytes_per_second,
                  HOST_SECONDS * shape.layers * (3 + recompute))
-    update = UPDATE_PASSES * memory["gradients"] / device.bytes_per_second
+    update = UPDATE_PASSES * memory["optimizer"] / 2 / device.bytes_per_second
     return (spec.steps * spec.accumulation * work + evaluation,
             spec.steps * (spec.accumulation * passes + update) + evaluation / rate)

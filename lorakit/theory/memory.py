@@ -51,8 +51,8 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
         dtype: of the base weights and the activations.
         recompute: gradient checkpointing: a layer keeps its input only, and one layer at a time is made again.
         foreach: whether AdamW updates all weights in one call, as torch does by default on CUDA, and not on a CPU.
-        master_weights: whether full fine-tuning in half precision trains float32 copies of its weights (float32
-            gradients and moments too); otherwise everything is in `dtype`.
+        master_weights: whether full fine-tuning in half precision trains float32 copies of its weights, with float32
+            moments, and float32 copies of the gradients during the update; otherwise everything is in `dtype`.
         full_targets: what full fine-tuning trains, as in `SFTSpec`.
 
     Returns:
@@ -83,7 +83,7 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
     saved, loss, layer = _saved(shape, lora, tokens, length, wide, recompute)
     packed = [m for m in shape.matrices if shape.quantization and m.component in shape.quantization.components]
     return {"weights": shape.weight_bytes(wide), "masters": trained * 4 if masters else 0,
-            "adapter": adapter * own, "gradients": trained * own, "optimizer": 2 * trained * own,
+            "adapter": adapter * own, "gradients": trained * (own + (wide if masters else 0)), "optimizer": 2 * trained * own,
             "foreach": trained * own if foreach else 0, "activations": saved,
             "logits": tokens * vocabulary * (2 * max(4, wide) + (wide if wide < 4 else 0)),
             "recomputed": max(0, layer - loss),
