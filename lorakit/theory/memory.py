@@ -83,8 +83,8 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
     saved, loss, layer = _saved(shape, lora, tokens, length, wide, recompute)
     packed = [m for m in shape.matrices if shape.quantization and m.component in shape.quantization.components]
     return {"weights": shape.weight_bytes(wide), "masters": trained * 4 if masters else 0,
-            "adapter": adapter * own, "gradients": trained * (own + (wide if masters else 0)), "optimizer": 2 * trained * own,
-            "foreach": trained * own if foreach else 0, "activations": saved,
+            "adapter": adapter * own, "gradients": trained * (own + (wide if masters else 0)),
+            "optimizer": 2 * trained * own, "foreach": trained * own if foreach else 0, "activations": saved,
             "logits": tokens * vocabulary * (2 * max(4, wide) + (wide if wide < 4 else 0)),
             "recomputed": max(0, layer - loss),
             "tied": 0 if lora or not shape.tied or full_targets != "all" else 2 * vocabulary * hidden * own,
