@@ -192,8 +192,9 @@ LINEAR, WHOLE = 6_979_321_856, 8_030_261_248  # weights in linear layers of Llam
     ({"quant_method": "gptq", "bits": 4, "group_size": 128}, 4 + 20 / 128),
     ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8),
     ({"quant_method": "awq", "bits": 4, "group_size": 64, "modules_to_not_convert": None}, 4 + 20 / 64),
-    ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 8 + 32 / 16384),
-    ({"quant_method": "compressed-tensors", "ignore": ["lm_head"], "config_groups": {
+    ({"quant_method": "fp8", "weight_block_size": [128, 128], "modules_to_not_convert": [
+        "lm_head", "model.layers.0.input_layernorm", "model.layers.0.mlp.gate"]}, 8 + 32 / 16384),
+    ({"quant_method": "compressed-tensors", "ignore": ["lm_head", "re:.*mlp.gate$"], "config_groups": {
         "group_0": {"weights": {"num_bits": 4, "group_size": 128}}}}, 4 + 16 / 128),
 ])
 def test_a_quantised_base_keeps_the_bits_of_its_format(quantization, bits):
@@ -214,7 +215,8 @@ def test_mxfp4_keeps_experts_alone_small():
 @pytest.mark.parametrize("quantization", [
     {"quant_method": "aqlm"}, {"quant_method": "hqq", "bits": 4}, {}, {"quant_method": "gptq"},
     {"quant_method": "bitsandbytes"}, {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.0.mlp"]},
-    {"quant_method": "compressed-tensors"},
+    {"quant_method": "compressed-tensors"}, {"quant_method": "fp8", "modules_to_not_convert": ["mlp.gate_proj"]},
+    {"quant_method": "awq", "bits": 4, "modules_to_not_convert": ["visual"]},
 ])
 def test_a_format_whose_bits_are_unknown_is_refused(quantization):
     with pytest.raises(ConfigError, match="quantization_config"):

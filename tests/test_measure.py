@@ -55,6 +55,22 @@ def test_a_model_with_grouped_and_normed_heads(recompute):
             assert found["activations"] == parts["activations"]
 
 
+@pytest.mark.parametrize("kind", ["phi3", "olmo2", "gemma3_text"])
+def test_families_that_place_their_matrices_and_norms_otherwise(kind):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(
+        kind, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=16, vocab_size=100, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    shape = ModelShape.of(config)
+    for lora in (None, LoRASpec(rank=3)):
+        found = count_step(transformers.AutoModelForCausalLM.from_config(config), lora, BATCH, LENGTH)
+        flops = sum(training_flops(shape, lora, LENGTH).values()) * BATCH * LENGTH
+        assert found.pop("flops") == pytest.approx(flops, rel=1e-3)
+        parts = training_bytes(shape, lora, BATCH, LENGTH)
+        assert found.pop("activations") == pytest.approx(parts["activations"], rel=0.07)
+        assert found.items() <= parts.items()
+
+
 @pytest.mark.parametrize("lora", [None, LoRASpec(rank=16)], ids=label)
 def test_smollm2(lora):
     if not list((cache_folder() / "models").glob("smollm2-135m-instruct-q4-*")):

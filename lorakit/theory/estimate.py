@@ -131,7 +131,7 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
     peak = peak_bytes(largest)
     price = device.price_per_hour if price_per_hour is None else price_per_hour
     source = "your price" if price_per_hour is not None else f"list price, {device.price_source}"
-    words = [f"{mfu:.0%} of the GPU's dense FLOP/s"]
+    words = [f"{mfu:.0%} of the GPU's dense FLOP/s", "fused attention, which keeps no scores"]
     if given and given.quantization:
         words.append(f"{given.name} is quantised: {given.quantization}")
     words += ["float32 master weights"] * bool(largest["masters"])

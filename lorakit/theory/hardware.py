@@ -65,7 +65,7 @@ GPUS = {gpu.name: gpu for gpu in (
 )}
 # What else may stand in a card's name, such as the driver's, without making it another card.
 _VENDOR = {"nvidia", "tesla", "geforce", "gpu"}
-_ALSO = {"B200": {"sxm", "180gb", "192gb"}, "H200": {"sxm", "141gb"}, "H100": {"sxm", "sxm5", "80gb", "hbm3"},
+_ALSO = {"B200": {"sxm", "180gb", "192gb"}, "H200": {"sxm", "sxm5", "141gb"}, "H100": {"sxm", "sxm5", "80gb", "hbm3"},
          "H100 PCIe": {"80gb"}, "A100 80GB": {"sxm", "sxm4"}, "A100 40GB": {"sxm", "sxm4", "pcie"}, "L40S": {"48gb"},
          "RTX A6000": {"48gb"}, "RTX 5090": {"32gb"}, "RTX 4090": {"24gb"}, "RTX 3090": {"24gb"}, "A10": {"24gb"},
          "L4": {"24gb"}, "T4": {"16gb"}}

@@ -3,7 +3,8 @@
 What transformers, PEFT and torch's AdamW keep is counted: base weights and activations in the run's dtype, or the bits
 of a quantised base, adapters in float32, two moments a trained weight in that weight's dtype, norms and the loss in
 float32. Not counted: the framework's own memory (`CONTEXT_BYTES` on a GPU), the optimizer's step counters, the copies
-of autocast. A loss that never holds all logits (chunked, fused) needs less than is said here.
+of autocast, the scores that eager attention keeps (transformers' for Gemma 2 and gpt-oss). A loss that never holds all
+logits (chunked, fused) needs less than is said here.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from lorakit.theory.configs import ConfigError
 LINEAR = ("attention", "mlp", "experts")  # the head, the embedding, norms and routers stay as they are
 METHODS = ("bitsandbytes", "gptq", "awq", "mxfp4", "fp8", "compressed-tensors")
 _LEFT_OUT = {"self_attn": "attention", "attn": "attention", "experts": "experts", "mlp": "mlp"}
-_NEVER = ("lm_head", "embed", "router", "gate", "norm")  # not quantised in any case
+_NEVER = ("lm_head", "embed_tokens", "router", "gate")  # and norms: not quantised in any case
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ def _kept(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The components that are quantised, given the modules that are not."""
     left = set()
     for module in fields.get(name) or ():
-        words = [part for part in str(module).replace("*", "").split(".") if part]
-        here = next((_LEFT_OUT[word] for word in reversed(words) if word in _LEFT_OUT), None)
-        if any(word.startswith(_NEVER) for word in words[-1:]):
+        words = [part for part in re.split(r"[^A-Za-z0-9_]+", str(module).removeprefix("re:")) if part]
+        last = words[-1] if words else ""
+        if last in _NEVER or last.endswith("norm"):
             continue
-        if here is None or any(word.isdigit() for word in words):
+        if last not in _LEFT_OUT or any(word.isdigit() for word in words):
             raise ConfigError(f"quantization_config leaves {module!r} out; known here are whole kinds of layers "
                               f"({', '.join(_LEFT_OUT)}); price the half-precision config")
-        left.add(here)
+        left.add(_LEFT_OUT[last])
     return tuple(component for component in LINEAR if component not in left)
