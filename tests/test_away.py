@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import lorakit
 from lorakit.cli import main
 from lorakit.study import results
 
@@ -40,6 +41,13 @@ def test_a_command_says_where_the_records_are_and_touches_nothing(command, insid
     assert "clone" in said
     assert command[0] == "refresh" or "--results" in said
     assert everything(stranger) == before
+
+
+def test_verdicts_without_records_say_where_those_are(stranger):
+    with pytest.raises(results.MissingRecordsError, match=r"book/results of a clone.*LORAKIT_RESULTS"):
+        lorakit.ledger()
+    with pytest.raises(results.MissingRecordsError, match="book/results of a clone"):
+        results.results("rank")
 
 
 def test_a_named_folder_is_taken_as_it_is(stranger, capsys):

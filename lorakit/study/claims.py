@@ -135,8 +135,16 @@ def verdict(claim_id: str, store: Store, **sources: Any) -> Verdict:
     return _from_store(claim, store, **sources)
 
 
-def ledger(store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> list[Verdict]:
-    """The verdict on every claim, in the ledger's order; `sources` as in `gather`."""
+def ledger(store: Store | None = None, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> list[Verdict]:
+    """The verdict on every claim, in the ledger's order, from a store or the book's; `sources` as in `gather`.
+
+    Raises:
+        MissingRecordsError: no store was given, and the book's records are not here; it says where they are.
+    """
+    if store is None:
+        from lorakit.study import results
+
+        store = results.store()
     return [_from_store(claim, store, **sources) for claim in claims]
 
 
