@@ -86,8 +86,11 @@ def plain_run(model, run, splits):
     """Train `model` as `run` says, alone, in place; its curve, and the trained model."""
     model = model.requires_grad_(True) if run.lora is None else attach(model, run.lora, run.seed)
     parameters = [p for p in model.parameters() if p.requires_grad]
+    # 16-bit weights follow float32 copies of themselves, which AdamW updates
+    copies = {p: p if p.dtype != torch.bfloat16 else p.detach().float() for p in parameters}
+    groups = [{**group, "params": [copies[p] for p in group["params"]]} for group in parameter_groups(model, run)]
     optimizer = torch.optim.AdamW(
-        [group for group in parameter_groups(model, run) if group["params"]], lr=run.learning_rate,
+        [group for group in groups if group["params"]], lr=run.learning_rate,
         betas=(run.beta1, run.beta2), eps=run.epsilon, weight_decay=run.weight_decay, foreach=False)
     train, per_step = splits["train"], run.batch_size * run.accumulation
     points, recent = evaluation_steps(run.steps, run.evaluations), []
@@ -104,8 +107,12 @@ def plain_run(model, run, splits):
         recent.append(total)
         if run.max_grad_norm is not None:
             clip_grad_norm_(parameters, run.max_grad_norm)
+        for weight, copied in copies.items():
+            copied.grad = weight.grad.to(copied.dtype)
         optimizer.step()
-        optimizer.zero_grad()
+        for weight, copied in copies.items():
+            weight.data.copy_(copied.data)
+            weight.grad = None
         if step in points:
             with torch.no_grad():
                 row = [step, sum(recent) / len(recent), *(mean_loss(model, part).item() for part in held_out)]

@@ -92,7 +92,7 @@ def test_sequences_too_long_for_it_go_to_the_plain_decoder(monkeypatch):
 
 @needs_onednn
 @pytest.mark.parametrize("model", [
-    {"kind": "mistral", "sliding_window": 4}, {"kind": "qwen3"}, {"attention_dropout": 0.1}, {"hidden_act": "gelu"},
+    {"kind": "mistral", "sliding_window": 4}, {"kind": "qwen3"}, {"hidden_act": "gelu"},
     {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10.0, "factor": 2.0}},
 ], ids=str)
 def test_a_decoder_of_another_kind_keeps_its_own_forward_pass(model):

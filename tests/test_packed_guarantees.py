@@ -123,7 +123,7 @@ def test_the_base_is_unchanged_when_a_pack_cannot_be_built(monkeypatch):
 def test_full_fine_tuning_refuses_a_layer_that_it_does_not_know():
     model = tiny()
     model.model.norm = torch.nn.LayerNorm(32)
-    with pytest.raises(TypeError, match=r"LayerNorm.*engine='trl'"):
+    with pytest.raises(TypeError, match=r"LayerNorm.*engine='peft' or 'trl'"):
         PackedModel(model, [spec(rank=None)])
     assert isinstance(model.model.layers[0].self_attn.q_proj, torch.nn.Linear)
 

@@ -17,13 +17,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
 from lorakit.train.packed.engine import RunResult
+from lorakit.train.packed.families import UnsupportedModelError, unknown_family
 from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
 from lorakit.train.rl_tasks import Task
-from lorakit.train.sft import _optimizer, _refuse_unknown_tracker, _weights, delta_norm, mean_loss
+from lorakit.train.sft import _refuse_unknown_tracker, _weights, delta_norm, mean_loss
 from lorakit.train.tokens import TokenSplit, order
 from lorakit.train.vllm import give_weights_by_reload, loading, require_vllm
 
@@ -48,10 +50,14 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
         ValueError: an adapter on the head (TRL trains none), or vLLM with an adapter that is not to be merged.
         RuntimeError: a second run with vLLM in one process.
+        UnsupportedModelError: a model type that lorakit cannot sample from.
         DatasetError, RewardError, FrozenWeightsError: as in the packed engine.
     """
     _refuse_unknown_tracker(report_to)
     require_vllm(spec)
+    unknown = unknown_family(model.config)
+    if unknown is not None:
+        raise UnsupportedModelError(f"{unknown}, and RL is measured by its sampler: take a model of these types")
     started = time.perf_counter()
     trained: Any = require_gradients(copy.deepcopy(model), spec)
     stop = stop_tokens(trained, tokenizer, task.stop)
@@ -216,7 +222,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
     with loading(spec, device):
         trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
                            processing_class=tokenizer, callbacks=[Measure()],
-                           optimizers=(_optimizer(layout(spec, 1), trained), None))
+                           optimizers=(adamw(layout(spec, 1), trained), None))
     if spec.use_vllm:
         give_weights_by_reload(trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)

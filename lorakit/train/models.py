@@ -112,6 +112,8 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
                              f"call lorakit.register_model({short!r}, model, tokenizer) again")
         model, tokenizer = _load_folder(folder, dtype)
     model.config.use_cache = False
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # torch's kernel leaves the cap on attention scores out
     return model.eval(), tokenizer
 
 

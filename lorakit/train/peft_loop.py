@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.specs import SFTSpec
+from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.sft import mean_loss
@@ -42,28 +43,31 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
     metrics: dict[str, float | None] = {f"base_{n}_loss": mean_loss(model, split) for n, split in final.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = _optimizer(spec, model)
+    optimizer = adamw(spec, model)
     per_step = spec.batch_size * spec.accumulation
     chosen = order(spec.seed, len(train), spec.steps * per_step).view(spec.steps, spec.accumulation, spec.batch_size)
     points = evaluation_steps(spec.steps, spec.evaluations)
     curve: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     recent: list[float] = []
     tokens, first_norm, finite = 0, math.nan, True
-    for step, rows in enumerate(chosen, start=1):
-        counted = int((train.labels[rows][..., 1:] != IGNORE).sum())
-        loss = sum(_backward(model, train, micro, counted, device) for micro in rows)
-        recent.append(loss)
-        tokens += counted
-        norm = nn.utils.clip_grad_norm_(trained, spec.max_grad_norm or math.inf)
-        first_norm = float(norm) if step == 1 else first_norm
-        optimizer.step()
-        optimizer.zero_grad()
-        if step in points:
-            losses = [sum(recent) / len(recent), *(mean_loss(model, split) for split in held_out.values())]
-            finite = finite and all(map(math.isfinite, losses))
-            for name, value in zip(COLUMNS, (step, tokens, *losses), strict=True):
-                curve[name].append(value)
-            recent = []
+    model.train()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(spec.seed)  # what dropout, where the model has any, leaves out
+        for step, rows in enumerate(chosen, start=1):
+            counted = int((train.labels[rows][..., 1:] != IGNORE).sum())
+            loss = sum(_backward(model, train, micro, counted, device) for micro in rows)
+            recent.append(loss)
+            tokens += counted
+            norm = nn.utils.clip_grad_norm_(trained, spec.max_grad_norm or math.inf)
+            first_norm = float(norm) if step == 1 else first_norm
+            optimizer.step()
+            optimizer.zero_grad()
+            if step in points:
+                losses = [sum(recent) / len(recent), *(mean_loss(model, split) for split in held_out.values())]
+                finite = finite and all(map(math.isfinite, losses))
+                for name, value in zip(COLUMNS, (step, tokens, *losses), strict=True):
+                    curve[name].append(value)
+                recent = []
     forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
     metrics |= {name: curve[name][-1] for name in COLUMNS[2:]} | {
         "parameters": sum(p.numel() for p in trained), "delta_norm": delta_norm(base, model),
@@ -81,15 +85,6 @@ def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, d
                                     labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum") / counted
     loss.backward()
     return loss.item()
-
-
-def _optimizer(spec: SFTSpec, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW; B at its own rate, and no decay on vectors, as in the packed engine."""
-    ratio = spec.lora.learning_rate_b_ratio if spec.lora else 1.0
-    groups = [{"params": [p], "lr": spec.learning_rate * (ratio if ".lora_B" in name else 1.0),
-               "weight_decay": spec.weight_decay if p.ndim > 1 else 0.0}
-              for name, p in model.named_parameters() if p.requires_grad]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.epsilon)
 
 
 def probe_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.specs import SFTSpec
+from lorakit.train.adamw import adamw
 from lorakit.train.adapters import adapted_layers, attach, require_gradients
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.tokens import IGNORE, TokenSplit, order
@@ -94,19 +95,6 @@ def _refuse_unknown_tracker(report_to: str) -> None:
         raise ValueError(f"report_to={report_to!r} is no tracker that TRL knows: {error} Or give 'none'") from error
 
 
-def _optimizer(spec: SFTSpec, model: nn.Module) -> torch.optim.Optimizer | None:
-    """None leaves AdamW to the Trainer; only two rates, one for A and one for B, need groups of their own."""
-    if spec.lora is None or spec.lora.learning_rate_b_ratio == 1:
-        return None
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for name, p in named if ".lora_A." in name], "lr": spec.learning_rate},
-        {"params": [p for name, p in named if ".lora_B." in name],
-         "lr": spec.learning_rate * spec.lora.learning_rate_b_ratio}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(spec.beta1, spec.beta2),
-                             eps=spec.epsilon, weight_decay=spec.weight_decay)
-
-
 def _rows(spec: SFTSpec, train: TokenSplit) -> Any:
     """The sequences in the spec's own order, without what follows their last label."""
     from datasets import Dataset
@@ -180,7 +168,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
         use_cpu=device.type == "cpu", save_strategy="no", eval_strategy="no", disable_tqdm=True,
         logging_strategy="no" if report_to == "none" else "steps", logging_steps=1)
     trainer = Measured(model=model, args=options, train_dataset=_rows(spec, train), processing_class=tokenizer,
-                       callbacks=[Measure()], optimizers=(_optimizer(spec, model), None))
+                       callbacks=[Measure()], optimizers=(adamw(spec, model), None))
     trainer.remove_callback(PrinterCallback)
     return trainer
 

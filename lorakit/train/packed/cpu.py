@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from lorakit.train.packed.attention import ATTENTION
+from lorakit.train.packed.families import head_logits
 from lorakit.train.packed.layers import PackedLinear, PackedLoRALinear
 from lorakit.train.packed.llama import quick_decoder
 from lorakit.train.packed.model import LOGITS_AT_ONCE, PackedModel, _replace
@@ -35,10 +36,10 @@ def hastened(packed: PackedModel) -> Iterator[None]:
         yield
         return
     packed.optimizer = FusedAdamW(packed.optimizer)
-    before, decoder = model.config._attn_implementation, model.model
+    before, decoder = model.config._attn_implementation, model.base_model
     if base == {torch.float32} and onednn_multiplies():
         _quicken(packed)
-        model.model = quick_decoder(decoder) or decoder
+        setattr(model, model.base_model_prefix, quick_decoder(decoder) or decoder)
     if before == "sdpa":
         model.set_attn_implementation(ATTENTION)
     packed.loss_sums = partial(loss_sums, packed)  # type: ignore[method-assign]
@@ -46,7 +47,7 @@ def hastened(packed: PackedModel) -> Iterator[None]:
         yield
     finally:
         del packed.loss_sums
-        model.model = decoder
+        setattr(model, model.base_model_prefix, decoder)
         model.set_attn_implementation(before)
 
 
@@ -78,8 +79,8 @@ def loss_sums(packed: PackedModel, input_ids: torch.Tensor, labels: torch.Tensor
     if (2 * int(counts.min()) < goals[0].numel()
             or goals.numel() * packed.model.config.vocab_size > LOGITS_AT_ONCE):
         return PackedModel.loss_sums(packed, input_ids, labels)
-    hidden = packed.model.model(input_ids=input_ids.reshape(-1, input_ids.shape[-1]), use_cache=False).last_hidden_state
-    logits = packed.model.lm_head(hidden)
+    flat = input_ids.reshape(-1, input_ids.shape[-1])
+    logits = head_logits(packed.model, packed.model.base_model(input_ids=flat, use_cache=False).last_hidden_state)
     losses = functional.cross_entropy(logits.view(-1, logits.shape[-1]), goals.flatten(), ignore_index=IGNORE,
                                       reduction="none")
     return losses.view(len(labels), -1).sum(1), counts

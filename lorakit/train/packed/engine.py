@@ -12,7 +12,9 @@ import numpy
 import torch
 
 from lorakit.specs import SFTSpec
+from lorakit.train.packed.agreement import Own
 from lorakit.train.packed.cpu import hastened
+from lorakit.train.packed.families import require_family
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.packed.truncation import truncated_losses
 from lorakit.train.packing import pack_key
@@ -84,6 +86,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
 
     Raises:
         ValueError: specs that cannot share a pack.
+        UnsupportedModelError: a pack would not compute this model's own forward pass.
     """
     if len({pack_key(spec) for spec in specs}) != 1:
         raise ValueError("these specs cannot share a pack: they differ in model, data, shape, optimizer or rank bucket")
@@ -97,8 +100,10 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
     points = evaluation_steps(first.steps, first.evaluations)
 
-    started = time.perf_counter()
+    require_family(model.config)
+    started, own = time.perf_counter(), Own(model)
     with PackedModel(model, specs) as packed, hastened(packed):
+        own.require_losses(packed)
         base_losses = [evaluate(packed, split).tolist() for split in final]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
         columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]

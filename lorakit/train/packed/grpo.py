@@ -14,7 +14,9 @@ from lorakit.specs import SFTSpec
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut, pay
 from lorakit.train.model_checks import weights_hash
 from lorakit.train.objective import importance, token_losses, token_weights
+from lorakit.train.packed.agreement import Own
 from lorakit.train.packed.engine import RunResult, evaluate
+from lorakit.train.packed.families import require_family
 from lorakit.train.packed.layers import PackedEmbedding
 from lorakit.train.packed.merging import base_drifts, base_only, give_bases, sampler
 from lorakit.train.packed.model import PackedModel
@@ -78,13 +80,15 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         DatasetError: a prompt that does not fit into the model's context.
         RewardError: a reward function raised, or returned what is no reward.
         FrozenWeightsError: the base changed although nothing is merged into it.
+        UnsupportedModelError: a pack would not compute this model's own forward pass.
     """
     if len({pack_key(spec) for spec in specs}) != 1:
         raise ValueError("these specs cannot share a pack: they differ in model, task, shape, optimizer or rank bucket")
     first, count = specs[0], len(specs)
     if first.use_vllm:
         raise ValueError("the packed engine samples by itself: run specs with use_vllm=True with engine='trl'")
-    device = next(model.parameters()).device
+    require_family(model.config)
+    own, device = Own(model), next(model.parameters()).device
     stop = stop_tokens(model, tokenizer, task.stop)
     held_out = HeldOut(first, task, tokenizer, model.config.max_position_embeddings, stop)
     prompts, problems = held_out.prompts["train"], task.splits["train"]
@@ -103,6 +107,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     with PackedModel(model, [layout(spec, tokens) for spec in specs]) as packed:
         if first.merge_to_sample:
             give_bases(packed)
+        own.require_log_probs(packed)
         splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
         before = held_out.accuracies(packed.model, splits, count, final=True)
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]

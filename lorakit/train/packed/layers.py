@@ -144,7 +144,7 @@ class PackedRMSNorm(nn.Module):
         wide = x.to(torch.float32)
         normed = (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
         count, width = self.weight.shape
-        return (normed.view(count, -1, width) * self.weight.unsqueeze(1)).view(x.shape)
+        return (normed.reshape(count, -1, width) * self.weight.unsqueeze(1)).view(x.shape)
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -164,6 +164,18 @@ class _RMSNorm(torch.autograd.Function):
         return grad.addcmul_(x, along, value=-1).mul_(inverse), None, None
 
 
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module is x · w / rms(x): asked with numbers, since others have the same fields (Cohere's LayerNorm)."""
+    own = dict(module.named_parameters(recurse=False))
+    if set(own) != {"weight"} or own["weight"].ndim != 1 or not hasattr(module, "variance_epsilon"):
+        return False
+    weight = own["weight"].detach()
+    x = torch.linspace(-1, 3, len(weight), dtype=weight.dtype, device=weight.device).unsqueeze(0)
+    plain = x.float() * torch.rsqrt(x.float().square().mean() + module.variance_epsilon) * weight.float()
+    with torch.no_grad():
+        return torch.allclose(module(x).float(), plain, rtol=0.05 if weight.dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+
+
 def stacked(module: nn.Module, count: int) -> nn.Module | None:
     """The K-fold copy of a layer with parameters of its own, or None if the layer has none.
 
@@ -174,11 +186,11 @@ def stacked(module: nn.Module, count: int) -> nn.Module | None:
     if not own:
         return None
     repeated = {name: p.detach().unsqueeze(0).repeat(count, *[1] * p.ndim) for name, p in own.items()}
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:
         return PackedLinear(repeated["weight"], repeated.get("bias"))
-    if isinstance(module, nn.Embedding):
+    if type(module) is nn.Embedding:
         return PackedEmbedding(repeated["weight"])
-    if set(own) == {"weight"} and own["weight"].ndim == 1 and hasattr(module, "variance_epsilon"):
+    if is_rms_norm(module):
         return PackedRMSNorm(repeated["weight"], module.variance_epsilon)
     raise TypeError(f"full fine-tuning cannot be packed over {type(module).__name__}: the engine knows linear, "
-                    "embedding and RMS-norm layers (Llama- and Qwen-type models); run this spec with engine='trl'")
+                    "embedding and RMS-norm layers (Llama- and Qwen-type models); run this spec with engine='peft' or 'trl'")

@@ -21,7 +21,7 @@ from lorakit.train.packed.attention import LONGEST, attend, attend_backward
 from lorakit.train.packed.layers import PackedRMSNorm
 from lorakit.train.packed.onednn import QuickLoRALinear, product
 
-FAMILIES = ("llama", "mistral", "qwen2")
+KNOWN = ("llama", "mistral", "qwen2")
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 COPIED = 2**20  # weights of layers with one input up to which they are also kept one below the other
 
@@ -31,13 +31,12 @@ Tensors = Sequence[torch.Tensor]
 def quick_decoder(plain: nn.Module) -> QuickDecoder | None:
     """A quicker decoder over the same layers, or None for a module that has none.
 
-    That is for the `FAMILIES`, plainly causal, with a factored adapter in every linear layer.
+    That is for those of `KNOWN`, plainly causal, with a factored adapter in every linear layer.
     """
     config: Any = getattr(plain, "config", None)
     family = getattr(config, "model_type", None)
-    if (family not in FAMILIES or not type(plain).__module__.endswith(f".{family}.modeling_{family}")
-            or config.hidden_act != "silu" or config.attention_dropout
-            or getattr(config, "sliding_window", None) is not None
+    if (family not in KNOWN or not type(plain).__module__.endswith(f".{family}.modeling_{family}")
+            or config.hidden_act != "silu" or getattr(config, "sliding_window", None) is not None
             or config.rope_parameters["rope_type"] in ("dynamic", "longrope")):
         return None
     for layer in plain.layers:

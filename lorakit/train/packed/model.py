@@ -12,8 +12,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lorakit.specs import SFTSpec
-from lorakit.train.adapters import adapted_layers, attach, body_linear_names
-from lorakit.train.packed.layers import PackedLoRALinear, PackedRMSNorm, merging_pays, stacked
+from lorakit.train.adapters import adapted_layers, attach, body_linear_names, fused_names, peft_config
+from lorakit.train.packed.families import OTHER_ENGINE, UnsupportedModelError, head_logits, require_family
+from lorakit.train.packed.layers import PackedLoRALinear, PackedRMSNorm, is_rms_norm, merging_pays, stacked
 from lorakit.train.packed.optimizer import Group, PackedAdamW
 from lorakit.train.tokens import IGNORE
 
@@ -24,8 +25,12 @@ class PackedModel:
     """K configurations over one base model. Use as a context manager: on exit the base is as it was.
 
     Args:
-        model: a Llama- or Qwen-type causal LM (a backbone and an output head); its weights are never changed.
+        model: a causal LM of one of the `families.FAMILIES`; its weights are never changed.
         specs: one a configuration; all LoRA or all full fine-tuning.
+
+    Raises:
+        UnsupportedModelError: a family that is not known, dropout, or adapters on what is no plain linear layer.
+        TypeError: full fine-tuning of a layer that the engine has no packed form of.
 
     Attributes:
         optimizer: AdamW with a learning rate per configuration.
@@ -34,6 +39,7 @@ class PackedModel:
     """
 
     def __init__(self, model: Any, specs: Sequence[SFTSpec]) -> None:
+        require_family(model.config)
         self.model, self.specs = model, list(specs)
         self.is_full = specs[0].lora is None
         if any((spec.lora is None) != self.is_full for spec in specs):
@@ -63,7 +69,8 @@ class PackedModel:
 
     def _vector(self, values: list[float], like: Sequence[Group]) -> torch.Tensor:
         parameter = like[0].parameters[0]
-        return torch.tensor(values, dtype=parameter.dtype, device=parameter.device)
+        dtype = torch.promote_types(parameter.dtype, torch.float32)
+        return torch.tensor(values, dtype=dtype, device=parameter.device)
 
     def _swap(self, name: str, new: nn.Module) -> None:
         self.originals[name] = self.model.get_submodule(name)
@@ -107,6 +114,10 @@ class PackedModel:
             assert spec.lora is not None
             key = (spec.lora.rank, spec.lora.targets, spec.lora.init_a_scale, spec.seed)
             if key not in begun:
+                if fused_names(self.model) and peft_config(spec.lora, self.model).target_parameters:
+                    raise UnsupportedModelError(
+                        f"targets={spec.lora.targets!r} reach the fused experts of this {self.model.config.model_type} "
+                        f"model, which cannot be packed: {OTHER_ENGINE}, or take targets='attention'")
                 adapted = attach(self.model, spec.lora, spec.seed)
                 begun[key] = {
                     name: tuple(part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
@@ -120,6 +131,9 @@ class PackedModel:
         names = [n for n, _ in self.model.named_modules() if any(n in start for start in starts)]
         for name in names:
             base = self.model.get_submodule(name)
+            if type(base) is not nn.Linear:
+                raise UnsupportedModelError(f"{name} is a {type(base).__name__}, and the packed engine adapts plain "
+                                            f"linear layers: {OTHER_ENGINE}, or leave it out of targets")
             example = next(start[name][0] for start in starts if name in start)
             a = torch.zeros(count, rank, base.in_features, dtype=example.dtype, device=base.weight.device)
             b = torch.zeros(count, rank, base.out_features, dtype=example.dtype, device=base.weight.device)
@@ -131,7 +145,7 @@ class PackedModel:
             merged = a.dtype == base.weight.dtype and merging_pays(tokens, rank, base.in_features, base.out_features)
             self._swap(name, PackedLoRALinear(base, a, b, torch.tensor(scale, dtype=a.dtype, device=a.device), merged))
         for name, module in list(self.model.named_modules()):
-            if hasattr(module, "variance_epsilon") and module.weight.dtype == torch.float32:
+            if is_rms_norm(module) and module.weight.dtype == torch.float32:
                 self.originals[name] = module
                 _replace(self.model, name, PackedRMSNorm(module.weight.detach(), module.variance_epsilon))
         self.parameters_trained = [
@@ -161,7 +175,8 @@ class PackedModel:
             sums (K,) in nats and counts (K,).
         """
         count, batch, length = input_ids.shape
-        hidden = self.model.model(input_ids=input_ids.reshape(count * batch, length), use_cache=False).last_hidden_state
+        flat = input_ids.reshape(count * batch, length)
+        hidden = self.model.base_model(input_ids=flat, use_cache=False).last_hidden_state
         targets = labels[:, :, 1:].reshape(count, -1)
         mask = targets != IGNORE
         totals = mask.sum(1)
@@ -184,7 +199,7 @@ class PackedModel:
         return sums, totals
 
     def _head_loss(self, hidden: torch.Tensor, goals: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        logits = self.model.lm_head(hidden)
+        logits = head_logits(self.model, hidden)
         logits = logits if logits.dtype == torch.float64 else logits.float()
         losses = functional.cross_entropy(logits.flatten(0, 1), goals.flatten(), reduction="none").view(goals.shape)
         return losses.where(weight, 0.0).sum(1)

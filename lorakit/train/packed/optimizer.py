@@ -29,7 +29,12 @@ class PackedAdamW:
     """torch.optim.AdamW's arithmetic, K configurations at a time; a NaN stays in its own row.
 
     Parameters are moved into one (K, P) buffer and become views of it, so that an update is a dozen operations
-    however many layers there are.
+    however many layers there are. bfloat16 weights are rounded copies of float32 masters: an update is often smaller
+    than their last digit, and would be lost.
+
+    Attributes:
+        flat: (K, P) what is updated, in float32 or wider; so are `grad` and the state.
+        weights: (K, P) what the layers multiply by; `flat` itself, or its copy in the layers' dtype.
     """
 
     def __init__(self, groups: Sequence[Group], betas: tuple[float, float], epsilon: float,
@@ -38,16 +43,19 @@ class PackedAdamW:
         parameters = [p for group in groups for p in group.parameters]
         count, first = len(parameters[0]), parameters[0]
         sizes = [p.numel() // count for p in parameters]
-        self.flat = torch.empty(count, sum(sizes), dtype=first.dtype, device=first.device)
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        self.flat = torch.empty(count, sum(sizes), dtype=dtype, device=first.device)
+        self.weights = self.flat if first.dtype == dtype else torch.empty_like(self.flat, dtype=first.dtype)
         self.grad = torch.zeros_like(self.flat)
         self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
         self.parameters = parameters
         start = 0
         for parameter, size in zip(parameters, sizes, strict=True):
-            view = self.flat[:, start : start + size].view(parameter.shape)
+            view = self.weights[:, start : start + size].view(parameter.shape)
             view.copy_(parameter.detach())
             parameter.data = view
             start += size
+        self.flat.copy_(self.weights)
         self.spans: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
         start = 0
         for group in groups:
@@ -92,4 +100,6 @@ class PackedAdamW:
                 square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
                 denominator = square.sqrt().div_(math.sqrt(correction2)).add_(self.epsilon)
                 value.sub_(denominator.reciprocal_().mul_(mean).mul_(lr / correction1))
+        if self.weights is not self.flat:
+            self.weights.copy_(self.flat)
         return norm

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from lorakit.train.packed.families import head_logits
 from lorakit.train.packed.model import LOGITS_AT_ONCE
 
 
@@ -83,7 +85,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
     """Complete every prompt `group` times; without top-k, top-p or penalties.
 
     Args:
-        model: a causal LM with a backbone `model` and a head `lm_head`, packed or not.
+        model: a causal LM of one of the `families.FAMILIES`, packed or not.
         prompts: R lists of token ids.
         length: largest number of tokens of a completion.
         stop: tokens that end one.
@@ -98,7 +100,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
     alive = torch.ones(len(hidden), dtype=torch.bool, device=device)
     tokens, masks, chosen = [], [], []
     for step in range(length):
-        logits = _scaled(model.lm_head(hidden.unsqueeze(1)).squeeze(1), temperature)
+        logits = _scaled(head_logits(model, hidden.unsqueeze(1)).squeeze(1), temperature)
         log_probs = logits.log_softmax(-1)
         if temperature is None or draws is None:
             token = logits.argmax(-1)
@@ -113,8 +115,8 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
         if step + 1 == length or not bool(alive.any()):
             break
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-        hidden = model.model(input_ids=tokens[-1].unsqueeze(1), attention_mask=seen, use_cache=True,
-                             position_ids=place.unsqueeze(1) + step, past_key_values=cache).last_hidden_state[:, 0]
+        hidden = model.base_model(input_ids=tokens[-1].unsqueeze(1), attention_mask=seen, use_cache=True,
+                                  position_ids=place.unsqueeze(1) + step, past_key_values=cache).last_hidden_state[:, 0]
     return Rollout(ids, lengths, group, torch.stack(tokens, 1), torch.stack(masks, 1), torch.stack(chosen, 1), ~alive)
 
 
@@ -125,8 +127,8 @@ def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor) -> torch.
     if count > 1:
         seen = torch.cat([seen, seen.new_ones(len(seen), count - 1)], 1)
         places = place.unsqueeze(1) + torch.arange(count - 1, device=place.device)
-        after = model.model(input_ids=rollout.tokens[:, :-1], attention_mask=seen, position_ids=places, use_cache=True,
-                            past_key_values=cache).last_hidden_state
+        after = model.base_model(input_ids=rollout.tokens[:, :-1], attention_mask=seen, position_ids=places,
+                                 use_cache=True, past_key_values=cache).last_hidden_state
         hidden = torch.cat([hidden, after], 1)
     width = max(1, LOGITS_AT_ONCE // (len(hidden) * model.config.vocab_size))
     parts = []
@@ -142,11 +144,21 @@ def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor) -> torch.
 def _prefill(model: Any, ids: torch.Tensor, lengths: torch.Tensor,
              group: int) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
     """Meet each prompt once: the last state (N, d), the cache of N rows, the mask (N, P), and the next place (N,)."""
-    # padding stands on the right, behind the prompt: no row is without a token to attend to
-    seen = (torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)).long()
-    cache = DynamicCache(config=model.config)
-    states = model.model(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).last_hidden_state
-    last = states[torch.arange(len(ids), device=ids.device), lengths - 1]
+    cache, place = DynamicCache(config=model.config), torch.arange(ids.shape[1], device=ids.device)
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        # padding stands on the right, behind the prompt: no row is without a token to attend to
+        seen = (place < lengths.unsqueeze(1)).long()
+        states = model.base_model(input_ids=ids, attention_mask=seen, past_key_values=cache,
+                                  use_cache=True).last_hidden_state
+        last = states[torch.arange(len(ids), device=ids.device), lengths - 1]
+    else:
+        # a sliding window counts the places of the cache, and a convolution keeps its last ones: padding between a
+        # prompt and its completion would fill them, so it stands on the left
+        places = place - (len(place) - lengths).unsqueeze(1)
+        seen = (places >= 0).long()
+        last = model.base_model(input_ids=ids.gather(1, places % len(place)), attention_mask=seen,
+                                position_ids=places.clamp(min=0), past_key_values=cache,
+                                use_cache=True).last_hidden_state[:, -1]
     cache.batch_repeat_interleave(group)
     last, seen, lengths = (part.repeat_interleave(group, 0) for part in (last, seen, lengths))
     return last, cache, seen, lengths
@@ -158,5 +170,5 @@ def _scaled(logits: torch.Tensor, temperature: torch.Tensor | None) -> torch.Ten
 
 
 def _chosen(model: Any, hidden: torch.Tensor, tokens: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
-    logits = _scaled(model.lm_head(hidden), temperature.unsqueeze(2))
+    logits = _scaled(head_logits(model, hidden), temperature.unsqueeze(2))
     return logits.log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2)
