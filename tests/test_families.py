@@ -17,16 +17,17 @@ from lorakit.train.peft_loop import train_peft
 SPLITS = data()
 LOSSES = ("base_test_loss", "train_loss", "test_loss")
 WINDOW = {"sliding_window": 4}
+GRANITE = {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+           "attention_multiplier": 0.1}
 # What makes a family itself, with figures far from those that do nothing. `targets` goes to the adapter.
 SPECIAL = {
     "cohere": {"logit_scale": 0.2}, "cohere2": {"logit_scale": 0.2, **WINDOW},
     "gemma2": {"final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, **WINDOW},
     "gemma3_text": {"final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, **WINDOW},
     "vaultgemma": {"final_logit_softcapping": 0.5, "attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 8, **WINDOW},
-    **dict.fromkeys(("granite", "granitemoe", "granitemoeshared"), {
-        "logits_scaling": 8.0, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1}),
+    "granite": GRANITE, "granitemoe": GRANITE, "granitemoeshared": GRANITE,
     "hyperclovax": {"logits_scaling": 0.3},
-    "minicpm3": {"logits_scaling": 3.0, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8,
+    "minicpm3": {"dim_model_base": 8, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8,
                  "qk_rope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4, "head_dim": 8},
     "nanochat": {"final_logit_softcapping": 0.5},
     "mistral": WINDOW, "phi3": WINDOW, "exaone4": WINDOW, "olmo3": WINDOW, "starcoder2": WINDOW, "smollm3": {},
@@ -76,7 +77,7 @@ def test_every_family_trains_as_its_own_forward_pass_does(kind):
         assert max(abs(found[name] - plain[name]) for name in LOSSES) <= 1e-5
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"lfm2"}))
 def test_every_family_samples_and_learns_from_prompts_of_unequal_length(kind):
     model = special(kind)[0]
     own = Own(model)
@@ -92,6 +93,11 @@ def test_every_family_samples_and_learns_from_prompts_of_unequal_length(kind):
         own = own[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None]).squeeze(1)[mask]
         assert (found.log_probs[row][mask] - own).abs().max() <= 2e-5
         assert (learnt[row][mask] - own).abs().max() <= 2e-5
+
+
+def test_a_family_whose_prompts_cannot_be_shared_is_refused_by_the_sampler():
+    with pytest.raises(UnsupportedModelError, match=r"lfm2.*convolutions.*SFTSpec"):
+        sample(special("lfm2")[0], [[5, 6, 7]], 2, 3, [2])
 
 
 @pytest.mark.parametrize(("kind", "family"), [
@@ -162,13 +168,14 @@ def test_the_loop_trains_with_the_models_own_dropout_from_the_spec_s_seed():
     assert torch.equal(torch.random.get_rng_state(), before)
     model = made("llama")
     whole = [train_peft(run, model, SPLITS).metrics["train_loss"] for run in runs]
-    assert dropped[0] == dropped[1] and dropped[2] == dropped[3]
+    assert dropped[0] == dropped[1]
+    assert dropped[2] == dropped[3]
     assert all(abs(a - b) > 1e-3 for a, b in zip(dropped, whole, strict=True))
 
 
 def test_a_registered_gemma_2_keeps_its_cap_on_attention(tmp_path, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
-    model = special("gemma2")[0]
+    model = made("gemma2", **SPECIAL["gemma2"] | {"vocab_size": 256})
     ids = torch.arange(12).view(1, 12) + 3
     loaded, _ = lk.load_model(lk.register_model("capped", model, lk.load_model("tiny")[1]))
     with torch.no_grad():

@@ -23,8 +23,8 @@ class MasterAdamW(torch.optim.AdamW):
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
         weights = [p for group in groups for p in group["params"]]
-        masters = {p: p.detach().float().requires_grad_() for p in weights if p.dtype in (torch.bfloat16, torch.float16)}
-        self.masters = masters
+        self.masters = masters = {p: p.detach().float().requires_grad_() for p in weights
+                                  if p.dtype in (torch.bfloat16, torch.float16)}
         super().__init__([{**group, "params": [masters.get(p, p) for p in group["params"]]} for group in groups],
                          **options)
 

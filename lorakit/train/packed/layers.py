@@ -165,15 +165,16 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def is_rms_norm(module: nn.Module) -> bool:
-    """Whether a module is x · w / rms(x): asked with numbers, since others have the same fields (Cohere's LayerNorm)."""
+    """Whether a module is x · w / rms(x), asked with numbers: Cohere's LayerNorm has the same fields."""
     own = dict(module.named_parameters(recurse=False))
     if set(own) != {"weight"} or own["weight"].ndim != 1 or not hasattr(module, "variance_epsilon"):
         return False
     weight = own["weight"].detach()
     x = torch.linspace(-1, 3, len(weight), dtype=weight.dtype, device=weight.device).unsqueeze(0)
     plain = x.float() * torch.rsqrt(x.float().square().mean() + module.variance_epsilon) * weight.float()
+    tolerance = 0.05 if weight.dtype == torch.bfloat16 else 1e-4
     with torch.no_grad():
-        return torch.allclose(module(x).float(), plain, rtol=0.05 if weight.dtype == torch.bfloat16 else 1e-4, atol=1e-6)
+        return torch.allclose(module(x).float(), plain, rtol=tolerance, atol=1e-6)
 
 
 def stacked(module: nn.Module, count: int) -> nn.Module | None:
@@ -193,4 +194,5 @@ def stacked(module: nn.Module, count: int) -> nn.Module | None:
     if is_rms_norm(module):
         return PackedRMSNorm(repeated["weight"], module.variance_epsilon)
     raise TypeError(f"full fine-tuning cannot be packed over {type(module).__name__}: the engine knows linear, "
-                    "embedding and RMS-norm layers (Llama- and Qwen-type models); run this spec with engine='peft' or 'trl'")
+                    "embedding and RMS-norm layers (Llama- and Qwen-type models); run this spec with "
+                    "engine='peft' or 'trl'")

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lorakit.train.packed.families import head_logits
+from lorakit.train.packed.families import UnsupportedModelError, head_logits
 from lorakit.train.packed.model import LOGITS_AT_ONCE
 
 
@@ -159,6 +159,10 @@ def _prefill(model: Any, ids: torch.Tensor, lengths: torch.Tensor,
         last = model.base_model(input_ids=ids.gather(1, places % len(place)), attention_mask=seen,
                                 position_ids=places.clamp(min=0), past_key_values=cache,
                                 use_cache=True).last_hidden_state[:, -1]
+    if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+        raise UnsupportedModelError(f"completions cannot share what a {model.config.model_type} model keeps of their "
+                                    "prompt (the states of its convolutions), so RL cannot sample from it: take a "
+                                    "model with attention alone, or fine-tune this one with SFTSpec")
     cache.batch_repeat_interleave(group)
     last, seen, lengths = (part.repeat_interleave(group, 0) for part in (last, seen, lengths))
     return last, cache, seen, lengths
