@@ -130,12 +130,16 @@ def test_known_totals_are_the_published_ones():
         "qwen2.5-72b": 72_706_203_648, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
         "qwen3-14b": 14_768_307_200, "qwen3-32b": 32_762_123_264, "qwen3-30b-a3b": 30_532_122_624,
         "qwen3-235b-a22b": 235_093_634_560, "gemma-2-2b": 2_614_341_888, "gemma-2-9b": 9_241_705_984,
-        "gemma-2-27b": 27_227_128_320, "gemma-3-1b": 999_885_952, "mistral-7b-v0.1": 7_241_732_096,
+        "gemma-2-27b": 27_227_128_320, "gemma-3-270m": 268_098_176, "gemma-3-1b": 999_885_952,
+        "mistral-7b-v0.1": 7_241_732_096,
         "mistral-7b-v0.3": 7_248_023_552, "mistral-nemo-2407": 12_247_782_400, "mistral-small-24b-2501": 23_572_403_200,
         "mixtral-8x7b-v0.1": 46_702_792_704, "phi-4": 14_659_507_200, "phi-4-mini": 3_836_021_760,
         "olmo-2-0425-1b": 1_484_916_736, "olmo-2-1124-7b": 7_298_617_344, "olmo-2-1124-13b": 13_716_198_400,
         "gpt-oss-20b": 20_914_757_184, "gpt-oss-120b": 116_829_156_672}
     assert {name: ModelShape.of(name).parameters for name in published} == published
+    for name, with_a_second_head in {"qwen3-0.6b": 751_632_384, "qwen3-1.7b": 2_031_739_904}.items():
+        shape = ModelShape.of(name)
+        assert shape.parameters + shape.parameters_by_component["embedding"] == with_a_second_head
 
 
 def test_a_published_total_with_a_tower_for_pictures_is_the_language_model_and_the_tower():

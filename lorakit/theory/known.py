@@ -60,6 +60,8 @@ _ROWS = {
     "gemma-2-2b": _row("gemma2", True, 2304, 9216, 26, 8, 4, 256, 256000, LITGPT),
     "gemma-2-9b": _row("gemma2", True, 3584, 14336, 42, 16, 8, 256, 256000, LITGPT),
     "gemma-2-27b": _row("gemma2", True, 4608, 36864, 46, 32, 16, 128, 256000, LITGPT),
+    "gemma-3-270m": _row("gemma3_text", True, 640, 2048, 18, 4, 1, 256, 262144,
+                         "rasbt/LLMs-from-scratch 023e6bc6 ch05/12_gemma3/standalone-gemma3.ipynb"),
     "gemma-3-1b": _row("gemma3_text", True, 1152, 6912, 26, 4, 1, 256, 262144, LITGPT),
     # of these three the language model alone, without the tower for pictures; its table has 64 rows more than litgpt's
     "gemma-3-4b": _row("gemma3_text", True, 2560, 10240, 34, 8, 4, 256, 262208, LITGPT),
