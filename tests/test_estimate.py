@@ -81,6 +81,11 @@ def test_a_spec_brings_its_model(pinned, parameters):
     assert found.memory["weights"] == 2 * parameters
 
 
+def test_what_a_name_leaves_out_is_said():
+    found = lk.estimate("google/gemma-3-4b-it@093f9f38", SPEC, "H100")
+    assert "gemma-3-4b-it@093f9f38 is the language model alone" in found.assumption
+
+
 def test_a_price_is_dated_or_unknown():
     assert "Lambda, 2026-09-20" in lk.estimate("tiny", SPEC, "H100").assumption
     unknown = lk.estimate("tiny", SPEC, "RTX 4090")

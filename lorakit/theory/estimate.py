@@ -134,6 +134,7 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
     words = [f"{mfu:.0%} of the GPU's dense FLOP/s", "fused attention, which keeps no scores"]
     if given and given.quantization:
         words.append(f"{given.name} is quantised: {given.quantization}")
+    words += [f"{shape.name} is {shape.note}" for shape in (given, *shapes.values()) if shape and shape.note]
     words += ["float32 master weights"] * bool(largest["masters"])
     if price:
         words.append(f"{price:g} dollars an hour ({source})")

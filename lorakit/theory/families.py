@@ -102,7 +102,8 @@ def build(config: ConfigFields, name: str | None) -> ModelShape:
                       layers=layers, query_size=queries, key_size=keys, inner_size=visited, head_dim=head_dim,
                       norms=family.norms, head_norms=family.head_norms, experts=experts, active_experts=active,
                       peft_reaches_experts=family.peft_reaches_experts,
-                      quantization=read_quantization(config.get("quantization_config", None), bool(sparse)))
+                      quantization=read_quantization(config.get("quantization_config", None), bool(sparse)),
+                      note=config.get("note", None))
 
 
 def _dense(family: Family, hidden: int, inner: int, queries: int, keys: int, layers: int, dense: int) -> list[Matrix]:

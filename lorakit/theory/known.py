@@ -16,9 +16,10 @@ LITGPT = "Lightning-AI/litgpt 0006c973 litgpt/config.py"
 COPIES = "citsjtu2020/LLM-Prof 8434c8d1 sglang/Model_Config.md"
 TRANSFORMERS = "huggingface/transformers v5.17.0 src/transformers/models"  # a class's defaults are the model
 HERE = "lorakit"
+NO_PICTURES = "the language model alone, without the 0.4 billion weights of its tower for pictures"
 
 
-def _row(kind: str, tied: bool, *rest: Any, **more: int) -> tuple[dict[str, Any], str]:
+def _row(kind: str, tied: bool, *rest: Any, **more: Any) -> tuple[dict[str, Any], str]:
     *numbers, source = rest
     return {"model_type": kind, "tie_word_embeddings": tied, **dict(zip(FIELDS, numbers, strict=True)), **more}, source
 
@@ -63,10 +64,10 @@ _ROWS = {
     "gemma-3-270m": _row("gemma3_text", True, 640, 2048, 18, 4, 1, 256, 262144,
                          "rasbt/LLMs-from-scratch 023e6bc6 ch05/12_gemma3/standalone-gemma3.ipynb"),
     "gemma-3-1b": _row("gemma3_text", True, 1152, 6912, 26, 4, 1, 256, 262144, LITGPT),
-    # of these three the language model alone, without the tower for pictures; its table has 64 rows more than litgpt's
-    "gemma-3-4b": _row("gemma3_text", True, 2560, 10240, 34, 8, 4, 256, 262208, LITGPT),
-    "gemma-3-12b": _row("gemma3_text", True, 3840, 15360, 48, 16, 8, 256, 262208, LITGPT),
-    "gemma-3-27b": _row("gemma3_text", True, 5376, 21504, 62, 32, 16, 128, 262208, LITGPT),
+    # these three have 64 tokens more than litgpt says: so transformers' defaults, and the totals on the hub
+    "gemma-3-4b": _row("gemma3_text", True, 2560, 10240, 34, 8, 4, 256, 262208, LITGPT, note=NO_PICTURES),
+    "gemma-3-12b": _row("gemma3_text", True, 3840, 15360, 48, 16, 8, 256, 262208, LITGPT, note=NO_PICTURES),
+    "gemma-3-27b": _row("gemma3_text", True, 5376, 21504, 62, 32, 16, 128, 262208, LITGPT, note=NO_PICTURES),
     "mistral-7b-v0.1": _row("mistral", False, 4096, 14336, 32, 32, 8, 128, 32000, LITGPT),
     "mistral-7b-v0.3": _row("mistral", False, 4096, 14336, 32, 32, 8, 128, 32768, LITGPT),
     "mistral-nemo-2407": _row("mistral", False, 5120, 14336, 40, 32, 8, 128, 131072, "kevinstephano/"

@@ -133,7 +133,7 @@ def adapters_that_fit(shape: ModelShape, lora: LoRASpec, room: float, dtype: str
     >>> adapters_that_fit(ModelShape.of("llama-3.1-8b"), LoRASpec(rank=16), 80e9)  # (80e9 - 16.06e9) / 83,886,080
     762
     """
-    left = room - checkpoint_bytes(shape, None, dtype)
+    left = room - shape.weight_bytes(DTYPE_BYTES[dtype])
     return max(0, int(left // checkpoint_bytes(shape, lora, dtype)))
 
 

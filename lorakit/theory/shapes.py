@@ -84,6 +84,7 @@ class ModelShape:
         active_experts: experts that one token visits, or None.
         peft_reaches_experts: whether PEFT 0.21's all-linear adapts fused experts and routers of this type.
         quantization: the format of a quantised base, or None.
+        note: what a reader of any count should know, or None.
 
     >>> shape = ModelShape.of("llama-3.1-8b")
     >>> shape.parameters
@@ -108,6 +109,7 @@ class ModelShape:
     active_experts: int | None = None
     peft_reaches_experts: bool = True
     quantization: Quantization | None = None
+    note: str | None = None
 
     @classmethod
     def of(cls, source: Any) -> ModelShape:
