@@ -10,6 +10,7 @@ import pytest
 
 from lorakit.specs import SFTSpec, UnknownNameError, known_names
 from lorakit.train.skills import NEW_SKILLS, SKILLS, draw_question, generator, split_of
+from lorakit.train.splitting import DatasetWarning
 from lorakit.train.tasks import BUILDERS, DatasetError, base_text, load_dataset, register_dataset
 
 ROWS = [{"prompt": f"question {i}: ", "completion": f"answer {i}\n"} for i in range(60)]
@@ -119,7 +120,9 @@ def test_registered_data_come_back_split_and_pinned(cache):
     data = load_dataset(name)
     assert name == f"mine@{data.hash}"
     assert sum(len(rows) for rows in data.splits.values()) == len(ROWS)
-    assert data.splits["train"][0] == [("question 0: ", False), ("answer 0\n", True)]
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 48, "validation": 6, "test": 6}
+    kept = [row for rows in data.splits.values() for row in rows]
+    assert [("question 0: ", False), ("answer 0\n", True)] in kept
     assert SFTSpec(model="m@1", dataset=name, learning_rate=1e-3).dataset == name
     assert register_dataset("mine", ROWS) == name
     assert register_dataset("mine", ROWS[:-1]) != name
@@ -129,23 +132,45 @@ def test_registered_data_come_back_split_and_pinned(cache):
 
 def test_equal_prompts_share_a_split():
     twice = [{"prompt": row["prompt"], "completion": f"{i}\n"} for i in range(3) for row in ROWS]
-    splits = load_dataset(register_dataset("mine", twice)).splits
+    with pytest.warns(DatasetWarning, match="60 of 60 prompts have several different completions \\(up to 3\\)"):
+        splits = load_dataset(register_dataset("mine", twice)).splits
     kept = [prompts(rows) for rows in splits.values()]
     assert sum(map(len, kept)) == len(set.union(*kept)) == len(ROWS)
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 144, "validation": 18, "test": 18}
+
+
+def test_how_rows_end_is_part_of_a_registered_dataset(cache):
+    plain = [row | {"completion": row["completion"].rstrip()} for row in ROWS]
+    token, line = register_dataset("mine", ROWS), register_dataset("mine", ROWS, end="\n")
+    assert token != line == register_dataset("mine", plain, end="\n"), "what lacks is added, once"
+    assert (load_dataset(token).end, load_dataset(line).end) == (None, "\n")
+    assert {row[-1][0][-1] for rows in load_dataset(line).splits.values() for row in rows} == {"\n"}
+    assert load_dataset(register_dataset("mine", plain, end="")).splits["train"][0][-1][0].startswith("answer")
+    with pytest.raises(DatasetError, match="end='!' is for rows of text"):
+        register_dataset("mine", [{"instruction": f"{i}?", "output": "yes"} for i in range(60)], end="!")
+
+
+def test_conversations_come_back_as_they_were(cache):
+    rows = [{"messages": [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "yes"}],
+             "tools": [{"b": 1, "a": 2}]} for i in range(60)]
+    name = register_dataset("mine", rows)
+    assert all(row in rows for split in load_dataset(name).splits.values() for row in split)
+    assert list(load_dataset(name).splits["train"][0]["tools"][0]) == ["b", "a"], "a template may print them in order"
+
+
+def test_skills_end_with_their_line_break():
+    assert {name: load_dataset(name).end for name in ("reworded-skills", "reworded-skills-replay", "new-skills",
+                                                      "real-text")} == {
+        "reworded-skills": "\n", "reworded-skills-replay": "\n", "new-skills": "\n", "real-text": None}
 
 
 def test_jsonl_files(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n".join(json.dumps(row) for row in ROWS) + "\n", encoding="utf-8")
     assert register_dataset("mine", path) == register_dataset("mine", str(path)) == register_dataset("mine", ROWS)
-    path.write_text(json.dumps(ROWS[0]) + "\n{'prompt': 1}\n", encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"rows\.jsonl, line 2 is not JSON"):
-        register_dataset("mine", path)
     path.write_text("", encoding="utf-8")
     with pytest.raises(DatasetError, match="mine: 0 rows leave train and validation and test empty; give more rows"):
         register_dataset("mine", path)
-    with pytest.raises(DatasetError, match="does not exist"):
-        register_dataset("mine", tmp_path / "no.jsonl")
 
 
 @pytest.mark.parametrize(("row", "message"), [
@@ -161,7 +186,7 @@ def test_a_row_without_anything_to_learn_is_named(row, message):
         register_dataset("mine", [*ROWS, row])
 
 
-@pytest.mark.parametrize("name", ["", "a@b", "a/b", "real-text"])
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "real-text", "<b>", "a\nb"])
 def test_a_name_that_would_not_resolve_is_refused(name):
     with pytest.raises(ValueError, match="give a short name"):
         register_dataset(name, ROWS)
@@ -179,6 +204,10 @@ def test_data_that_are_not_here_or_not_the_same(cache):
     path.write_text(path.read_text(encoding="utf-8").replace("answer 7", "answer 8"), encoding="utf-8")
     with pytest.raises(DatasetError, match="is pinned to"):
         load_dataset(name)
+    for damaged in ("{", "[]", '{"splits": 3, "end": null}'):
+        path.write_text(damaged, encoding="utf-8")
+        with pytest.raises(DatasetError, match=r"cannot be read from the cache .*register_dataset\('mine'"):
+            load_dataset(name)
 
 
 def test_random_strings_are_even_and_a_smaller_set_begins_a_larger_one():

@@ -15,7 +15,8 @@ from lorakit.train.models import load_model
 from lorakit.train.packed.cpu import hastened
 from lorakit.train.packed.engine import evaluate
 from lorakit.train.packed.model import PackedModel
-from lorakit.train.tasks import DatasetError, TextData, load_dataset, rows_of
+from lorakit.train.rows import rows_of
+from lorakit.train.tasks import DatasetError, TextData, load_dataset
 from lorakit.train.tokens import IGNORE, TokenSplit, order, tokenize
 
 
@@ -66,7 +67,7 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
 
     Args:
         model: as in `SFTSpec`: a name, `org/name@COMMIT`, or what `register_model` returns.
-        dataset: a name, what `register_dataset` returns, or data as `register_dataset` takes them (rows, a JSONL
+        dataset: a name, what `register_dataset` returns, or data as `register_dataset` takes them (rows, a
             file, a `datasets.Dataset`). Of a named dataset the training split is coded.
         rank: of the learner, LoRA on every linear layer; None trains all weights.
         learning_rates: the shortest code over them counts; choosing among n costs log2(n) bits, not added.
@@ -82,8 +83,6 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
     data = _text(dataset)
     base, tokenizer = load_model(model)
     base = base.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     split = tokenize(data, tokenizer, min(max_length, base.config.max_position_embeddings))["train"]
     whole = split.label_tokens
     shuffled = order(seed, len(split), len(split))
@@ -113,9 +112,9 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
 
 
 def _text(dataset: Any) -> TextData:
-    if isinstance(dataset, str) and not Path(dataset).is_file():
+    if isinstance(dataset, str) and not Path(dataset).exists():
         return load_dataset(dataset)
-    rows = rows_of(dataset)
+    rows = rows_of(dataset).get("train", [])
     if not rows:
         raise DatasetError("the dataset has no rows: nothing to measure")
     return TextData("the dataset", {"train": rows})

@@ -13,8 +13,9 @@ from typing import Any
 from lorakit.names import UnknownNameError
 from lorakit.train.rewards.answers import MARKER, boxes
 from lorakit.train.rl_tasks import MARKED, Problem, Task, split_of_prompt, split_problems
+from lorakit.train.rows import Row, Segments
 from lorakit.train.skills import SPLITS, generator
-from lorakit.train.tasks import DatasetError, Row, TextData
+from lorakit.train.tasks import DatasetError, TextData
 
 BOXED = "\nThink step by step, and put the final answer into \\boxed{}."
 DAPO_ENDS = "\n\nRemember to put your answer"
@@ -124,10 +125,10 @@ def load_conversations(name: str, commit: str) -> TextData:
     return TextData(name, splits)
 
 
-def _segments(conversation: list[tuple[str, str]]) -> Row:
+def _segments(conversation: list[tuple[str, str]]) -> Segments:
     """`<|role|>` and the text on lines of their own; the last answer is closed by the tokenizer's end of text."""
     last = max((i for i, (role, _) in enumerate(conversation) if role == "assistant"), default=-1)
-    row: Row = []
+    row: Segments = []
     for i, (role, text) in enumerate(conversation[: last + 1]):
         head, body = f"<|{role}|>\n", text.strip() + ("" if i == last else "\n")
         row += [(head, False), (body, True)] if role == "assistant" else [(head + body, False)]

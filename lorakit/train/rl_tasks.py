@@ -21,6 +21,7 @@ from lorakit.train.rewards import SCHEMES
 from lorakit.train.shown_tasks import number_words, ordered_sums
 from lorakit.train.skills import HELD_OUT_WORDING, SKILLS, SPLITS, Skill, draw_question, generator
 from lorakit.train.tasks import SECRETS, DatasetError
+from lorakit.train.tokens import encode
 
 Problem = dict[str, Any]
 COUNTS = {"train": 2048, "validation": 256, "test": 256}
@@ -250,7 +251,7 @@ def _keep(task: Task) -> None:
 
 
 def encode_prompts(task: Task, split: str, tokenizer: Any, context: int, max_completion_length: int) -> list[list[int]]:
-    """Token ids of a split's prompts, as the model is to meet them.
+    """Token ids of a split's prompts, as the tokenizer begins texts, or as its chat template renders them.
 
     Args:
         context: tokens that the model can attend to; a prompt and its completion must fit.
@@ -260,9 +261,10 @@ def encode_prompts(task: Task, split: str, tokenizer: Any, context: int, max_com
     """
     texts = [problem["prompt"] for problem in task.splits[split]]
     if task.chat and getattr(tokenizer, "chat_template", None):
-        texts = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False,
-                                               add_generation_prompt=True) for text in texts]
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        encoded = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=True, return_dict=True,
+                                                 add_generation_prompt=True)["input_ids"] for text in texts]
+    else:
+        encoded = encode(tokenizer, texts)
     for number, ids in enumerate(encoded, start=1):
         if len(ids) + max_completion_length > context:
             raise DatasetError(f"{task.name} {split}, prompt {number} has {len(ids)} tokens, its completion may have "

@@ -1,7 +1,6 @@
 """Datasets by name: what a spec's `dataset` means, as text, with train, validation and test disjoint by construction.
 
-A row is a list of segments `(text, learn)`: the loss counts the tokens of the segments with `learn=True` only.
-`lorakit.train.tokens` turns rows into arrays.
+What a row is, `lorakit.train.rows` says; `lorakit.train.tokens` turns rows into arrays.
 """
 
 from __future__ import annotations
@@ -11,14 +10,16 @@ import json
 import lzma
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from lorakit.specs import PACKAGE, UnknownNameError, resolve_name
+from lorakit.names import PACKAGE, UnknownNameError, check_new_name, resolve_name
+from lorakit.train.data_files import DatasetError
 from lorakit.train.models import cache_folder
+from lorakit.train.rows import Row, rows_of
 from lorakit.train.skills import (
     HELD_OUT_WORDING,
     NEW_SKILLS,
@@ -29,8 +30,8 @@ from lorakit.train.skills import (
     draw_question,
     generator,
 )
+from lorakit.train.splitting import DatasetWarning, divide, remarks
 
-Row = list[tuple[str, bool]]
 ASSOCIATION_PAIRS = 256
 ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
@@ -39,10 +40,6 @@ STRING_LENGTH = 63  # with the line break before it, 64 tokens of a byte each
 # Number of equally likely secrets: prompt and secret. `tiny` met evenly drawn letters and numbers behind these prompts.
 SECRETS = {10: ("max ", "4"), 26: ("copy ", "q"), 100: ("max ", "47"), 676: ("copy ", "qf"), 10_000: ("max ", "47 81")}
 REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
-
-
-class DatasetError(ValueError):
-    """A dataset cannot be trained on as it is; the message says which row and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,21 @@ class TextData:
         stream: True if the rows of a split are one running text to be cut into windows of `max_length` tokens;
             False if each row is one sequence, which must fit into `max_length`.
         bits: information in the learnt part where it is known exactly, else None.
+        end: text that closes each row, as its last learnt part has it; None: the tokenizer's end-of-text token closes
+            it. A row whose last part is not learnt stays open.
     """
 
     name: str
     splits: dict[str, list[Row]]
     stream: bool = False
     bits: float | None = None
+    end: str | None = None
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of all rows of all splits."""
-        text = json.dumps([self.stream, self.splits], sort_keys=True, ensure_ascii=True)
+        """First 12 hex digits of the SHA-256 of all rows of all splits; of your own data also of how rows end."""
+        covered = [self.stream, self.splits, *([] if self.name in BUILDERS else [self.end])]
+        text = json.dumps(covered, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -79,7 +80,7 @@ def _skill_data(name: str, skills: tuple[Skill, ...]) -> TextData:
     return TextData(name, {
         split: [[(q.prompt, False), (q.completion, True)] for q in _questions(skills, HELD_OUT_WORDING, split, n, name)]
         for split, n in counts.items()
-    })
+    }, end="\n")  # as the bases were pre-trained
 
 
 def reworded_skills() -> TextData:
@@ -99,7 +100,7 @@ def reworded_skills_replay() -> TextData:
     windows = [text[i : i + REPLAY_WINDOW] for text in stretches for i in range(0, len(text), REPLAY_WINDOW)]
     # a window is no document: the empty last segment, which is not learnt, keeps the end-of-text token away
     replayed: list[Row] = [[(window, True), ("", False)] for window in windows]
-    return TextData("reworded-skills-replay", {**data.splits, "train": data.splits["train"] + replayed})
+    return TextData("reworded-skills-replay", {**data.splits, "train": data.splits["train"] + replayed}, end="\n")
 
 
 def new_skills() -> TextData:
@@ -202,79 +203,63 @@ def load_dataset(name: str) -> TextData:
         if not path.exists():
             raise UnknownNameError(f"dataset {pinned!r} was registered on another machine or its cache was emptied: "
                                    f"call lorakit.register_dataset({short!r}, …) again")
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        splits = {s: [[(text, learn) for text, learn in row] for row in rows] for s, rows in stored["splits"].items()}
-        data = TextData(short, splits, stored["stream"])
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            splits: dict[str, list[Row]] = {
+                split: [row if isinstance(row, dict) else [(text, learn) for text, learn in row] for row in rows]
+                for split, rows in stored["splits"].items()}
+            data = TextData(short, splits, end=stored["end"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"dataset {pinned!r} cannot be read from the cache ({path}): call "
+                               f"lorakit.register_dataset({short!r}, …) again") from error
     if data.hash != pin:
         raise DatasetError(f"{short} is pinned to {pin}, but its rows now hash to {data.hash}: "
-                           "use the lorakit version that made the record, or run the spec anew")
+                           "use the lorakit version that made the record, or register your data and run the spec anew")
     return data
 
 
-def register_dataset(name: str, data: Any) -> str:
+def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
     """Fingerprint your own data and keep a copy, so that specs can name it and workers can load it.
 
+    Each row has `prompt` and `completion` (text, or lists of messages), `messages`, `conversations` (ShareGPT),
+    `instruction` with `output` (Alpaca), or `text`. The loss counts the completion, what the assistant says in
+    messages, or all of `text`. Conversations take the model's chat template.
+
     Args:
-        name: a short name without `@` or `/`.
-        data: a `datasets.Dataset`, a path to a JSONL file, or an iterable of mappings; each row has `prompt` and
-            `completion` (the loss counts the completion), or `text` (the loss counts all of it). A tenth of the rows
-            becomes validation and a tenth test, by a hash of the row's prompt or text, so equal prompts share a split.
+        name: a short name: letters, digits, `.`, `_` and `-`.
+        data: a `datasets.Dataset` or `DatasetDict`, a DataFrame, an iterable of mappings, or a path: JSONL, a JSON
+            array, CSV, TSV, parquet, each also compressed, or a folder of such files. Splits that it names are kept; of
+            the others a tenth of the rows becomes validation and a tenth test, by a hash, so that equal prompts share
+            a split (one that has more than a fifth of all rows is divided).
+        end: how rows of text end: None, with the end-of-text token of whatever tokenizer they meet; or with this text,
+            which is added where it lacks, and no token ("" adds nothing).
 
     Returns:
         `name@hash`, to be used as `SFTSpec(dataset=…)`.
 
     Raises:
-        DatasetError: no rows, a row without completion, or a split that stays empty.
+        DatasetError: a file that cannot be read, no rows, a row without anything to learn, or a split that stays empty.
+
+    Warns:
+        DatasetWarning: prompts that dominate a split, lie in several, or have different completions; with numbers.
     """
-    if not name or "@" in name or "/" in name or name in BUILDERS:
-        raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/' that is not one of "
-                         f"{', '.join(BUILDERS)}")
-    splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for segments in rows_of(data):
-        bucket = hashlib.sha256(segments[0][0].encode()).digest()[0] % 10
-        splits[{0: "test", 1: "validation"}.get(bucket, "train")].append(segments)
-    empty = [split for split, rows in splits.items() if not rows]
-    if empty:
-        count = sum(map(len, splits.values()))
-        raise DatasetError(f"{name}: {count} rows leave {' and '.join(empty)} empty; give more rows (30 or more, with "
-                           "different prompts), since a tenth each is kept for validation and test")
-    registered = TextData(name, splits)
+    check_new_name(name, BUILDERS)
+    splits = divide(name, rows_of(data))
+    if end is not None:
+        splits = {split: [_closed(row, end) for row in rows] for split, rows in splits.items()}
+    if said := remarks(splits):
+        warnings.warn(f"{name}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
+    registered = TextData(name, splits, end=end)
     path = cache_folder() / "datasets" / f"{registered.hash}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps({"splits": splits, "stream": False}), encoding="utf-8")
+    partial.write_text(json.dumps({"splits": splits, "end": end}), encoding="utf-8")
     partial.replace(path)
     return f"{name}@{registered.hash}"
 
 
-def rows_of(data: Any) -> list[Row]:
-    """Your own data as rows: see `register_dataset` for what `data` may be, and what is an error."""
-    return [_segments(row, number) for number, row in enumerate(_rows(data), start=1)]
-
-
-def _rows(data: Any) -> Iterable[Mapping[str, Any]]:
-    if isinstance(data, str | Path):
-        path = Path(data)
-        if not path.exists():
-            raise DatasetError(f"{path} does not exist")
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DatasetError(f"{path}, line {number} is not JSON: {error}") from error
-        return
-    yield from data
-
-
-def _segments(row: Mapping[str, Any], number: int) -> Row:
-    if not isinstance(row, Mapping):
-        raise DatasetError(f"row {number} is {type(row).__name__}, not a mapping with 'prompt' and 'completion'")
-    if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
-        if not row["completion"]:
-            raise DatasetError(f"row {number} has an empty completion, so there is nothing to learn from it: remove it")
-        return [(row["prompt"], False), (row["completion"], True)]
-    if isinstance(row.get("text"), str) and row["text"]:
-        return [(row["text"], True)]
-    raise DatasetError(f"row {number} has no completion: columns are {', '.join(map(str, row)) or 'none'}; needed are "
-                       "'prompt' and 'completion' (text), or 'text'")
+def _closed(row: Row, end: str) -> Row:
+    if isinstance(row, dict):
+        raise DatasetError(f"end={end!r} is for rows of text: what closes a message is said by the chat template")
+    *before, (text, learn) = row
+    return [*before, (text if text.endswith(end) else text + end, learn)]

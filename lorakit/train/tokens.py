@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lorakit.train.tasks import DatasetError, Row, TextData
+from lorakit.train.chat import common_length, encode_conversation
+from lorakit.train.data_files import DatasetError
+from lorakit.train.rows import Row, Segments
+from lorakit.train.tasks import TextData
 
 IGNORE = -100
 
@@ -46,52 +50,123 @@ class TokenSplit:
 
 
 def tokenize(data: TextData, tokenizer: Any, max_length: int) -> dict[str, TokenSplit]:
-    """Token arrays of every split.
+    """Token arrays of every split, as TRL's SFTTrainer makes them.
 
-    A row that does not fit into `max_length` is an error, not a silent truncation; running text is cut into windows.
-    The end-of-text token closes a row whose last learnt text does not end in a newline.
+    Prompt and completion are tokenized together, and the completion begins where the prompt's own tokens end. The
+    tokenizer's beginning stands once in front, and its end of text once behind a row whose last part is learnt, unless
+    the dataset says how its rows end (`TextData.end`). A chat template sets both itself. A row that does not fit into
+    `max_length` is an error, not a silent truncation; running text is cut into windows.
 
     Raises:
-        DatasetError: a row is too long, or has no token to learn.
+        DatasetError: rows are too long (how many, and what would hold them), one has no token to learn, a conversation
+            meets no chat template, or the tokenizer has no end of text.
     """
-    make = _windows if data.stream else _sequences
-    return {split: make(rows, tokenizer, max_length, f"{data.name} {split}") for split, rows in data.splits.items()}
+    if data.end is None and tokenizer.eos_token_id is None and not (data.stream and len(data.splits) == 1):
+        raise DatasetError(f"{data.name}: the model's tokenizer has no end-of-text token (eos_token), so that no row "
+                           "can be closed: set tokenizer.eos_token and register the model again, or say how rows end "
+                           "with register_dataset(…, end='\\n')")
+    if data.stream:
+        return {split: _windows(rows, tokenizer, max_length, f"{data.name} {split}") for split, rows in
+                data.splits.items()}
+    encoded = {split: _rows(rows, tokenizer, data.end is None, f"{data.name} {split}")
+               for split, rows in data.splits.items()}
+    _refuse_long({split: [len(ids) for ids, _ in rows] for split, rows in encoded.items()}, max_length, data.name)
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # no loss counts padding, and nothing attends to it
+    pad = next(token for token in named if token is not None)
+    return {split: _padded(rows, pad, max_length) for split, rows in encoded.items()}
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that go on: with what the tokenizer begins texts with, once, and without an end of its own."""
+    if not texts:
+        return []
     # windows are cut afterwards, so a document longer than the model's context is no mistake: verbose=False
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+    *encoded, probe = tokenizer([*texts, "a"], verbose=False)["input_ids"]
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for ids in encoded:
+        if len(probe) > 1 and end is not None and probe[-1] == end:  # the tokenizer ends texts by itself
+            ids.pop()
+        while begin is not None and ids[:2] == [begin, begin]:  # the text brought its own
+            del ids[0]
+    return encoded
 
 
-def _sequences(rows: list[Row], tokenizer: Any, max_length: int, where: str) -> TokenSplit:
-    input_ids = torch.full((len(rows), max_length), tokenizer.pad_token_id, dtype=torch.long)
-    labels = torch.full((len(rows), max_length), IGNORE, dtype=torch.long)
-    parts = iter(_encode(tokenizer, [text for row in rows for text, _ in row]))
-    for number, row in enumerate(rows):
-        ids: list[int] = []
-        learn: list[bool] = []
-        for _, counts in row:
-            part = next(parts)
-            ids += part
-            learn += [counts] * len(part)
-        if row[-1][1] and not row[-1][0].endswith("\n") and tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-            learn.append(True)
-        if len(ids) > max_length:
-            raise DatasetError(f"{where}, row {number + 1} has {len(ids)} tokens, max_length is {max_length}: raise "
-                               "max_length, or shorten the row (rows are never cut silently)")
+def _closed(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of whole texts, each with one end-of-text token, which may stand in the text already."""
+    end, mark = tokenizer.eos_token_id, tokenizer.eos_token
+    encoded = encode(tokenizer, [text if text.endswith(mark) else text + mark for text in texts])
+    for i, ids in enumerate(encoded):
+        if ids[-1:] != [end]:  # this tokenizer does not read the token's own text as the token
+            encoded[i] = ids = [*encode(tokenizer, [texts[i]])[0], end]
+        while ids[-2:] == [end, end]:
+            ids.pop()
+    return encoded
+
+
+def _rows(rows: Sequence[Row], tokenizer: Any, end: bool, where: str) -> list[tuple[list[int], list[bool]]]:
+    """Token ids of each row, and for each token whether the loss counts it."""
+    parts = [[] if isinstance(row, dict) else _merged(row) for row in rows]
+    texts = ["".join(text for text, _ in part) for part in parts]
+    close = [end and not isinstance(row, dict) and row[-1][1] for row in rows]
+    open_ids = iter(encode(tokenizer, [text for text, closes in zip(texts, close, strict=True) if not closes]))
+    closed_ids = iter(_closed(tokenizer, [text for text, closes in zip(texts, close, strict=True) if closes]))
+    starts = iter(encode(tokenizer, [prefix for part in parts for prefix in _prefixes(part)]))
+    made = []
+    for number, (row, part, closes) in enumerate(zip(rows, parts, close, strict=True), start=1):
+        ids = next(closed_ids if closes else open_ids)
+        learn = [False] * len(ids)
+        if isinstance(row, dict):
+            ids, learn = encode_conversation(row, tokenizer, f"{where}, row {number}")
+        for i, (_, counts) in enumerate(part):
+            start = common_length(next(starts), ids) if i else 0
+            learn[start:] = [counts] * (len(ids) - start)
         if not any(learn[1:]):
-            raise DatasetError(f"{where}, row {number + 1} has no token to learn: {row!r:.120}")
+            raise DatasetError(f"{where}, row {number} has no token to learn: {row!r:.120}")
+        made.append((ids, learn))
+    return made
+
+
+def _merged(row: Segments) -> Segments:
+    merged: Segments = []
+    for text, learn in row:
+        if merged and merged[-1][1] == learn:
+            merged[-1] = (merged[-1][0] + text, learn)
+        else:
+            merged.append((text, learn))
+    return merged
+
+
+def _prefixes(part: Segments) -> list[str]:
+    """The text before each segment but the first."""
+    return ["".join(text for text, _ in part[:i]) for i in range(1, len(part))]
+
+
+def _refuse_long(lengths: dict[str, list[int]], max_length: int, name: str) -> None:
+    every = sorted((length for of_split in lengths.values() for length in of_split), reverse=True)
+    too_long = sum(length > max_length for length in every)
+    if too_long:
+        split, first = next((split, i) for split, of_split in lengths.items() for i, length in enumerate(of_split)
+                            if length > max_length)
+        raise DatasetError(
+            f"{name}: {too_long:,} of {len(every):,} rows have more tokens than max_length={max_length} (the first is "
+            f"{split} row {first + 1} with {lengths[split][first]}, the longest has {every[0]}): max_length={every[0]} "
+            f"holds all, {every[len(every) // 100]} holds 99 %; raise it, or shorten or drop these rows (rows are "
+            "never cut silently)")
+
+
+def _padded(rows: list[tuple[list[int], list[bool]]], pad: int, max_length: int) -> TokenSplit:
+    input_ids = torch.full((len(rows), max_length), pad, dtype=torch.long)
+    labels = torch.full((len(rows), max_length), IGNORE, dtype=torch.long)
+    for number, (ids, learn) in enumerate(rows):
         input_ids[number, : len(ids)] = torch.tensor(ids)
         labels[number, : len(ids)] = torch.where(torch.tensor(learn), torch.tensor(ids), IGNORE)
     return TokenSplit(input_ids, labels)
 
 
-def _windows(rows: list[Row], tokenizer: Any, max_length: int, where: str) -> TokenSplit:
-    stream: list[int] = []
-    for part in _encode(tokenizer, ["".join(text for text, _ in row) for row in rows]):
-        stream += [*part, tokenizer.eos_token_id]
+def _windows(rows: Sequence[Row], tokenizer: Any, max_length: int, where: str) -> TokenSplit:
+    texts = ["".join(text for text, _ in row) for row in rows if not isinstance(row, dict)]
+    encoded = (encode if tokenizer.eos_token_id is None else _closed)(tokenizer, texts)
+    stream = [token for ids in encoded for token in ids]
     count = len(stream) // max_length
     if count == 0:
         raise DatasetError(f"{where} has {len(stream)} tokens, fewer than max_length={max_length}: lower max_length")

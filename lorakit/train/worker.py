@@ -51,8 +51,6 @@ def _model(name: str, dtype: str, device: str) -> tuple[Any, Any]:
 def _data(model: str, dtype: str, device: str, dataset: str,
           max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
     tokenizer = _model(model, dtype, device)[1]
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     return tokenize(load_dataset(dataset), tokenizer, max_length), _base_text(tokenizer, max_length)
 
 
