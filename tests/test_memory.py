@@ -59,6 +59,26 @@ def test_activations_or_gradients_whichever_is_more():
     assert peak_bytes(parts | {"gradients": 30}) == 52
 
 
+def test_gradients_of_earlier_passes_are_held_while_a_later_one_runs():
+    one, four = (training_bytes(LLAMA, None, 8, 4096, "bfloat16", True, accumulation=n) for n in (1, 4))
+    assert peak_bytes(four) - peak_bytes(one) == four["accumulated"] == 2 * 8_030_261_248
+    assert one["accumulated"] == 0
+
+
+def test_adamw_on_a_gpu_holds_a_root_of_all_its_second_moments():
+    cpu, gpu = (training_bytes(LLAMA, None, 1, 8, "bfloat16", foreach=it) for it in (False, True))
+    assert peak_bytes(gpu) - peak_bytes(cpu) == 2 * 8_030_261_248
+
+
+def test_a_layer_that_is_made_again_is_not_held_beside_the_loss():
+    tiny = training_bytes(ModelShape.of("tiny"), LoRASpec(rank=1), 8, 64, "bfloat16", True)
+    large = training_bytes(LLAMA, LoRASpec(rank=1), 8, 64, "bfloat16", True)
+    assert tiny["recomputed"] > tiny["logits"]  # 256 tokens in the vocabulary
+    assert large["recomputed"] < large["logits"]
+    held = ("weights", "adapter", "optimizer", "activations", "logits")
+    assert peak_bytes(large) == sum(large[part] for part in held)
+
+
 def test_a_tied_head_adds_two_gradients_of_the_embedding():
     tied = ModelShape.of("smollm2-135m")
     assert training_bytes(tied, None, 1, 8)["tied"] == 2 * 4 * 49152 * 576

@@ -120,11 +120,12 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
         if one.lora is None and shape.quantization:
             raise EstimateError(f"{shape.name} is quantised ({shape.quantization}): its weights take no gradient; "
                                 "price an adapter, or give the config of the base in half precision")
-        key = (shape.name, one.lora, one.full_targets, one.batch_size, one.max_length, one.dtype)
+        key = (shape.name, one.lora, one.full_targets, one.batch_size, one.max_length, one.dtype,
+               one.accumulation > 1)
         if key not in memories:
             memories[key] = training_bytes(
                 shape, one.lora, one.batch_size, one.max_length, one.dtype, recompute, foreach=True,
-                master_weights=master_weights, full_targets=one.full_targets)
+                master_weights=master_weights, full_targets=one.full_targets, accumulation=one.accumulation)
         work, took = _run(shape, one, device, mfu, recompute, memories[key])
         flops, seconds = flops + work, seconds + took
     largest = max(memories.values(), key=peak_bytes)

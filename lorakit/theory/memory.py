@@ -20,7 +20,7 @@ from lorakit.theory.shapes import ModelShape
 # Chosen on public measurements (`tests/test_peers_memory.py`): 0 to 3 GB a run, 1.7 in the middle, rounded up.
 CONTEXT_BYTES = 2_000_000_000
 PARTS = ("weights", "masters", "adapter", "gradients", "optimizer", "foreach", "activations", "logits", "recomputed",
-         "tied", "dequantised")
+         "accumulated", "tied", "dequantised")
 DTYPE_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -41,7 +41,7 @@ def trained_weights(shape: ModelShape, lora: LoRASpec | None, full_targets: str 
 
 def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, length: int, dtype: str = "float32",
                    recompute: bool = False, *, foreach: bool = False, master_weights: bool = False,
-                   full_targets: str = "all") -> dict[str, int]:
+                   full_targets: str = "all", accumulation: int = 1) -> dict[str, int]:
     """Bytes that a training step keeps, by part; `peak_bytes` says how many of them at once.
 
     Args:
@@ -55,14 +55,16 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
         master_weights: whether full fine-tuning in half precision trains float32 copies of its weights, with float32
             moments, and float32 copies of the gradients during the update; otherwise everything is in `dtype`.
         full_targets: what full fine-tuning trains, as in `SFTSpec`.
+        accumulation: forward passes of a step; from the second on, the gradients of those before are held, too.
 
     Returns:
         `weights` (of the base), `masters`, `adapter`, `gradients`, `optimizer`, `foreach` (the root of the second
         moment of all weights), `activations` (saved for the backward pass), `logits` (two more float32 copies while
         the loss is differentiated, and a half-precision model's own logits, which many loops still hold),
-        `recomputed` (what the first layer that is made again adds, less the loss that is gone by then), `tied` (two
-        more copies of the embedding's gradient while it is added to that of a head with the same weights),
-        `dequantised` (the largest matrix of a quantised base in `dtype`, while it is multiplied by).
+        `recomputed` (what the first layer that is made again adds, less the loss that is gone by then),
+        `accumulated` (the gradients that are there while a later forward pass runs), `tied` (two more copies of the
+        embedding's gradient while it is added to that of a head with the same weights), `dequantised` (the largest
+        matrix of a quantised base in `dtype`, while it is multiplied by).
 
     Raises:
         ValueError: full fine-tuning of a quantised base, whose weights cannot take a gradient.
@@ -88,6 +90,7 @@ def training_bytes(shape: ModelShape, lora: LoRASpec | None, batch_size: int, le
             "optimizer": 2 * trained * own, "foreach": trained * own if foreach else 0, "activations": saved,
             "logits": tokens * vocabulary * (2 * max(4, wide) + (wide if wide < 4 else 0)),
             "recomputed": max(0, layer - loss),
+            "accumulated": trained * (wide if masters else own) if accumulation > 1 else 0,
             "tied": 0 if lora or not shape.tied or full_targets != "all" else 2 * vocabulary * hidden * own,
             "dequantised": max((m.d_out * m.d_in * wide for m in packed), default=0)}
 
@@ -103,7 +106,7 @@ def peak_bytes(parts: Mapping[str, int]) -> int:
     of = {name: parts.get(name, 0) for name in PARTS}
     standing = of["weights"] + of["masters"] + of["adapter"] + of["optimizer"] + of["dequantised"]
     return standing + max(of["gradients"] + max(of["tied"], of["foreach"], of["recomputed"]),
-                          of["activations"] + max(of["logits"], of["recomputed"]))
+                          of["accumulated"] + of["activations"] + max(of["logits"], of["recomputed"]))
 
 
 def kv_cache_bytes(shape: ModelShape, tokens: int, dtype: str = "bfloat16") -> int:
