@@ -1,5 +1,6 @@
 """Tasks: answers are right, splits are disjoint, names pin problems, and what cannot be trained on says why."""
 
+import importlib
 import json
 import math
 import sys
@@ -11,7 +12,7 @@ import lorakit
 from lorakit.names import UnknownNameError, known_names
 from lorakit.train import rl_tasks
 from lorakit.train.models import byte_tokenizer
-from lorakit.train.rewards import SCHEMES, load_rewards
+from lorakit.train.rewards import SCHEMES, RewardError, load_rewards, register_reward
 from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
 from lorakit.train.skills import SKILLS, split_of
 from lorakit.train.tasks import SECRETS, DatasetError, load_dataset
@@ -157,9 +158,15 @@ def test_your_own_problems(cache):
     assert task.columns(task.splits["test"])["answer"] == [problem["answer"] for problem in task.splits["test"]]
 
 
-def test_further_columns_reach_the_reward(cache):
+def test_further_columns_reach_the_reward(cache, tmp_path, monkeypatch):
+    (tmp_path / "limit_rewards.py").write_text("def short(prompts, completions, limit, **columns):\n"
+                                               "    return [float(len(c) <= n) for c, n in zip(completions, limit)]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    short = importlib.import_module("limit_rewards").short
     rows = [{"prompt": f"{n}?", "limit": n} for n in range(60)]
-    task = load_task(register_task("limits", rows, grader="my_rewards:short@0123456789abcdef"))
+    with pytest.raises(RewardError, match="my_rewards:short cannot be imported here"):
+        register_task("limits", rows, grader="my_rewards:short@0123456789abcdef")
+    task = load_task(register_task("limits", rows, grader=register_reward(short)))
     assert set(task.columns(task.splits["train"])) == {"limit"}
 
 

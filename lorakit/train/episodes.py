@@ -18,6 +18,7 @@ from lorakit.train.objective import advantages
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.packed.rollout import sample
 from lorakit.train.rewards import RewardFunction, load_rewards, total
+from lorakit.train.rewards.gradable import accuracy
 from lorakit.train.rl_tasks import Problem, Task, encode_prompts
 
 ROWS_AT_ONCE = 1024  # problems times configurations in one evaluation forward pass
@@ -194,9 +195,9 @@ class HeldOut:
                              self.stop)
             tokens = rollout.completions()
             texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            paid = total(pay(self.grader, self.task, part * count, texts, tokens))
+            counted = accuracy(self.task.grader, total(pay(self.grader, self.task, part * count, texts, tokens)), texts)
             for k in range(count):
-                right[k] += sum(value or 0.0 for value in paid[k * len(part) : (k + 1) * len(part)])
+                right[k] += sum(counted[k * len(part) : (k + 1) * len(part)])
         return [value / len(problems) for value in right]
 
     def accuracies(self, model: Any, splits: Sequence[str], count: int = 1,

@@ -208,7 +208,8 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
         name: a short name without `@` or `/`.
         problems: mappings with `prompt` and, for a built-in grader, `answer`, both text; other columns (JSON) reach
             the reward function. A tenth becomes validation and a tenth test, by a hash of the prompt.
-        grader: a scheme of `rewards.SCHEMES`, or what `register_reward` returned: decides which answers are right.
+        grader: a scheme of `rewards.SCHEMES` that pays a right answer 1, or what `register_reward` returned, which
+            pays from 0 to 1: decides which answers are right.
         stop: text that ends a completion, such as a line's end.
         chat: put prompts into the model's chat template.
 
@@ -216,7 +217,9 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
         `name@hash`, to be used as `GRPOSpec(task=…)`.
 
     Raises:
-        DatasetError: a problem without prompt or answer, columns that differ, or a split that stays empty.
+        DatasetError: a problem without prompt or answer, right answers that the grader cannot read, columns that
+            differ, or a split that stays empty.
+        RewardError: the grader pays less than 0 or more than 1, or is one of your own and fails.
     """
     if not name or "@" in name or "/" in name or name in TASKS:
         raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/' that is not one of "
@@ -232,6 +235,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
         if row.keys() != rows[0].keys():
             raise DatasetError(f"{name}: problem {number} has columns {', '.join(row)}, the first has "
                                f"{', '.join(rows[0])}; give every problem the same columns")
+    _check_grader(name, rows, grader, stop)
     task = Task(name, split_problems(rows), grader, stop, chat)
     empty = [split for split, kept in task.splits.items() if not kept]
     if empty:
@@ -239,6 +243,23 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
                            "with different prompts), since a tenth each is kept for validation and test")
     _keep(task)
     return f"{name}@{task.hash}"
+
+
+def _check_grader(name: str, rows: Sequence[Problem], grader: str, stop: str | None) -> None:
+    """Refuse what the grader could never pay, and a grader from which no accuracy comes."""
+    from lorakit.train.rewards.gradable import try_grader, ungradable
+
+    if grader not in SCHEMES:
+        try_grader(grader, {column: [row[column] for row in rows] for column in (rows[0] if rows else {})
+                            if column != "prompt"}, [row["prompt"] for row in rows])
+        return
+    unread = ungradable(grader, [row["answer"] for row in rows], stop)
+    if unread:
+        shown = ", ".join(f"{place + 1} ({rows[place]['answer']!r:.80})" for place in unread[:5])
+        raise DatasetError(f"{name}: {len(unread)} of {len(rows)} right answers can never be paid by the grader "
+                           f"{grader!r}{f' with stop={stop!r}' if stop is not None else ''}: problem {shown}"
+                           f"{', …' if len(unread) > 5 else ''}. Give the final answer alone (a number, an expression, "
+                           "a word), leave these problems out, or take grader='exact' or a reward function of your own")
 
 
 def _keep(task: Task) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.machinery
+import inspect
 import math
 import re
 import sys
@@ -17,11 +19,15 @@ from typing import Any
 from lorakit.codehash import code_hash
 from lorakit.grpo_spec import OWN_REWARD, REWARDS
 from lorakit.train.rewards.answers import after_thinking, boxed, marked, one_line, same_answer, same_text, whole
-from lorakit.train.rewards.symbolic import UngradableError, require_math_verify, same_mathematics
+from lorakit.train.rewards.symbolic import UngradableError, require_sympy, same_mathematics
 
 RewardFunction = Callable[..., list[float | None]]
 Extract = Callable[[str], str | None]
 Compare = Callable[[str, str], bool | None]
+
+
+ASYNC = ("reward {} is async, and async rewards are not supported: write a plain `def`, and call asyncio.run(…) in it "
+         "for what must be awaited")
 
 
 class RewardError(ValueError):
@@ -94,7 +100,7 @@ SCHEMES: dict[str, tuple[RewardFunction, ...]] = {
     "numeric": (graded("numeric", whole, same_answer),),  # … or the same number
     "marked": (graded("marked", marked, same_answer),),  # after ####
     "boxed": (graded("boxed", boxed, same_answer),),
-    "math": (graded("math", boxed, same_mathematics),),  # boxed and equal for math-verify
+    "math": (graded("math", boxed, same_mathematics),),  # boxed and equal as mathematics
     "format": (in_form("format", marked),),
     "reasoning": (graded("reasoning", after_thinking, same_answer),),  # like TRL's: nothing without </think>
     "osmosis": _osmosis("", marked),
@@ -110,13 +116,13 @@ def load_rewards(name: str) -> tuple[RewardFunction, ...]:
 
     Raises:
         RewardError: unknown, or your function's file is no longer the one that the name pins.
-        MissingExtraError: `math` without math-verify.
+        MissingExtraError: `math` without sympy.
 
     >>> [function.__name__ for function in load_rewards("osmosis")]
     ['format', 'answer']
     """
     if name == "math":
-        require_math_verify()
+        require_sympy()
     if name in SCHEMES:
         return tuple(checked(function) for function in SCHEMES[name])
     if not OWN_REWARD.fullmatch(name):
@@ -124,16 +130,32 @@ def load_rewards(name: str) -> tuple[RewardFunction, ...]:
                           "lorakit.train.rewards.register_reward(…) returns")
     place, _, pin = name.partition("@")
     module_name, _, function_name = place.partition(":")
+    file = _source(module_name)
+    if file is None:
+        raise RewardError(f"{place} cannot be imported here: there is no such file; run where it is, or put its folder "
+                          "on PYTHONPATH")
+    found = code_hash([file])
+    if found != pin:
+        raise RewardError(f"{place} is pinned to {pin}, but its file now hashes to {found}: register it again")
     try:
-        module = importlib.import_module(module_name)
-        function = getattr(module, function_name)
+        function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:
         raise RewardError(f"{place} cannot be imported here: {error}; run where the file is, or put its folder on "
                           "PYTHONPATH") from error
-    found = code_hash([str(module.__file__)])
-    if found != pin:
-        raise RewardError(f"{place} is pinned to {pin}, but its file now hashes to {found}: register it again")
     return (checked(function),)
+
+
+def _source(module_name: str) -> str | None:
+    """The file that importing a module would execute, found without executing any, its packages' included."""
+    path: Sequence[str] | None = None
+    origin = None
+    parts = module_name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), path)
+        if spec is None:
+            return None
+        origin, path = spec.origin, spec.submodule_search_locations
+    return origin if origin is not None and origin.endswith(".py") else None
 
 
 def register_reward(function: RewardFunction) -> str:
@@ -146,8 +168,11 @@ def register_reward(function: RewardFunction) -> str:
         `module:function@hash`, to be used as `GRPOSpec(reward=…)`.
 
     Raises:
-        RewardError: it lives in a notebook, a shell or another function, where a worker cannot import it.
+        RewardError: it lives in a notebook, a shell or another function, where a worker cannot import it, or is
+            asynchronous.
     """
+    if _is_async(function):
+        raise RewardError(ASYNC.format(getattr(function, "__name__", function)))
     module = sys.modules.get(function.__module__)
     name = getattr(function, "__name__", "")
     if function.__module__ == "__main__" or getattr(module, "__file__", None) is None \
@@ -155,6 +180,12 @@ def register_reward(function: RewardFunction) -> str:
         raise RewardError(f"{name or function!r} cannot be imported by another process: write it at the top level of a "
                           "file of its own, such as my_rewards.py, and import it from there")
     return f"{function.__module__}:{name}@{code_hash([str(module.__file__)])}"  # type: ignore[union-attr]
+
+
+def _is_async(function: Any) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004 - an instance may have an async __call__
+    return any(test(f) for test in (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+               for f in (inspect.unwrap(function), call))
 
 
 def checked(function: RewardFunction) -> RewardFunction:
@@ -168,7 +199,12 @@ def checked(function: RewardFunction) -> RewardFunction:
     @functools.wraps(function)
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         try:
-            values = list(function(prompts=prompts, completions=completions, **columns))
+            values = function(prompts=prompts, completions=completions, **columns)
+            if inspect.isawaitable(values) or inspect.isasyncgen(values):
+                if inspect.iscoroutine(values):
+                    values.close()
+                raise RewardError(ASYNC.format(name))
+            values = list(values)
         except RewardError:
             raise
         except Exception as error:
@@ -176,14 +212,33 @@ def checked(function: RewardFunction) -> RewardFunction:
                               "for any text, or None where it has none") from error
         if len(values) != len(completions):
             raise RewardError(f"reward {name} returned {len(values)} values for {len(completions)} completions")
-        for completion, value in zip(completions, values, strict=True):
-            number = value is None or (isinstance(value, int | float) or hasattr(value, "__float__"))
-            if not number or (value is not None and not math.isfinite(float(value))):
-                raise RewardError(f"reward {name} returned {value!r} for the completion {text_of(completion)!r:.200}; "
-                                  "allowed: a finite number, or None where there is no reward")
-        return [None if value is None else float(value) for value in values]
+        paid = [_finite(value) for value in values]
+        for completion, value, number in zip(completions, values, paid, strict=True):
+            if number is None and value is not None:
+                raise RewardError(f"reward {name} returned {_shown(value)} for the completion "
+                                  f"{text_of(completion)!r:.200}; allowed: a finite number, or None where there is no "
+                                  "reward")
+        return paid
 
     return reward
+
+
+def _finite(value: Any) -> float | None:
+    """The value as a float, or None where it is no finite number."""
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):  # a whole number above 1e308, a signalling NaN, an array
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return f"a {type(value).__name__} that is too long to show"
 
 
 def total(rewards: Sequence[Sequence[float | None]], weights: Sequence[float] | None = None) -> list[float | None]:

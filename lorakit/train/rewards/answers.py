@@ -1,7 +1,7 @@
 """Find the answer in a completion, and compare it with the right one: total, linear in time, nothing is evaluated.
 
-An extractor takes a completion and returns the text of its answer, or None where the form is missed. Whatever
-is ambiguous (two different boxes, a second marker) has no answer.
+An extractor takes a completion and returns the text of its answer, or None where the form is missed. What a model
+thinks (up to the last `</think>`) is no answer, nor is what is ambiguous (two different boxes, a second marker).
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from lorakit.train.rewards.notation import unwrapped
+
 LONGEST = 100_000  # characters of a completion; longer ones have no answer
 BLANK = " \t\r\n"  # str.strip() would also take control characters away, and they are no part of an honest answer
 MARKER = "####"
-THINKING_ENDS = "</think>"
+THINKING_STARTS, THINKING_ENDS = "<think>", "</think>"
 MOST_BOXES = 8
-NUMBER = re.compile(r"\$?([+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
-                    r"|[+-]?[0-9]+/[1-9][0-9]*)")
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+MARKS = "$€£¥%"  # what may stand beside a number
+NUMBER = re.compile(r"(?=\D{0,3}[0-9])([+-]?)[$€£¥]?([+-]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?"
+                    r"(?:(?<=[0-9])[eE][+-]?[0-9]{1,2})?)%?|([+-]?[0-9]+/[1-9][0-9]*)")
+SPELLED = (("−", "-"), ("{,}", ","), (r"\,", ","), (r"\$", "$"), (r"\%", "%"))
 LONGEST_NUMBER = 64
 
 
@@ -26,6 +31,16 @@ def whole(completion: str) -> str | None:
     ('42', None)
     """
     return completion.strip(BLANK) or None if len(completion) <= LONGEST else None
+
+
+def spoken(completion: str) -> str | None:
+    """What stands after the thinking: all of it where there is none, nothing where it has no end.
+
+    >>> spoken("<think>41?</think> 42"), spoken("42"), spoken("<think>42"), spoken("41?</think>42")
+    (' 42', '42', None, '42')
+    """
+    said = completion.rpartition(THINKING_ENDS)[2]
+    return None if len(completion) > LONGEST or THINKING_STARTS in said else said
 
 
 def one_line(completion: str) -> str | None:
@@ -44,7 +59,7 @@ def marked(completion: str) -> str | None:
     >>> marked("7 · 6 is 42.\\n#### 42"), marked("#### 41\\n#### 42"), marked("#### 42, I think\\nso")
     ('42', None, None)
     """
-    text = whole(completion)
+    text = whole(spoken(completion) or "")
     if text is None or text.count(MARKER) != 1:
         return None
     before, after = text.split(MARKER)
@@ -54,15 +69,18 @@ def marked(completion: str) -> str | None:
 
 
 def boxes(completion: str) -> list[str]:
-    r"""The contents of every `\boxed{…}` with matching braces, in order; none if there are too many.
+    r"""The contents of every `\boxed{…}` (or `\fbox`) with matching braces, in order; none if there are too many.
 
-    >>> boxes(r"\boxed{1} or \boxed{\frac{1}{2}}"), boxes(r"\boxed{1")
-    (['1', '\\frac{1}{2}'], [])
+    A box inside another counts as a part of what that one holds.
+
+    >>> boxes(r"\boxed{1} or \boxed {\frac{1}{2}}"), boxes(r"\boxed{1"), boxes(r"\boxed{\boxed{ 2 }}")
+    (['1', '\\frac{1}{2}'], [], ['\\boxed{ 2 }'])
     """
-    if len(completion) > LONGEST or completion.count(r"\boxed{") > MOST_BOXES:
-        return []
-    found = []
-    for start in re.finditer(r"\\boxed\{", completion):
+    starts = list(BOX.finditer(completion)) if len(completion) <= LONGEST else []
+    found, end = [], 0
+    for start in starts if len(starts) <= MOST_BOXES else []:
+        if start.start() < end:
+            continue
         depth, position = 1, start.end()
         while position < len(completion) and depth:
             if completion[position] == "\\":
@@ -72,16 +90,17 @@ def boxes(completion: str) -> list[str]:
             position += 1
         if depth == 0:
             found.append(completion[start.end() : position - 1].strip(BLANK))
+            end = position
     return found
 
 
 def boxed(completion: str) -> str | None:
-    r"""What stands in `\boxed{…}`; several boxes count if they agree.
+    r"""What stands in `\boxed{…}`, after the thinking; several boxes count if they agree.
 
-    >>> boxed(r"so \boxed{42}"), boxed(r"\boxed{42} or \boxed{43}"), boxed(r"\boxed{}")
-    ('42', None, None)
+    >>> boxed(r"so \boxed{42}"), boxed(r"\boxed{42} or \boxed{43}"), boxed(r"\boxed{}"), boxed(r"\boxed{\boxed{42}}")
+    ('42', None, None, '42')
     """
-    found = set(boxes(completion))
+    found = {unwrapped(text) for text in boxes(spoken(completion) or "")}
     return found.pop() or None if len(found) == 1 else None
 
 
@@ -98,13 +117,27 @@ def after_thinking(completion: str) -> str | None:
 
 
 def number(text: str) -> Fraction | None:
-    """The number that the text is (integer, decimal, fraction, with `$`, thousands or an exponent), or None.
+    r"""The number that the text is (integer, decimal, fraction, exponent), with `$`, `%` or thousands, or None.
 
     >>> number("$1,250.50"), number("3/4"), number("2e3"), number("6*7"), number("42 apples")
     (Fraction(2501, 2), Fraction(3, 4), Fraction(2000, 1), None, None)
+    >>> number(".5"), number("42."), number("−7"), number("-$5"), number("1{,}000")
+    (Fraction(1, 2), Fraction(42, 1), Fraction(-7, 1), Fraction(-5, 1), Fraction(1000, 1))
     """
-    found = NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
-    return Fraction(found.group(1).replace(",", "")) if found else None
+    if len(text) > LONGEST_NUMBER:
+        return None
+    for written, plain in SPELLED:
+        text = text.replace(written, plain)
+    found = NUMBER.fullmatch(text)
+    if found is None or (found[1] and found[2]):
+        return None
+    digits = found[4] or found[1] + found[2] + found[3].replace(",", "")
+    return Fraction(re.sub(r"\.(?![0-9])", "", digits))
+
+
+def marks(text: str) -> str:
+    """The signs of a currency or of percent beside a number."""
+    return "".join(character for character in text if character in MARKS)
 
 
 def same_answer(given: str, answer: str) -> bool | None:
@@ -112,15 +145,20 @@ def same_answer(given: str, answer: str) -> bool | None:
 
     Text is of the answer's kind if it has no character of a class (letter, digit, blank, other) that the answer lacks.
 
-    >>> same_answer("42.0", "42"), same_answer("41", "42"), same_answer("forty-two", "42")
-    (True, False, None)
+    >>> same_answer("42.0", "42"), same_answer("41", "42"), same_answer("forty-two", "42"), same_answer("€5", "$5")
+    (True, False, None, False)
     >>> same_answer("cba", "abc"), same_answer("The word is abc.", "abc")
     (False, None)
     """
     wanted, answer = number(answer.strip(BLANK)), answer.strip(BLANK)
     if wanted is not None:
         found = number(given)
-        return None if found is None else found == wanted
+        if found is None:
+            return None
+        beside, wished = marks(given), marks(answer)
+        if beside == "%" != wished and abs(wanted) <= 1:  # 0.2% is not 0.2, but 20% is
+            found /= 100
+        return found == wanted and not (beside and wished and beside != wished)
     if given == answer:
         return True
     return False if _kinds(given) <= _kinds(answer) else None

@@ -1,4 +1,4 @@
-"""Mathematical equality by math-verify, in a process that ends after 2 seconds of work; this process never parses."""
+"""Mathematical equality by sympy, in a process that ends after 2 seconds of work; this process never parses."""
 
 from __future__ import annotations
 
@@ -9,27 +9,21 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
-from lorakit.train.rewards.answers import BLANK, number, same_answer
+from lorakit.train.rewards.notation import LONGEST_EXPRESSION, unwrapped
 
-SECONDS = 10.0  # of the clock, for a child that its own limit of 2 s of processor time does not end
+SECONDS = 30.0  # of the clock, for a child that its own limit of 2 s of processor time does not end
 SECONDS_TO_START = 120.0
-LONGEST_EXPRESSION = 300
-DEEPEST = 12
-REFUSED = re.compile(
-    r"[0-9]{31,}"  # more digits than an answer has
-    r"|\^\s*\{?\s*[+-]?[0-9]{5,}"  # exponents beyond 9999
-    r"|\^[^{}^]{0,3}\^|\^\s*\{[^{}]*\^|\*"  # powers of powers; a programmer's signs
-    r"|[0-9]{4,}\s*!|[)}!]\s*!"  # factorials of large or unknown numbers
-    r"|__|[$#@`\"]|\\(?:input|include|write|read|open|def|let|csname|catcode|href|url|boxed)(?![a-zA-Z])")
-PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")  # a word outside \text{…} that is no command
-WORDS = re.compile(r"\\(?:text|textbf|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
-ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*matrix\}")
+TOO_LONG = getattr(signal, "SIGPROF", 0)  # what ends a child whose 2 s are over
+TRIES = 2  # of a pair whose process died
+PLAIN = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 
 
 class UngradableError(ValueError):
@@ -40,67 +34,72 @@ class MathVerifyError(RuntimeError):
     """The grading process cannot start."""
 
 
-def require_math_verify() -> None:
-    """Raise unless math-verify is installed.
+def require_sympy() -> None:
+    """Raise unless sympy is installed.
 
     Raises:
         MissingExtraError: which package to install.
     """
-    if importlib.util.find_spec("math_verify") is None:
+    if importlib.util.find_spec("sympy") is None:
         from lorakit import MissingExtraError
 
-        raise MissingExtraError("the reward 'math' compares expressions with the package math-verify: run "
+        raise MissingExtraError("the reward 'math' compares expressions with the package sympy: run "
                                 "`pip install '.[train]'` in a clone of lorakit, or choose 'boxed' or 'marked', "
-                                "which compare numbers and text", name="math_verify")
+                                "which compare numbers and text", name="sympy")
 
 
-def admissible(expression: str) -> bool:
-    r"""Whether an expression is short, flat and plain enough to be read at all.
-
-    >>> admissible(r"\frac{1}{2}"), admissible("9^{9^{9}}"), admissible("import os"), admissible("the answer is 5")
-    (True, False, False, False)
-    """
-    if not 0 < len(expression) <= LONGEST_EXPRESSION or not (expression.isascii() and expression.isprintable()):
-        return False
-    depth = 0
-    for character in expression:
-        depth += (character in "({[") - (character in ")}]")
-        if depth > DEEPEST:
-            return False
-    words = WORDS.findall(expression)
-    if any(len(text.split()) > 2 or re.search(r"[^a-zA-Z .]", text) for text in words):
-        return False
-    rest = ENVIRONMENT.sub(" ", WORDS.sub(" ", expression))
-    return not REFUSED.search(expression) and not PROSE.search(rest)
-
-
-@lru_cache(maxsize=4096)
 def same_mathematics(given: str, answer: str) -> bool | None:
-    r"""Whether two LaTeX expressions are equal; None if `given` cannot be read, or not within 2 s and 1 GB.
+    r"""Whether two answers in LaTeX, numbers or words say the same; None if `given` cannot be read within 2 s and 1 GB.
 
-    Numbers and equal texts are decided here, everything else in the grading process. An expression counts as its
+    Equal texts and plain numbers are decided here, everything else in the grading process. An expression counts as its
     value: whoever answers `4+1` for 5 is right.
 
     Raises:
         UngradableError: the right answer cannot be read.
-        MissingExtraError: math-verify is not installed.
+        MissingExtraError: sympy is not installed.
 
-    >>> same_mathematics("42", "42"), same_mathematics("41", "42")
+    >>> same_mathematics("42", "42"), same_mathematics("41.5", "42")
     (True, False)
     """
-    answer = answer.strip(BLANK).strip("$")
-    if number(given) is not None and number(answer) is not None:
-        return same_answer(given, answer)
+    given, answer = unwrapped(given), unwrapped(answer)
     if given == answer:
         return True
-    if not admissible(given):
-        return None
-    if not admissible(answer):
-        raise UngradableError(answer)
-    verdict = _process.ask(given, answer)
+    if PLAIN.fullmatch(given) and PLAIN.fullmatch(answer):
+        return Fraction(given) == Fraction(answer)
+    if max(len(given), len(answer)) > LONGEST_EXPRESSION:
+        verdict = "unreadable" if len(answer) <= LONGEST_EXPRESSION else "ungradable"
+    else:
+        try:
+            verdict = _verdict(given, answer)
+        except _LostError:
+            verdict = "unreadable"
     if verdict == "ungradable":
         raise UngradableError(answer)
     return None if verdict == "unreadable" else verdict == "right"
+
+
+def is_gradable(answer: str) -> bool:
+    r"""Whether a right answer can be compared with others than its own text.
+
+    >>> is_gradable("42"), is_gradable("x" * 301)
+    (True, False)
+    """
+    answer = unwrapped(answer)
+    if len(answer) > LONGEST_EXPRESSION:
+        return False
+    try:
+        return _verdict("", answer) != "ungradable"
+    except _LostError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _verdict(given: str, answer: str) -> str:
+    return _process.ask(given, answer)
+
+
+class _LostError(Exception):
+    """The grading process died or was late for a reason other than the pair: no verdict to keep."""
 
 
 class _GradingProcess:
@@ -113,20 +112,30 @@ class _GradingProcess:
 
     def ask(self, given: str, answer: str) -> str:
         with self._lock:
-            if self._owner != os.getpid() or (self._child is not None and self._child.poll() is not None):
+            for _ in range(TRIES):
+                try:
+                    if self._owner != os.getpid() or (self._child is not None and self._child.poll() is not None):
+                        self._stop()
+                    child = self._child or self._start()
+                    with contextlib.suppress(OSError):  # a dead child: its end is the reply
+                        print(json.dumps([given, answer]), file=child.stdin, flush=True)
+                    verdict = self._replies.get(timeout=SECONDS)
+                except queue.Empty:
+                    self._stop()
+                    raise _LostError from None
+                except BaseException:  # Ctrl-C: the reply that is on its way belongs to no later question
+                    self._stop()
+                    raise
+                if verdict is not None:
+                    return verdict
+                spent = child.wait() == -TOO_LONG
                 self._stop()
-            child = self._child or self._start()
-            try:
-                print(json.dumps([given, answer]), file=child.stdin, flush=True)
-                verdict = self._replies.get(timeout=SECONDS)
-            except (OSError, queue.Empty):
-                verdict = None
-            if verdict is None:  # late, or dead (out of memory)
-                self._stop()
-            return verdict or "unreadable"
+                if spent:
+                    return "unreadable"
+            raise _LostError
 
     def _start(self) -> subprocess.Popen[str]:
-        require_math_verify()
+        require_sympy()
         script = Path(__file__).with_name("symbolic_worker.py")
         self._child = subprocess.Popen([sys.executable, "-P", str(script)], stdin=subprocess.PIPE, text=True,
                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="ascii")
@@ -139,8 +148,7 @@ class _GradingProcess:
             ready = None
         if ready != "ready":
             self._stop()
-            raise MathVerifyError(f"the grading process did not start: run `python {script}` to see why; math-verify "
-                                  "0.9 with latex2sympy2-extended 1.11 is known to work")
+            raise MathVerifyError(f"the grading process did not start: run `python {script}` to see why")
         return self._child
 
     @staticmethod
