@@ -17,8 +17,8 @@ from lorakit.study.claims import (
     ledger,
     verdict,
 )
-from lorakit.study.claims_page import ledger_markdown, sentence
-from lorakit.study.evidence import Evidence, Finding, Scale
+from lorakit.study.claims_page import ledger_markdown, outcome_words, sentence
+from lorakit.study.evidence import OUTCOMES, Evidence, Finding, Scale
 from lorakit.study.frames import runs, tidy
 from lorakit.study.statements import Claim
 from lorakit.study.statistics import Interval
@@ -208,6 +208,15 @@ def test_the_page_shows_each_verdict_alike():
         assert C1.rule_text in page
         rows = [line for line in page.splitlines() if line.startswith("|")]
         assert {row.count("|") - row.count("\\|") for row in rows} == {8}
+
+
+def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
+    seen = evaluate(C1, [evidence(make(model="tiny@1"))])
+    words = {outcome: outcome_words(replace(seen, outcome=outcome)) for outcome in OUTCOMES}
+    assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
+                     "not tested at this scale": "not tested at this scale"}
+    assert outcome_words(replace(seen, seeds=0)) == "holds at this scale", "a count is exact on any model"
+    assert "## C1: seen on tiny" in ledger_markdown([seen])
 
 
 def test_the_page_lists_smaller_scales_too():

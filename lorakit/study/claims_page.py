@@ -16,6 +16,13 @@ SCALE_WORDS = {
 UNSIGNED = (" / ", ", bits ")  # in the words for an effect that cannot be negative
 
 
+def outcome_words(verdict: Verdict) -> str:
+    """A verdict in a word or two. What rests on training runs of the embedded models alone is never said of others."""
+    if verdict.seeds and verdict.scale and verdict.scale.model.startswith(("tiny", "the width ladder")):
+        return {HOLDS: "seen on tiny", FAILS: "not seen on tiny"}.get(verdict.outcome, SCALE_WORDS[verdict.outcome])
+    return SCALE_WORDS[verdict.outcome]
+
+
 def sentence(verdict: Verdict) -> str:
     """One honest sentence that states a verdict with its scale, effect and seeds; for glue and captions."""
     if verdict.scale is None and verdict.outcome == UNTESTED:
@@ -69,7 +76,8 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
         "",
         "% Generated from the run records at each build: edits are lost.",
         "",
-        "Each claim was given a rule before its records were looked at. The verdict is computed from the records at "
+        "Each claim was given a rule before its records were looked at, with two exceptions that say so: T2's followed "
+        "a first measurement, and C7's is arithmetic. The verdict is computed from the records at "
         "each build and is about the scale that is named: a small model can illustrate a claim about a large one or "
         "cast doubt on it, it cannot refute it. Where records exist at several scales, the first row of a claim is "
         "the largest of them.",
@@ -89,7 +97,7 @@ def _row(verdict: Verdict) -> str:
     cells = [
         f"**{claim.id}** {claim.statement}",
         f"{{cite}}`{claim.source}`",
-        f"**{SCALE_WORDS[verdict.outcome]}**",
+        f"**{outcome_words(verdict)}**",
         effect_text(verdict) or "–",
         str(verdict.seeds) if verdict.seeds else "–",
         str(verdict.scale) if verdict.scale else _where(verdict),
@@ -101,7 +109,7 @@ def _row(verdict: Verdict) -> str:
 def _section(verdict: Verdict) -> str:
     claim = verdict.claim
     lines = [
-        f"## {claim.id}: {SCALE_WORDS[verdict.outcome]}",
+        f"## {claim.id}: {outcome_words(verdict)}",
         "",
         f"Claim {{cite}}`{claim.source}`: {claim.statement}. {claim.scope}",
         "",
@@ -110,7 +118,7 @@ def _section(verdict: Verdict) -> str:
     ]
     for one in (verdict, *verdict.others):
         where = _where(one)
-        lines += [f"**{where[0].upper()}{where[1:]}: {SCALE_WORDS[one.outcome]}.** {one.reason}", ""]
+        lines += [f"**{where[0].upper()}{where[1:]}: {outcome_words(one)}.** {one.reason}", ""]
         if one.regime:
             lines += [f"Regime: {one.regime}.", ""]
     return "\n".join(lines)
