@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,21 @@ def append_line(path: Path, line: bytes) -> None:
             with contextlib.suppress(OSError):  # should this fail, too, readers skip the half line
                 os.ftruncate(fd, size)
             raise
+
+
+def require_writable(folder: Path, file: Path | None = None) -> None:
+    """Make a folder, and see that it takes files and that `file`, if it exists in it, takes lines.
+
+    Raises:
+        StoreError: a full disk, no permission, or a file where the folder should be.
+    """
+    with _store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            _write(probe.fileno(), bytes(2**16))
+    if file is not None and file.exists():
+        with _store_errors(file), file.open("ab"):
+            pass
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def test_a_run_that_overflows_is_diverged():
 def test_the_worker_runs_it_and_says_so():
     run = spec(steps=2, evaluations=2, lora={"targets": "experts"})
     run = type(run)(**{**run.__dict__, "model": "tiny-moe", "dataset": "reworded-skills", "max_length": 40})
-    (record,) = run_specs([run], "peft", "cpu")
+    (record,), _ = run_specs([run], "peft", "cpu")
     assert (record.status, record.provenance["engine"], record.provenance["pack"]) == ("ok", "peft", 1)
     assert probe_peft(spec(lora={"targets": "experts"}), mixture(), data())["seconds"] > 0
 

@@ -171,7 +171,7 @@ def test_the_base_is_as_it_was_afterwards_and_after_an_error():
     before = {name: type(module) for name, module in model.named_modules()}
     train_pack([spec(steps=2)], model, SPLITS)
 
-    def stop(done, steps):
+    def stop(done, steps, losses):
         assert model.config._attn_implementation == ATTENTION
         raise RuntimeError("stop")
 

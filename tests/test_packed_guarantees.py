@@ -93,7 +93,7 @@ def test_the_base_is_unchanged_after_a_pack_and_after_an_exception(rank, tied):
     train_pack([spec(rank=rank, steps=3), spec(rank=rank, steps=3, learning_rate=1e-2)], model, SPLITS)
     check()
 
-    def stop(step, steps):
+    def stop(step, steps, losses):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -133,9 +133,71 @@ def test_failed_runs_do_not_stop_the_others(tmp_path):
     assert {r.id: r.status for r in store.records("cpu", "x")}[short.id] == "failed"
 
 
-def test_no_pack_starts_beyond_the_time_budget(tmp_path):
-    assert sweeps.run(specs(2), tmp_path, experiment="x", processes=1, time_budget=0.0) == []
+def test_a_time_budget_holds_from_the_first_second_on(tmp_path, monkeypatch):
+    """Before the first step is trained, here while the process starts: it is stopped, and the runs stay missing."""
+    asked = counted(monkeypatch)
+    assert sweeps.run(specs(2), tmp_path, experiment="x", processes=2, time_budget=0.01) == []
+    assert len(asked) <= 2
     assert Store(tmp_path).missing(specs(2)) == specs(2)
+    assert not list(tmp_path.glob("cpu/*.jsonl")), "what was stopped has not failed"
+
+
+@pytest.mark.parametrize("budget", [0, -5, 0.0, float("nan"), float("inf"), "60", True, 10**400])
+def test_a_time_budget_that_is_no_time_is_refused(tmp_path, budget, no_process):
+    with pytest.raises(ValueError, match=r"time_budget=.*a finite number above 0"):
+        sweeps.run(specs(2), tmp_path, time_budget=budget)
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    """A test in which nothing may start."""
+    monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("a process was started"))
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [
+    ({"experiment": "my sweep"}, ValueError, "experiment='my sweep'"),
+    ({"profile": "my gpu"}, ValueError, "profile='my gpu'"),
+    ({"store": "file"}, NotADirectoryError, "a store of records is a folder"),
+    ({"store": "file/below"}, OSError, "could not write"),
+    ({"store": "taken"}, OSError, "could not write"),
+    ({"save_to": "file"}, OSError, "could not write"),
+    ({"save_to": "file/below"}, OSError, "could not write"),
+    ({"device": "gpu"}, ValueError, "allowed: cpu, cuda"),
+    ({"device": "cuda:x"}, ValueError, "allowed: cpu, cuda"),
+    ({"processes": -1}, ValueError, "a whole number of 1 or more"),
+    ({"processes": 0}, ValueError, "a whole number of 1 or more"),
+    ({"processes": 1.5}, ValueError, "a whole number of 1 or more"),
+    ({"engine": "fast"}, ValueError, "allowed: packed, trl, peft"),
+    ({"report_to": "trackio"}, ValueError, "engine='trl'"),
+    ({"report_to": "no-such-tracker", "engine": "trl"}, ValueError, "no tracker that TRL knows"),
+    ({"stale": "certify"}, ValueError, "'keep'.*'retrain'"),
+])
+def test_a_mistake_in_the_call_is_found_before_anything_starts(tmp_path, monkeypatch, no_process, call, error, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "taken/cpu").mkdir(parents=True)
+    (tmp_path / "taken/cpu/runs.jsonl").mkdir()
+    with pytest.raises(error, match=words):
+        sweeps.run(specs(2), **{"store": tmp_path / "new"} | call)
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.parametrize(("change", "options", "words"), [
+    ({"lora": {"targets": "experts"}}, {"engine": "packed"}, "engine='peft'"),
+    ({"lora": {"targets": "attention+experts", "shared_outer": True}}, {"save_to": "x"}, "shared_outer"),
+])
+def test_an_engine_that_cannot_run_a_spec_is_refused(tmp_path, no_process, change, options, words):
+    spec = SFTSpec.from_json(BASE.to_json() | change)
+    with pytest.raises(ValueError, match=words):
+        sweeps.run([spec], tmp_path / "new", **options)
+
+
+@pytest.mark.parametrize(("given", "words"), [(BASE, "run\\(\\[spec\\]\\)"), ([BASE, "tiny"], "specs hold 'tiny'")])
+def test_what_is_no_list_of_specs_is_refused(tmp_path, no_process, given, words):
+    with pytest.raises(TypeError, match=words):
+        sweeps.run(given, tmp_path)
+    with pytest.raises(TypeError, match=words):
+        sweeps.plan(given, tmp_path)
 
 
 def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
@@ -159,9 +221,10 @@ def test_a_dead_worker_is_an_error_that_says_so_and_is_replaced():
     with Worker("cpu") as worker:
         process = worker._process = worker._start()
         process.kill()
-        with pytest.raises(WorkerError, match="memory ran out"):
+        with pytest.raises(WorkerError, match="was ended by SIGKILL") as error:
             worker.ask({"do": "probe", "specs": []})
         assert worker._process is None
+        assert not error.value.out_of_memory
 
 
 def test_bad_requests_are_refused_before_anything_starts(tmp_path):

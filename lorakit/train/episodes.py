@@ -67,6 +67,7 @@ class Episodes:
                                   "advantage_entropy", "reward_entropy", "length", "truncated", "zero_spread", "kl",
                                   *(f"reward_{name}" for name in self.components))}
         self.episodes = self.tokens = self.groups_with_spread = 0
+        self.latest = math.nan  # mean reward of the last batch
         self.finite, self.gaps = True, [0.0, 0.0, 0.0]  # sum, count and maximum of |learner − sampler|
         self.base_gap_first: float | None = None
         self.base_gap_last: float | None = None
@@ -95,6 +96,7 @@ class Episodes:
         """
         paid = total(parts, self.weights(step))
         rewards = torch.tensor([math.nan if r is None else r for r in paid], dtype=torch.float64)
+        self.latest = float(rewards.nanmean())
         groups = rewards.view(-1, self.spec.group_size)
         gain = advantages(rewards, self.spec.group_size, self.spec.scale_rewards)
         flat = int(((groups - groups.nanmean(1, keepdim=True)).nan_to_num().abs().amax(1) < 1e-9).sum())

@@ -20,12 +20,12 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
-from lorakit.train.packed.engine import RunResult
+from lorakit.train.packed.engine import OnStep, RunResult
 from lorakit.train.packed.families import UnsupportedModelError, unknown_family
 from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
 from lorakit.train.rl_tasks import Task
-from lorakit.train.sft import _refuse_unknown_tracker, _weights, delta_norm, mean_loss
+from lorakit.train.sft import _weights, delta_norm, mean_loss, refuse_unknown_tracker, told
 from lorakit.train.tokens import TokenSplit, order
 from lorakit.train.vllm import give_weights_by_reload, loading, require_vllm
 
@@ -33,7 +33,8 @@ COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward p
 
 
 def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text: TokenSplit | None = None, *,
-               report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False) -> RunResult:
+               report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False,
+               on_step: OnStep | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     Args:
@@ -45,6 +46,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         report_to: where TRL also logs every step: `none`, `trackio`, …
         output_dir: where TRL may write; nothing is kept without it.
         keep_weights: also return the trained weights, as the packed engine does.
+        on_step: as in `train_grpo_pack`.
 
     Raises:
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
@@ -53,7 +55,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         UnsupportedModelError: a model type that lorakit cannot sample from.
         DatasetError, RewardError, FrozenWeightsError: as in the packed engine.
     """
-    _refuse_unknown_tracker(report_to)
+    refuse_unknown_tracker(report_to)
     require_vllm(spec)
     unknown = unknown_family(model.config)
     if unknown is not None:
@@ -81,6 +83,9 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
             inner.config._name_or_path = inner.name_or_path = f"{scratch}/base"
         trainer = _trainer(spec, trained, model, tokenizer, task, held_out, book, report_to,
                            str(output_dir or scratch))
+        if on_step:
+            on_step(0, spec.steps, math.nan)
+            trainer.add_callback(told(on_step, lambda: book.latest))
         trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
     if not spec.merge_to_sample:

@@ -48,3 +48,12 @@ def split_evenly(specs: Sequence[AnySpec], largest: int) -> list[list[AnySpec]]:
     """
     count = -(-len(specs) // max(1, largest))
     return [list(specs[i * len(specs) // count : (i + 1) * len(specs) // count]) for i in range(count)][::-1]
+
+
+def work(spec: SFTSpec | GRPOSpec) -> int:
+    """How much there is to do for a run, in tokens: trained ones, and evaluated ones at a third of the cost."""
+    if isinstance(spec, GRPOSpec):
+        answers = spec.steps * spec.episodes_per_step + spec.evaluations * spec.evaluation_problems
+        return answers * spec.max_completion_length
+    trained = spec.steps * spec.batch_size * spec.accumulation * spec.max_length
+    return trained + 2 * spec.evaluations * spec.evaluation_tokens // 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,15 +14,16 @@ from torch.nn import functional
 from lorakit.specs import SFTSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
-from lorakit.train.packed.engine import RunResult, evaluation_steps
-from lorakit.train.sft import mean_loss
+from lorakit.train.packed.engine import OnStep, RunResult, evaluation_steps
+from lorakit.train.sft import _weights, mean_loss
 from lorakit.train.tokens import IGNORE, TokenSplit, order
 
 COLUMNS = ("step", "tokens", "train_loss", "validation_loss", "test_loss")
 
 
 def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
-               base_text: TokenSplit | None = None) -> RunResult:
+               base_text: TokenSplit | None = None, keep_weights: bool = False,
+               on_step: OnStep | None = None) -> RunResult:
     """Train one spec with PEFT's layers and torch's AdamW, and measure it as the packed engine does.
 
     Args:
@@ -31,6 +31,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
         model: the base; a copy of it is trained, every parameter of it in full fine-tuning (routers, fused experts).
         splits: `train`, `validation` and `test` sequences.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights, as the packed engine does; PEFT has no form for shared factors.
+        on_step: as in `train_pack`.
     """
     started = time.perf_counter()
     base = model
@@ -50,6 +52,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     curve: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     recent: list[float] = []
     tokens, first_norm, finite = 0, math.nan, True
+    if on_step:
+        on_step(0, spec.steps, metrics["base_validation_loss"])
     model.train()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(spec.seed)  # what dropout, where the model has any, leaves out
@@ -68,13 +72,16 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
                 for name, value in zip(COLUMNS, (step, tokens, *losses), strict=True):
                     curve[name].append(value)
                 recent = []
+            if on_step:
+                on_step(step, spec.steps, loss)
     forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
     metrics |= {name: curve[name][-1] for name in COLUMNS[2:]} | {
         "parameters": sum(p.numel() for p in trained), "delta_norm": delta_norm(base, model),
         "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1], "grad_norm_first": first_norm}
     if spec.final_evaluation_tokens:
         metrics |= {f"{name}_loss": mean_loss(model, split) for name, split in final.items()}
-    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, {}, time.perf_counter() - started, tokens)
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(model) if keep_weights else {},
+                     time.perf_counter() - started, tokens)
 
 
 def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, device: torch.device) -> float:
@@ -88,10 +95,25 @@ def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, d
 
 
 def probe_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit]) -> dict[str, float]:
-    """Seconds that a run of this spec will take, from two short ones; one run at a time, so no bytes are asked for."""
-    short, longer = (train_peft(replace(spec, steps=n, evaluations=2), model, splits).seconds for n in (2, 12))
-    seconds = short / 3 * (1 + spec.evaluations) + (longer - short) / 10 * spec.steps
-    return {"seconds": max(seconds, short), "bytes": 1.0, "free_bytes": 0.0}
+    """Seconds that a run of this spec will take, from one step and a part of an evaluation.
+
+    One run trains at a time, so it is not asked how many bytes it takes.
+    """
+    trained = require_gradients(copy.deepcopy(model), spec)
+    if spec.lora is not None:
+        trained = attach(trained, spec.lora, spec.seed)
+    train, device = splits["train"], next(trained.parameters()).device
+    optimizer = adamw(spec, trained)
+    started = time.perf_counter()
+    for micro in torch.arange(spec.accumulation * spec.batch_size).view(spec.accumulation, -1) % len(train):
+        _backward(trained, train, micro, 1, device)
+    optimizer.step()
+    step = time.perf_counter() - started
+    whole, part = (splits["validation"].head(max(1, spec.evaluation_tokens // parts)) for parts in (1, 8))
+    started = time.perf_counter()
+    mean_loss(trained, part)
+    evaluation = (time.perf_counter() - started) * whole.label_tokens / part.label_tokens
+    return {"seconds": spec.steps * step + (2 * spec.evaluations + 4) * evaluation, "bytes": 0.0}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import copy
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 from lorakit.specs import SFTSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import adapted_layers, attach, require_gradients
-from lorakit.train.packed.engine import RunResult, evaluation_steps
+from lorakit.train.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.train.tokens import IGNORE, TokenSplit, order
 
 EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
@@ -25,7 +26,7 @@ EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
 
 def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, TokenSplit], *, report_to: str = "none",
               output_dir: str | Path | None = None, base_text: TokenSplit | None = None, keep_weights: bool = False,
-              trl_defaults: bool = False) -> RunResult:
+              trl_defaults: bool = False, on_step: OnStep | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     What TRL and transformers would do by themselves and the spec does not say is off: gradient checkpointing, bf16
@@ -41,6 +42,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights, as the packed engine does.
         trl_defaults: keep TRL's gradient checkpointing, which costs time and changes no number (for benchmarks).
+        on_step: as in `train_pack`.
 
     Raises:
         ValueError: an unknown tracker, a row longer than `max_length`, or an adapter on the head (TRL trains none).
@@ -50,7 +52,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     if train.input_ids.shape[1] > spec.max_length:
         raise ValueError(f"training rows have {train.input_ids.shape[1]} tokens, max_length is {spec.max_length}: "
                          "tokenize with the spec's own max_length (rows are never cut silently)")
-    _refuse_unknown_tracker(report_to)
+    refuse_unknown_tracker(report_to)
     started = time.perf_counter()
     base, trained = model, require_gradients(copy.deepcopy(model), spec)
     if spec.lora is not None:
@@ -65,6 +67,9 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
                            trl_defaults)
+        if on_step:
+            on_step(0, spec.steps, before["validation"])
+            trainer.add_callback(told(on_step, lambda: trainer.last_loss))
         trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
     curve = trainer.curve
@@ -82,7 +87,8 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
                      time.perf_counter() - started, trainer.tokens)
 
 
-def _refuse_unknown_tracker(report_to: str) -> None:
+def refuse_unknown_tracker(report_to: str) -> None:
+    """Raise unless TRL knows the tracker (ValueError) and its package is installed (ModuleNotFoundError)."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     try:
@@ -122,12 +128,13 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                 name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")}
             self.recent: list[torch.Tensor] = []
             self.latest: dict[str, float] = {}
-            self.tokens, self.first_norm = 0, math.nan
+            self.tokens, self.first_norm, self.last_loss = 0, math.nan, math.nan
             super().__init__(**options)
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             self.tokens += int((inputs["labels"][:, 1:] != IGNORE).sum())
             loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            self.last_loss = loss * spec.accumulation
             self.recent.append(loss)  # a share of the step's mean, since TRL divides by the tokens of the whole step
             if self.state.global_step == 0:
                 norms = [torch.linalg.vector_norm(p.grad) for p in model.parameters() if p.grad is not None]
@@ -171,6 +178,19 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                        callbacks=[Measure()], optimizers=(adamw(spec, model), None))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def told(on_step: OnStep, measured: Callable[[], Any]) -> Any:
+    """A callback of transformers' Trainer that calls `on_step` after every step."""
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        """Says how far the training is."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_step(state.global_step, state.max_steps, measured())
+
+    return Told()
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:

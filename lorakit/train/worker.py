@@ -1,16 +1,23 @@
-"""A process that trains packs: requests come as lines of JSON on standard input, events leave on standard output.
+"""What a worker process is asked for: predict what packs cost, train them, and say how far they are.
 
-The parent is `lorakit.study.sweeps`. A process of its own keeps each pack on one thread, gives all memory back, and
-needs no guard in the user's script.
+Requests and events are JSON objects; `lorakit.train.worker_process` carries them, the parent is
+`lorakit.study.sweeps`. A process of its own keeps each pack on one thread, gives all memory back, and needs no guard in
+the user's script.
 
-    request   {"do": "probe" | "run", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", …}
-    event     {"step": …, "steps": …} while it trains, then {"probe": …}, {"records": […]} or {"error": …}
+    request   {"do": "probe", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", "runs": 12}
+              {"do": "run", "specs": […], "engine": …, "device": …, "memory_share": 0.3, "seconds_left": 60.0 | null,
+               "report_to": "none", "save_to": null}
+    event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} while it trains, then one of
+              {"probe": {"seconds": …, "fits": …, "bytes": …, "free_bytes": …}}
+              {"records": […], "unsaved": {id: why}}
+              {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
+              {"over_budget": 90.0}: given up in its first steps, since the whole would take so many seconds
+              {"error": …, "shared": true where every spec would meet it, "out_of_memory": …}
 """
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import subprocess
 import sys
 import time
@@ -29,11 +36,12 @@ from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record
 from lorakit.specs import PACKAGE
 from lorakit.train.device import device_name, peak_bytes, reset_peak
+from lorakit.train.forecast import Forecast, OverBudgetError
 from lorakit.train.models import load_model
-from lorakit.train.packed.engine import RunResult, train_pack
+from lorakit.train.packed.engine import OnStep, RunResult, train_pack
 from lorakit.train.packed.grpo import train_grpo_pack
-from lorakit.train.packed.probe import probe_grpo, probe_pack
-from lorakit.train.rl_tasks import load_task
+from lorakit.train.packed.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
+from lorakit.train.rl_tasks import Task, encode_prompts, load_task
 from lorakit.train.tasks import TextData, base_text, load_dataset
 from lorakit.train.tokens import TokenSplit, tokenize
 
@@ -99,110 +107,147 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
     return Record.from_run(result.spec, result.status, result.metrics, result.curve, made | measured)
 
 
-def run_specs(specs: list[Any], engine: str, device: str, on_step: Callable[[int, int], None] | None = None,
-              report_to: str = "none", save_to: str | None = None) -> list[Record]:
-    """Train a pack (or, with TRL, one spec after another) in this process and return its records.
+def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
+              save_to: str | None = None) -> tuple[list[Record], dict[str, str]]:
+    """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
 
     Args:
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
+
+    Returns:
+        The records, and the ids of the runs that could not be exported, with the reason.
     """
-    first = specs[0]
-    made = provenance(engine, first.kind, device, len(specs) if engine == "packed" else 1)
-    model, tokenizer = _model(first.model, first.dtype, device)
+    made = provenance(engine, specs[0].kind, device, len(specs) if engine == "packed" else 1)
+    model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, device), save_to is not None
+    data = _load(specs[0], device)
     reset_peak(device)
-    if first.kind == "grpo":
-        results = _run_rl(specs, engine, model, tokenizer, on_step, report_to, save_to is not None)
-        return _recorded(results, device, made, model, tokenizer, save_to)
-    splits, base = _data(first.model, first.dtype, device, first.dataset, first.max_length)
-    if engine == "trl":
+    if specs[0].kind == "grpo":
+        results = _run_rl(specs, engine, model, tokenizer, *data, on_step, report_to, keep)
+    elif engine == "trl":
         from lorakit.train.sft import train_sft
 
-        results = [train_sft(spec, model, tokenizer, splits, report_to=report_to, base_text=base,
-                             keep_weights=save_to is not None) for spec in specs]
+        results = [train_sft(spec, model, tokenizer, data[0], report_to=report_to, base_text=data[1],
+                             keep_weights=keep, on_step=on_step) for spec in specs]
     elif engine == "peft":
         from lorakit.train.peft_loop import train_peft
 
-        results = [train_peft(spec, model, splits, base) for spec in specs]
+        results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step) for spec in specs]
     else:
-        results = train_pack(specs, model, splits, base, keep_weights=save_to is not None, on_step=on_step)
-    return _recorded(results, device, made, model, tokenizer, save_to)
+        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step)
+    records, unsaved = [to_record(result, device, made) for result in results], {}
+    if save_to is not None:
+        from lorakit.train.packed.export import export
+
+        for result, record in zip(results, records, strict=True):
+            try:
+                export(result.spec, result.weights, model, Path(save_to) / record.id, tokenizer, record)
+            except Exception as error:  # noqa: BLE001 - the run is a result all the same
+                unsaved[record.id] = f"{type(error).__name__}: {error}"
+    return records, unsaved
 
 
-def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, on_step: Callable[[int, int], None] | None,
-            report_to: str, keep_weights: bool) -> list[RunResult]:
-    task, base = _task(specs[0].task), _base_text(tokenizer, RL_BASE_TEXT_LENGTH)
+def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task, base: TokenSplit,
+            on_step: OnStep | None, report_to: str, keep_weights: bool) -> list[RunResult]:
     if engine == "packed":
         return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step)
     if engine == "trl":
         from lorakit.train.grpo import train_grpo
 
-        return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights)
-                for spec in specs]
+        return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights,
+                           on_step=on_step) for spec in specs]
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
-def _recorded(results: list[RunResult], device: str, made: dict[str, Any], model: Any, tokenizer: Any,
-              save_to: str | None) -> list[Record]:
-    records = [to_record(result, device, made) for result in results]
-    if save_to is not None:
-        from lorakit.train.packed.export import export
+def _load(spec: Any, device: str) -> tuple[Any, TokenSplit]:
+    """The task or the splits of a spec, and the base text; all that the specs of a pack share."""
+    if spec.kind == "grpo":
+        return _task(spec.task), _base_text(_model(spec.model, spec.dtype, device)[1], RL_BASE_TEXT_LENGTH)
+    return _data(spec.model, spec.dtype, device, spec.dataset, spec.max_length)
 
-        for result, record in zip(results, records, strict=True):
-            export(result.spec, result.weights, model, Path(save_to) / record.id, tokenizer, record)
-    return records
+
+@lru_cache
+def _free_bytes(device: str) -> float:
+    """What was free when this process had its first model: later packs of others do not count twice."""
+    return free_bytes(device)
+
+
+def _fits(specs: list[Any], share: float, device: str) -> int:
+    """How many configurations a pack may hold, by the memory that is predicted for one."""
+    model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
+    data = _load(specs[0], device)[0]
+    if specs[0].kind == "grpo":
+        prompts = encode_prompts(data, "train", tokenizer, model.config.max_position_embeddings,
+                                 specs[0].max_completion_length)
+        needed = grpo_bytes(specs[0], model, max(map(len, prompts)))
+    else:
+        needed = sft_bytes(specs[0], model, data["train"])
+    return max(1, int(share * _free_bytes(device) / needed))
+
+
+def _probe(specs: list[Any], engine: str, device: str, share: float, runs: int) -> dict[str, float]:
+    model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
+    data = _load(specs[0], device)[0]
+    if specs[0].kind == "grpo":
+        facts = probe_grpo(specs[0], model, tokenizer, data, runs)
+    elif engine == "packed":
+        facts = probe_pack(specs, model, data, runs)
+    else:
+        from lorakit.train.peft_loop import probe_peft
+
+        facts = probe_peft(specs[0], model, data)
+    free = _free_bytes(device)
+    return facts | {"free_bytes": free, "fits": max(1, int(share * free / facts["bytes"])) if engine == "packed" else 1}
 
 
 def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
     """Do what a request asks and emit its events; any error becomes an event, never the end of the process."""
+    shared = True
     try:
         specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
-        device = request.get("device", "cpu")
+        engine, device, share = request["engine"], request.get("device", "cpu"), request.get("memory_share", 0.5)
         if request["do"] == "probe":
-            model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
-            if specs[0].kind == "grpo":
-                facts = probe_grpo(specs[:2], model, tokenizer, _task(specs[0].task))
-                emit({"probe": facts})
-                return
-            splits, _ = _data(specs[0].model, specs[0].dtype, device, specs[0].dataset, specs[0].max_length)
-            if request.get("engine") == "peft":
-                from lorakit.train.peft_loop import probe_peft
-
-                emit({"probe": probe_peft(specs[0], model, splits)})
-                return
-            facts = probe_pack(specs[:1], model, splits)
-            if len(specs) > 1 and 20 * len(specs) * facts["bytes"] < facts["free_bytes"]:
-                facts = probe_pack(specs, model, splits)  # several at once tell the time better, where memory is ample
-            emit({"probe": facts})
+            emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
             return
-        last = 0.0
-
-        def on_step(step: int, steps: int) -> None:
-            nonlocal last
-            if time.monotonic() - last > 1:
-                last = time.monotonic()
-                emit({"step": step, "steps": steps})
-
-        records = run_specs(specs, request["engine"], device, on_step, request.get("report_to", "none"),
-                            request.get("save_to"))
-        emit({"records": [record.to_json() for record in records]})
+        _load(specs[0], device)
+        if engine == "packed" and len(specs) > 1 and (fits := _fits(specs, share, device)) < len(specs):
+            emit({"fits": fits})
+            return
+        shared = False
+        records, unsaved = run_specs(specs, engine, device, _watch(specs[0], request.get("seconds_left"), emit),
+                                     request.get("report_to", "none"), request.get("save_to"))
+        emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
+    except OverBudgetError as error:
+        emit({"over_budget": error.seconds})
     except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
-        emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4)})
+        emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
+              "shared": shared, "out_of_memory": _is_out_of_memory(error)})
 
 
-def main() -> None:
-    """Serve requests until standard input closes. Whatever libraries print goes to standard error."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    torch.set_flush_denormal(True)
+def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]], None]) -> OnStep:
+    """Tell the parent once a second how far the pack is, and give it up early if it would take too long."""
+    forecast = None if seconds_left is None else Forecast(spec.steps, spec.evaluations, seconds_left)
+    what, last = "loss" if spec.kind == "sft" else "reward", 0.0
 
-    def emit(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event) + "\n")
-        events.flush()
+    def on_step(step: int, steps: int, value: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            mean = float(torch.as_tensor(value, dtype=torch.float64).mean())
+            emit({"step": step, "steps": steps, "value": mean if math.isfinite(mean) else None, "what": what})
+        if forecast is not None:
+            forecast.seen(step)
 
-    for line in sys.stdin:
-        answer(json.loads(line), emit)
+    return on_step
 
 
-if __name__ == "__main__":
-    main()
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in any of the words of torch, CUDA and Python."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "alloc_failed",
+             "unable to allocate")
+    while not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in words):
+            return True
+        if (cause := error.__cause__ or error.__context__) is None:
+            return False
+        error = cause
+    return True

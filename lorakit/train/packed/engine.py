@@ -20,6 +20,7 @@ from lorakit.train.packed.truncation import truncated_losses
 from lorakit.train.packing import pack_key
 from lorakit.train.tokens import TokenSplit, order
 
+OnStep = Callable[[int, int, Any], None]  # steps done, steps in all, losses or rewards of the last step
 EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
 
 
@@ -70,7 +71,7 @@ def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
 
 
 def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
-               keep_weights: bool = False, on_step: Callable[[int, int], None] | None = None) -> list[RunResult]:
+               keep_weights: bool = False, on_step: OnStep | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -79,7 +80,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         splits: `train`, `validation` and `test` sequences.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights.
-        on_step: called with (steps done, steps in all) after every step.
+        on_step: called with (steps done, steps in all, losses (K,)) when the base is evaluated, and after every step.
 
     Returns:
         One result a spec, in the order of the specs.
@@ -106,6 +107,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         own.require_losses(packed)
         base_losses = [evaluate(packed, split).tolist() for split in final]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
+        if on_step:
+            on_step(0, first.steps, base_losses[0])
         columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
         columns += [] if packed.is_full else ["norm_a", "norm_b"]
         curves: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in specs]
@@ -133,7 +136,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
                     for column, value in zip(curve.values(), row, strict=True):
                         column.append(value)
             if on_step:
-                on_step(step, first.steps)
+                on_step(step, first.steps, loss)
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
         ends = [evaluate(packed, split).tolist() for split in final] if first.final_evaluation_tokens else [
             [curve[f"{name}_loss"][-1] for curve in curves] for name in ("validation", "test")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut, pay
 from lorakit.train.model_checks import weights_hash
 from lorakit.train.objective import importance, token_losses, token_weights
 from lorakit.train.packed.agreement import Own
-from lorakit.train.packed.engine import RunResult, evaluate
+from lorakit.train.packed.engine import OnStep, RunResult, evaluate
 from lorakit.train.packed.families import require_family
 from lorakit.train.packed.layers import PackedEmbedding
 from lorakit.train.packed.merging import base_drifts, base_only, give_bases, sampler
@@ -63,7 +64,7 @@ def layout(spec: GRPOSpec, tokens: int) -> SFTSpec:
 
 def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task,
                     base_text: TokenSplit | None = None, keep_weights: bool = False,
-                    on_step: Callable[[int, int], None] | None = None) -> list[RunResult]:
+                    on_step: OnStep | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -73,7 +74,8 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         task: problems with their grader.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights.
-        on_step: called with (steps done, steps in all) after every step.
+        on_step: called with (steps done, steps in all, mean rewards (K,)) when the base is evaluated, and after every
+            step.
 
     Raises:
         ValueError: specs that cannot share a pack, or that sample with vLLM.
@@ -111,6 +113,8 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
         before = held_out.accuracies(packed.model, splits, count, final=True)
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]
+        if on_step:
+            on_step(0, first.steps, math.nan)
         step, kl = 0, [0.0] * count
         for number in range(batches):
             chosen = [row[number * first.prompts_per_step :][: first.prompts_per_step] for row in orders]
@@ -138,7 +142,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
                     for k, book in enumerate(books):
                         book.point(step, scores[k], kl[k])
                 if on_step:
-                    on_step(step, first.steps)
+                    on_step(step, first.steps, [book.latest for book in books])
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [None] * count)
         after = held_out.accuracies(packed.model, splits, count, final=True)
         deltas, drifts, trained = packed.delta_norms(), base_drifts(packed), packed.parameters_trained
