@@ -159,7 +159,7 @@ def no_process(monkeypatch):
     ({"profile": "my gpu"}, ValueError, "profile='my gpu'"),
     ({"store": "file"}, NotADirectoryError, "a store of records is a folder"),
     ({"store": "file/below"}, OSError, "could not write"),
-    ({"store": "taken"}, OSError, "could not write"),
+    ({"store": "taken"}, OSError, "Is a directory"),
     ({"save_to": "file"}, OSError, "could not write"),
     ({"save_to": "file/below"}, OSError, "could not write"),
     ({"device": "gpu"}, ValueError, "allowed: cpu, cuda"),
