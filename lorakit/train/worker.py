@@ -39,6 +39,7 @@ from lorakit.train.device import device_name, peak_bytes, reset_peak
 from lorakit.train.forecast import Forecast, OverBudgetError
 from lorakit.train.models import load_model
 from lorakit.train.packed.engine import OnStep, RunResult, train_pack
+from lorakit.train.packed.families import require_family
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
 from lorakit.train.rl_tasks import Task, encode_prompts, load_task
@@ -205,6 +206,8 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
     try:
         specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
         engine, device, share = request["engine"], request.get("device", "cpu"), request.get("memory_share", 0.5)
+        if engine == "packed":
+            require_family(_model(specs[0].model, specs[0].dtype, device)[0].config)
         if request["do"] == "probe":
             emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
             return
