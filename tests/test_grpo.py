@@ -16,6 +16,7 @@ from lorakit.train.grpo import grpo_options, train_grpo
 from lorakit.train.packed.grpo import train_grpo_pack
 from lorakit.train.packed.rollout import sample, uniforms
 from lorakit.train.rewards import SCHEMES
+from lorakit.train.stops import Stops
 from lorakit.train.vllm import require_vllm
 
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
     assert own - NEUTRAL <= options.keys(), f"inherited silently: {sorted(own - NEUTRAL - options.keys())}"
     assert made.generation_batch_size == run.episodes_per_step == made.per_device_train_batch_size
     assert made.use_vllm == run.use_vllm
-    told = grpo_options(run, str(tmp_path), CPU, stop=[2, 3])["generation_kwargs"]
+    told = grpo_options(run, str(tmp_path), CPU, stop=Stops([2, 3]))["generation_kwargs"]
     assert told == ({"stop_token_ids": [2, 3]} if run.use_vllm else None)
     large = grpo_options(replace(run, prompts_per_step=33, group_size=4), str(tmp_path), torch.device("cuda"))
     assert (large["per_device_train_batch_size"], large["gradient_accumulation_steps"]) == (44, 3)

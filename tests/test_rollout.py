@@ -101,5 +101,7 @@ def test_ends_come_from_model_tokenizer_and_task():
     assert stop_tokens(network, words(), STOP) == [2, 3]
     network.generation_config.eos_token_id = [7, 8]
     assert stop_tokens(network, words(), None) == [3, 7, 8]
-    with pytest.raises(ValueError, match="'t4 t5' is 2 tokens"):
+    with pytest.raises(ValueError, match="writes as 't4t5', so no completion would ever hold it"):
         stop_tokens(network, words(), "t4 t5")
+    with pytest.raises(ValueError, match="writes as 't1'"):
+        stop_tokens(network, words(), "unknown")

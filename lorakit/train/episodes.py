@@ -5,6 +5,7 @@ An episode is one sampled completion with its reward. Both engines keep their bo
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections import Counter
@@ -17,9 +18,10 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.train.objective import advantages
 from lorakit.train.packed.engine import RunResult, evaluation_steps
 from lorakit.train.packed.rollout import sample
-from lorakit.train.rewards import RewardFunction, load_rewards, total
+from lorakit.train.rewards import SCHEMES, RewardFunction, load_rewards, total
 from lorakit.train.rewards.gradable import accuracy
 from lorakit.train.rl_tasks import Problem, Task, encode_prompts
+from lorakit.train.stops import Stops, without_stop
 
 ROWS_AT_ONCE = 1024  # problems times configurations in one evaluation forward pass
 HELD_OUT = ("validation", "test")
@@ -49,6 +51,22 @@ def pay(functions: Sequence[RewardFunction], task: Task, problems: Sequence[Prob
             for function in functions]
 
 
+def rewards_of(name: str, task: Task) -> tuple[RewardFunction, ...]:
+    """The functions of a reward; a built-in scheme is not shown a stop that is more than blanks, one of your own is."""
+    stop = task.stop or ""
+
+    def unstopped(function: RewardFunction) -> RewardFunction:
+        @functools.wraps(function)
+        def paid(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+            texts = [without_stop(text, stop) if isinstance(text, str) else text for text in completions]
+            return function(prompts=prompts, completions=texts, **columns)
+
+        return paid
+
+    functions = load_rewards(name)
+    return tuple(map(unstopped, functions)) if stop.strip() and name in SCHEMES else functions
+
+
 class Episodes:
     """One run's books.
 
@@ -59,7 +77,7 @@ class Episodes:
 
     def __init__(self, spec: GRPOSpec, task: Task) -> None:
         self.spec, self.task = spec, task
-        self.functions = load_rewards(spec.reward or task.grader)
+        self.functions = rewards_of(spec.reward or task.grader, task)
         self.components = [getattr(f, "__name__", "reward") for f in self.functions] if len(self.functions) > 1 else []
         self.points = evaluation_steps(spec.steps, spec.evaluations)
         self.curve: dict[str, list[Any]] = {
@@ -174,9 +192,9 @@ def no_reward(run: str) -> str:
 class HeldOut:
     """Problems that accuracy is measured on, encoded once."""
 
-    def __init__(self, spec: GRPOSpec, task: Task, tokenizer: Any, context: int, stop: Sequence[int]) -> None:
+    def __init__(self, spec: GRPOSpec, task: Task, tokenizer: Any, context: int, stop: Stops) -> None:
         self.spec, self.task, self.tokenizer, self.stop = spec, task, tokenizer, stop
-        self.grader = load_rewards(task.grader)
+        self.grader = rewards_of(task.grader, task)
         self.prompts = {name: encode_prompts(task, name, tokenizer, context, spec.max_completion_length)
                         for name in task.splits}
 

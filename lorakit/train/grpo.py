@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.train.packed.rollout import Rollout, log_probs, stop_tokens
 from lorakit.train.rl_tasks import Task
 from lorakit.train.sft import _weights, delta_norm, mean_loss, refuse_unknown_tracker, told
+from lorakit.train.stops import Stops
 from lorakit.train.tokens import TokenSplit, order
-from lorakit.train.vllm import give_weights_by_reload, loading, require_vllm
+from lorakit.train.vllm import give_weights_by_reload, loading, require_vllm, told_to_vllm
 
 COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward pass; more are accumulated
 
@@ -63,7 +64,10 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     started = time.perf_counter()
     trained: Any = require_gradients(copy.deepcopy(model), spec)
     stop = stop_tokens(trained, tokenizer, task.stop)
-    trained.generation_config.eos_token_id = stop
+    trained.generation_config.eos_token_id = list(stop)
+    if stop.text and spec.mask_truncated:
+        raise ValueError(f"mask_truncated leaves out what no single token ended, in TRL, and the task's "
+                         f"stop={stop.text!r} is several tokens here: run this spec with engine='packed'")
     held_out = HeldOut(spec, task, tokenizer, model.config.max_position_embeddings, stop)
     book = Episodes(spec, task)
     if spec.lora is not None:
@@ -99,7 +103,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
-                 components: int = 1, stop: Sequence[int] = ()) -> dict[str, Any]:
+                 components: int = 1, stop: Stops | None = None) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
     correction, cap = spec.importance_sampling, spec.importance_cap
     most = min(spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
@@ -112,7 +116,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "num_generations": spec.group_size, "num_iterations": spec.iterations,
         "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
         "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
-        "generation_kwargs": {"stop_token_ids": list(stop)} if spec.use_vllm else None,
+        "generation_kwargs": told_to_vllm(stop) if spec.use_vllm and stop else None,
         "cache_implementation": None, "use_transformers_continuous_batching": False,
         "loss_type": spec.loss, "scale_rewards": spec.scale_rewards, "beta": spec.kl_coefficient,
         "epsilon": math.inf if spec.clip is None else spec.clip, "epsilon_high": spec.clip_high, "delta": None,
@@ -156,6 +160,8 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
 
         first_norm = math.nan
         sampled: list[torch.Tensor] | None = None
+        lengths: list[int]
+        ended: list[bool]
 
         def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return [ids[prompt] for prompt in prompts], None, {}
@@ -166,19 +172,21 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             merging = spec.merge_to_sample and isinstance(trained, PeftModel)
             if merging:
                 trained.merge_adapter()
-            with _watched(trained, self):
-                done = super()._generate_single_turn(*arguments, **named)
+            with _watched(trained, self, held_out.stop):
+                completions, log_probs_ = super()._generate_single_turn(*arguments, **named)
             if merging:
                 trained.unmerge_adapter()
-            return done
+            # TRL knows ends of one token; where a text ended one, it keeps what fills the row
+            return [row[: held_out.stop.length(row)] for row in completions], log_probs_
 
         def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> torch.Tensor:
             step = self.state.global_step + 1
             self.reward_weights = torch.tensor(book.weights(step))
             paid: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
             parts = [[None if math.isnan(v) else v for v in column] for column in paid.T.tolist()]
-            book.add(step, parts, [len(row) for row in completion_ids], [row[-1] in held_out.stop
-                                                                       for row in completion_ids])
+            self.lengths = [len(row) for row in completion_ids]
+            self.ended = [held_out.stop.length(row) is not None for row in completion_ids]
+            book.add(step, parts, self.lengths, self.ended)
             return paid
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -199,14 +207,13 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             lengths = output["prompt_mask"][each].sum(1)
             rows = [row[-n:] for row, n in zip(output["prompt_ids"][each], lengths.tolist(), strict=True)]
             tokens = output["completion_ids"]
-            ends = torch.isin(tokens, torch.tensor(held_out.stop, device=device)).int().cumsum(1)
-            mask = torch.cat([ends.new_zeros(len(ends), 1), ends[:, :-1]], 1) == 0
+            mask = torch.arange(tokens.shape[1], device=device) < torch.tensor(self.lengths, device=device)[:, None]
             sampled = output.get("sampling_per_token_logps")
             if sampled is None:
-                logits = torch.stack(self.sampled or [], 1)
+                logits = torch.stack(self.sampled or [], 1)[:, : tokens.shape[1]]
                 sampled = (logits / spec.temperature).log_softmax(-1).gather(2, tokens.unsqueeze(2)).squeeze(2)
             return Rollout(nn.utils.rnn.pad_sequence(rows, batch_first=True), lengths, spec.group_size, tokens, mask,
-                           sampled.where(mask, 0.0), ends[:, -1] > 0)
+                           sampled.where(mask, 0.0), torch.tensor(self.ended, device=device))
 
         def training_step(self, *arguments: Any, **named: Any) -> torch.Tensor:
             loss: torch.Tensor = super().training_step(*arguments, **named)
@@ -235,11 +242,25 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
 
 
 @contextmanager
-def _watched(model: Any, keeper: Any) -> Iterator[None]:
-    """Keep the logits that `model.generate` draws from, in `keeper.sampled`: TRL throws the sampler's away."""
+def _watched(model: Any, keeper: Any, stop: Stops) -> Iterator[None]:
+    """Keep the logits that `model.generate` draws from, in `keeper.sampled`: TRL throws the sampler's away.
+
+    A stop of several tokens ends a row as it does in our sampler.
+    """
+    from transformers import StoppingCriteria
+
+    class AtText(StoppingCriteria):
+        def __init__(self, prompt: int) -> None:
+            self.prompt = prompt
+
+        def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return stop.reached(ids[:, self.prompt :].unbind(1))
+
     generate = model.generate
 
     def watched(*arguments: Any, generation_config: Any, **named: Any) -> Any:
+        if stop.text:
+            named["stopping_criteria"] = [AtText(named["input_ids"].shape[1])]
         config = copy.copy(generation_config)
         config.return_dict_in_generate = config.output_logits = True
         done = generate(*arguments, generation_config=config, **named)

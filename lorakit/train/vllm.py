@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.train.stops import Stops
 
 
 def require_vllm(spec: GRPOSpec) -> None:
@@ -32,6 +33,12 @@ def require_vllm(spec: GRPOSpec) -> None:
     if torch.distributed.is_initialized():
         raise RuntimeError("this process has run vLLM before, which gives its memory and its process group back only "
                            "at the end of the process: train each spec in a process of its own, as lorakit.run does")
+
+
+def told_to_vllm(stop: Stops) -> dict[str, Any]:
+    """vLLM's sampling parameters for what ends a completion; its end is kept, as everywhere else."""
+    text = {"stop": [stop.text], "include_stop_str_in_output": True, "skip_special_tokens": False} if stop.text else {}
+    return {"stop_token_ids": list(stop), **text}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vowels import vowels
+from stop_rewards import vowels
 
 import lorakit as lk
 from lorakit.train.rewards import register_reward

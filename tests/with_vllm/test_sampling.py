@@ -4,8 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
+from stop_rewards import STOP, ends_once
 
 import lorakit as lk
+from lorakit.train.rewards import register_reward
+from lorakit.train.rl_tasks import register_task
 
 SEEDS = 5
 
@@ -57,3 +60,17 @@ def test_full_fine_tuning_with_a_reference(spec, vllm_loads, tmp_path):
     assert record.status == "ok"
     assert record.metrics["sampler_gap_max"] <= 1e-3 < record.metrics["sampler_base_gap_last"]
     assert math.isfinite(record.curve["kl"][-1])
+
+
+def test_a_stop_of_several_tokens_and_sixteen_bits(spec, vllm_loads, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
+    reward = register_reward(ends_once)
+    task = register_task("stories", [{"prompt": f"The {a}{b}n "} for a in "bcdfghlmnprst" for b in "aeiou"],
+                         grader=reward, stop=STOP)
+    run = replace(spec, task=task, reward=reward, dtype="bfloat16", use_vllm=True, steps=2, evaluations=2,
+                  evaluation_problems=4, max_completion_length=24)
+    (record,) = lk.run([run], tmp_path / "runs", engine="trl", processes=1)
+    assert set(record.curve["reward"]) == {1.0}
+    assert all(0 < share < 0.8 for share in record.curve["truncated"])
+    print({name: value for name, value in record.metrics.items() if "gap" in name})
+    assert 1e-3 < record.metrics["sampler_gap_max"] < 1  # sixteen bits, as asked: not the 1e-5 of float32

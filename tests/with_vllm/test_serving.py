@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import PeftModel
-from vowels import vowels
+from stop_rewards import vowels
 
 import lorakit as lk
 

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lorakit.train.packed.families import UnsupportedModelError, head_logits
 from lorakit.train.packed.model import LOGITS_AT_ONCE
+from lorakit.train.stops import Stops
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,28 @@ class Rollout:
         return [row[:n] for row, n in zip(self.tokens.tolist(), self.mask.sum(1).tolist(), strict=True)]
 
 
-def stop_tokens(model: Any, tokenizer: Any, stop: str | None) -> list[int]:
-    """The tokens that end a completion: every end of text that model or tokenizer names, and the task's `stop`.
+def stop_tokens(model: Any, tokenizer: Any, stop: str | None) -> Stops:
+    """What ends a completion: every end of text that model or tokenizer names, and the task's `stop`.
 
     Raises:
-        ValueError: `stop` is not one token of this tokenizer.
+        ValueError: a `stop` that this tokenizer never writes, or one of several tokens where neither model nor
+            tokenizer names a token that ends a text.
     """
     named = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
     if stop is not None:
         ids = tokenizer(stop, add_special_tokens=False)["input_ids"]
+        if stop not in tokenizer.decode(ids, clean_up_tokenization_spaces=False):
+            raise ValueError(f"stop={stop!r} is read by this tokenizer as {ids}, which it writes as "
+                             f"{tokenizer.decode(ids)!r}, so no completion would ever hold it: give the task another "
+                             "stop, or None for the model's own end of text")
         if len(ids) != 1:
-            raise ValueError(f"stop={stop!r} is {len(ids)} tokens for this tokenizer, and a completion ends at one: "
-                             "give the task another stop, or None for the model's own end of text")
+            if not ends:
+                raise ValueError(f"stop={stop!r} is {len(ids)} tokens for this tokenizer, and what comes behind it is "
+                                 "filled with a token that ends a text: set the tokenizer's eos_token")
+            return Stops(sorted(ends), stop, tokenizer)
         ends.add(ids[0])
-    return sorted(ends)
+    return Stops(sorted(ends))
 
 
 def uniforms(seed: int, batch: int, count: int, length: int) -> torch.Tensor:
@@ -88,7 +96,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
         model: a causal LM of one of the `families.FAMILIES`, packed or not.
         prompts: R lists of token ids.
         length: largest number of tokens of a completion.
-        stop: tokens that end one.
+        stop: tokens that end one, or what `stop_tokens` returned.
         temperature: (N, 1), or None for the likeliest token at every place.
         draws: (N, length) numbers in [0, 1), one decides each token; needed with a temperature.
     """
@@ -96,7 +104,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     ids = torch.tensor([[*p, *[stop[0]] * (int(lengths.max()) - len(p))] for p in prompts], device=device)
     hidden, cache, seen, place = _prefill(model, ids, lengths, group)
-    ends = torch.tensor(stop, device=device)
+    stop = stop if isinstance(stop, Stops) else Stops(stop)
     alive = torch.ones(len(hidden), dtype=torch.bool, device=device)
     tokens, masks, chosen = [], [], []
     for step in range(length):
@@ -111,7 +119,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
         tokens.append(token.where(alive, stop[0]))
         masks.append(alive)
         chosen.append(log_probs.gather(1, token.unsqueeze(1)).squeeze(1).where(alive, 0.0))
-        alive = alive & ~torch.isin(token, ends)
+        alive = alive & ~stop.reached(tokens)
         if step + 1 == length or not bool(alive.any()):
             break
         seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
