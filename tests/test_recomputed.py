@@ -1,0 +1,226 @@
+"""Verdicts recomputed straight from the JSON lines, with pandas and scipy alone: another way to the same numbers.
+
+Nothing of `lorakit` is used on this side: files are read as JSON, runs are picked by the fields of their specs as the
+rules' texts name them, and rates, gaps and intervals are computed here. The ledger's verdicts are then compared.
+"""
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from lorakit.records import Store
+from lorakit.study.claims import ledger
+
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10}
+DEFAULTS = {"model": "tiny", "batch_size": 4, "max_length": 64, "steps": 300, "evaluations": 12, "alpha": 32.0,
+            "targets": "all-linear", "accumulation": 1, "init_a_scale": 1.0, "train_a": True, "reward": None,
+            "learning_rate_b_ratio": 1.0, "dtype": "float32", "full_targets": "all", "expert_rank": None}
+
+
+@cache
+def runs(kind):
+    """A row a run of the record size: its spec with defaults filled in, curve and metrics; the newest of each id."""
+    found = {}
+    for path in sorted(RESULTS.glob("cpu/*.jsonl")):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            if record["spec"]["kind"] == kind and record["status"] == "ok":
+                newer = record["provenance"]["date"] >= found.get(record["id"], record)["provenance"]["date"]
+                found[record["id"]] = record if newer else found[record["id"]]
+    rows = []
+    for record in found.values():
+        spec = record["spec"]
+        lora = spec["lora"]
+        row = record["metrics"] | DEFAULTS | {"seed": 0} | {k: v for k, v in spec.items() if k != "lora"} | (lora or {})
+        row |= {"rank": 0 if lora is None else lora.get("rank", 16), "curve": record["curve"]}
+        row["name"] = row["task" if kind == "grpo" else "dataset"].partition("@")[0]
+        row["base"] = row["model"].partition("@")[0]
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pick(frame, base="tiny", **fields):
+    """The runs whose spec has these fields, everything else at its default."""
+    for name, value in ({k: v for k, v in DEFAULTS.items() if k != "model"} | fields).items():
+        column = "name" if name in ("dataset", "task") else name
+        if value is None:
+            frame = frame[frame[column].isna()]
+        elif not callable(value):
+            frame = frame[frame[column] == value]
+    return frame[frame["base"] == base]
+
+
+def at_end(rows, column):
+    """Seeds by rates, of a column of the curve at its last point."""
+    ends = rows.assign(value=[curve[column][-1] for curve in rows["curve"]])
+    return ends.pivot_table(index="seed", columns="learning_rate", values="value", aggfunc="first")
+
+
+def chosen(rows, read, choose, best):
+    """By seed: a column at the rate whose mean of another is best."""
+    means = at_end(rows, choose).mean()
+    return at_end(rows, read)[getattr(means, best)()]
+
+
+def interval(values, confidence=0.95):
+    values = np.asarray(list(values), float)
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return values.mean(), values.mean() - half, values.mean() + half
+
+
+def vertex(losses):
+    """The rate at the parabola's minimum through the least loss of one seed and its neighbours, in log10."""
+    x, y = np.log10(losses.index.to_numpy(float)), losses.to_numpy(float)
+    k = int(y.argmin())
+    if k in (0, len(y) - 1):
+        return x[k]
+    a, b, _ = np.polyfit(x[k - 1 : k + 2] - x[k], y[k - 1 : k + 2], 2)
+    return x[k] - b / (2 * a)
+
+
+def ratio(over, under, column, error=lambda value: value):
+    """Geometric mean over seeds of the ratio of two best rates, with its interval."""
+    logs = [at_end(rows, column).map(error).apply(vertex, axis=1) for rows in (over, under)]
+    return tuple(10**value for value in interval(logs[0] - logs[1]))
+
+
+@pytest.fixture(scope="module")
+def verdicts():
+    return {verdict.claim.id: verdict for verdict in ledger(Store(RESULTS))}
+
+
+def same(verdict, outcome, span, scale=1.0):
+    """The verdict's outcome and interval are these."""
+    assert verdict.outcome == outcome
+    found = verdict.interval
+    assert (found.mean, found.low, found.high) == pytest.approx(tuple(scale * v for v in span), rel=2e-4, abs=2e-3)
+
+
+LORA = (5.62e-4, 1e-3, 1.78e-3, 3.16e-3, 5.62e-3)
+FULL = (1.78e-4, 3.16e-4, 5.62e-4, 1e-3, 1.78e-3)
+
+
+def replayed(rank, rates):
+    rows = pick(runs("sft"), **REPLAY, rank=rank)
+    return rows[rows["learning_rate"].isin(rates)]
+
+
+def test_c1_high_ranks_after_post_training(verdicts):
+    full = chosen(replayed(0, FULL), "test_loss", "validation_loss", "idxmin")
+    gain = (replayed(0, FULL)["base_test_loss"].mean() - full).mean()
+    gaps = {rank: 100 * (chosen(replayed(rank, LORA), "test_loss", "validation_loss", "idxmin") - full) / gain
+            for rank in (16, 64)}
+    beyond = [interval(gap, 1 - 0.05 / 2)[1] > 5 for gap in gaps.values()]
+    inside = [interval(gap)[1] > -5 and interval(gap)[2] < 5 for gap in gaps.values()]
+    outcome = "does not hold" if any(beyond) else "holds" if all(inside) else "inconclusive"
+    same(verdicts["C1"], outcome, interval(gaps[16]))
+
+
+def rates_of(base, **fields):
+    return {rank: pick(runs("sft"), base, rank=rank, **fields) for rank in (0, 1, 4, 16, 64)}
+
+
+def test_c3_on_smollm2(verdicts):
+    arms = rates_of("smollm2-135m-instruct-q4", dataset="real-text", steps=100, batch_size=2, evaluations=7)
+    spans = {pair: ratio(arms[pair[0]], arms[pair[1]], "validation_loss") for pair in ((16, 0), (16, 4), (1, 16))}
+    inside = (spans[16, 0][1] > 10 / 1.5 and spans[16, 0][2] < 15, spans[16, 4][2] < 2, spans[1, 16][2] < 1)
+    same(verdicts["C3"], "holds" if all(inside) else "inconclusive", spans[16, 0])
+
+
+def test_c3_on_tiny(verdicts):
+    arms = rates_of("tiny", **REPLAY)
+    spans = {rank: ratio(arms[rank], arms[0], "validation_loss") for rank in (16, 64)}
+    assert max(span[2] for span in spans.values()) < 10 / 1.5, "so the claim fails at any correction near 95 %"
+    same(verdicts["C3"].others[0], "does not hold", spans[64])
+
+
+def test_c5_growth_of_the_gap_with_the_batch(verdicts):
+    gaps, gain = {}, None
+    for batch, steps in ((4, 800), (32, 100)):
+        arms = {rank: pick(runs("sft"), **REPLAY | {"batch_size": batch, "steps": steps}, rank=rank)
+                for rank in (0, 16, 64)}
+        loss = {rank: chosen(rows, "test_loss", "validation_loss", "idxmin") for rank, rows in arms.items()}
+        gain = gain or (arms[0]["base_test_loss"].mean() - loss[0]).mean()
+        gaps[batch] = {rank: loss[rank] - loss[0] for rank in (16, 64)}
+    growth = {rank: 100 * (gaps[32][rank] - gaps[4][rank]) / gain for rank in (16, 64)}
+    fails = any(interval(rise, 1 - 0.05 / 3)[2] < 5 for rise in growth.values())
+    same(verdicts["C5"], "does not hold" if fails else "inconclusive", interval(growth[64]))
+
+
+def test_c6_attention_against_the_mlp(verdicts):
+    arms = {name: pick(runs("sft"), **REPLAY, rank=rank, targets=name)
+            for name, rank in (("attention", 18), ("mlp", 16))}
+    loss = {name: chosen(rows[rows["learning_rate"].isin(LORA)], "test_loss", "validation_loss", "idxmin")
+            for name, rows in arms.items()}
+    full = replayed(0, FULL)
+    gain = (full["base_test_loss"].mean() - chosen(full, "test_loss", "validation_loss", "idxmin")).mean()
+    span = interval(100 * (loss["attention"] - loss["mlp"]) / gain)
+    assert span[2] < 0, "attention alone is better here, so the claim fails"
+    same(verdicts["C6"], "does not hold", span)
+
+
+COPY = {"task": "copy", "steps": 300, "evaluations": 10, "batch_size": 4, "max_length": 64}
+FORM = COPY | {"task": "maximum-reworded", "steps": 250, "evaluations": 14, "reward": "osmosis-line"}
+
+
+def policies(rank, rates=6, **fields):
+    rows = pick(runs("grpo"), **{**COPY, **fields}, rank=rank)
+    for name in ("clip", "kl_coefficient", "loss", "scale_rewards", "iterations", "prompts_per_step", "group_size",
+                 "merge_to_sample", "temperature", "importance_sampling", "format_steps", "reward_weights"):
+        rows = rows[rows[name].isna()] if name in rows else rows  # a field at its default is not written
+    assert rows["learning_rate"].nunique() == rates
+    return rows
+
+
+def accuracy(rows):
+    return chosen(rows, "test_accuracy", "validation_accuracy", "idxmax")
+
+
+def test_o2_and_p1_on_copying(verdicts):
+    full, one, top = (accuracy(policies(rank)) for rank in (0, 1, 64))
+    same(verdicts["O2"], "inconclusive", interval(100 * (top - full)))
+    low = interval(100 * (one - top))
+    assert f"{low[0]:+.1f} points ({low[1]:+.1f} to {low[2]:+.1f})".replace("-", "−") in verdicts["P1"].reason
+
+
+def test_o1_and_t1_at_rates_taken_from_full_fine_tuning(verdicts):
+    full = policies(0)
+    best = at_end(full, "validation_accuracy").mean().idxmax()
+    mine = at_end(full, "test_accuracy")[best]
+    copied = at_end(policies(64), "test_accuracy")[best]
+    tenfold = at_end(policies(1), "test_accuracy")[10 * best]
+    same(verdicts["O1"], "inconclusive", interval(100 * (copied - mine)))
+    span = interval(100 * (tenfold - mine))
+    same(verdicts["T1"], "does not hold" if span[2] < -2 else "inconclusive", span)
+
+
+def test_c3_rl_on_a_new_form(verdicts):
+    full, top = policies(0, **FORM), policies(32, 7, **FORM)
+    top = top[top["learning_rate"] != 0.000998]  # of an arm that takes full fine-tuning's rate (`grpo-recipes`)
+    span = ratio(top, full, "validation_accuracy", lambda value: 1 - value)
+    assert span[2] < 10 / 1.5
+    same(verdicts["C3-RL"], "does not hold", span)
+
+
+def test_c6_rl_on_copying(verdicts):
+    attention, mlp = (accuracy(policies(rank, 5, steps=200, targets=name))
+                      for rank, name in ((18, "attention"), (16, "mlp")))
+    span = interval(100 * (attention - mlp))
+    assert span[1] > -2, "attention alone is as good or better"
+    same(verdicts["C6-RL"], "does not hold", span)
+
+
+def test_c10_bits_of_a_first_pass_on_smollm2(verdicts):
+    rows = pick(runs("sft"), "smollm2-135m-instruct-q4", dataset="real-text", steps=100, batch_size=2, evaluations=7)
+    bits = [run["train_nats"] / run["curve"]["tokens"][-1] / math.log(2) for _, run in rows.iterrows()]
+    table = rows.assign(bits=bits).pivot_table(index="seed", columns=["rank", "learning_rate"], values="bits")
+    span = interval(table[table.mean().idxmin()])
+    assert span[1] > 2
+    same(verdicts["C10"], "does not hold", span)
