@@ -100,6 +100,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from lorakit.study import experiments, sweeps
+    from lorakit.study import sweep_call as call
 
     store = _store(options)
     names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
@@ -110,7 +111,8 @@ def _plan(options: argparse.Namespace) -> int:
                   f"defined: {_defined(experiments.get(name))}")
             continue
         if options.no_probe:
-            print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing")
+            call.check_numbers(options.processes, None)
+            print(f"{name}: {len(store.missing(specs, experiments.get(name).engine_for(specs)))} of {len(specs)} runs missing")
             continue
         todo = sweeps.plan(specs, store, engine=experiments.get(name).engine_for(specs), device=options.device,
                            processes=options.processes)

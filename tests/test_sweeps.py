@@ -239,6 +239,14 @@ def test_the_command_line_says_what_to_do(tmp_path, capsys, copy):
     assert "did you mean 'rank'" in capsys.readouterr().err
     assert main(["run", "rank-smollm2", "--size", "live", "--results", str(tmp_path)]) == 1
     assert "defined: cpu/record" in capsys.readouterr().err
+    for mistake in (["run", "rank", "--time-budget", "nan"], ["run", "rank", "--time-budget", "-5"],
+                    ["run", "rank", "--processes", "-1"], ["plan", "--processes", "0"],
+                    ["plan", "--no-probe", "--processes", "-1"]):
+        assert main([*mistake, "--results", str(tmp_path)]) == 1
+        assert "allowed: " in capsys.readouterr().err
+    (tmp_path / "README.md").touch()
+    assert main(["plan", "--no-probe", "--results", str(tmp_path / "README.md")]) == 1
+    assert "a store of records is a folder" in capsys.readouterr().err
     assert main(["plan", "--no-probe", "--results", str(tmp_path)]) == 0
     assert "rank: 720 of 720 runs missing" in capsys.readouterr().out
 

@@ -128,12 +128,14 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         raise ValueError(f"{name} is not defined for profile {profile!r}, size {size!r}; defined: {defined}")
     place, file = place_of(name, size, store())
     may_train = size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
-    found = place.find(spec.id for spec in specs)
+    engine = experiment.engine_for(specs)
+    found = place.find((spec.id for spec in specs), engine)
     if specs and may_train and not optional and (len(found) < len(specs) or stale(found.values())):
         from lorakit.study import sweeps
 
-        sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs), stale="retrain")
-        found = place.find(spec.id for spec in specs)
+        sweeps.run(specs, place, profile=profile, experiment=file, engine=engine, stale="retrain",
+                   progress=False)
+        found = place.find((spec.id for spec in specs), engine)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)
     if result.missing and not optional:
