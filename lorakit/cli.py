@@ -110,11 +110,12 @@ def _plan(options: argparse.Namespace) -> int:
             print(f"{name}: not defined for profile {options.profile}, size {options.size}; "
                   f"defined: {_defined(experiments.get(name))}")
             continue
+        engine = experiments.get(name).engine_for(specs)
         if options.no_probe:
             call.check_numbers(options.processes, None)
-            print(f"{name}: {len(store.missing(specs, experiments.get(name).engine_for(specs)))} of {len(specs)} runs missing")
+            print(f"{name}: {len(store.missing(specs, engine))} of {len(specs)} runs missing")
             continue
-        todo = sweeps.plan(specs, store, engine=experiments.get(name).engine_for(specs), device=options.device,
+        todo = sweeps.plan(specs, store, engine=engine, device=options.device,
                            processes=options.processes)
         took = timedelta(seconds=round(todo.seconds))
         print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; "
