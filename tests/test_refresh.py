@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import pytest
+from leaks import leaks
 
 from lorakit.records import Record, Store
 from lorakit.refresh import ParameterError, RefreshError, parse_parameters, refresh
@@ -85,6 +86,7 @@ def test_notebook_holds_no_path_no_timing_and_no_papermill_metadata(tmp_path):
     text = done.notebook.read_text(encoding="utf-8")
     for trace in (str(tmp_path), f"{Path.home()}\\n", "ipykernel_", '"papermill": {', "start_time", "iopub"):
         assert trace not in text
+    assert leaks(text) == []
     assert "careful" in text
     assert json.loads(text)["metadata"]["kernelspec"]["name"] == "python3"
     cells = json.loads(text)["cells"]
