@@ -150,6 +150,13 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
         load_problems("openai/gsm8k", "c" * 40)
 
 
+def test_a_folder_does_not_take_the_place_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "openai" / "gsm8k").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="a folder 'openai/gsm8k' lies here"):
+        load_problems("openai/gsm8k", "c" * 40)
+
+
 @pytest.mark.parametrize(("load", "name", "words"), [
     (load_problems, "org/other", "no hub dataset of problems.*known: openai/gsm8k"),
     (load_problems, "allenai/tulu-3-sft-mixture", "no hub dataset of problems"),

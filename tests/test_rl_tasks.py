@@ -177,6 +177,7 @@ def test_further_columns_reach_the_reward(cache, tmp_path, monkeypatch):
     ([{"prompt": "", "answer": "5"}], "problem 1 has no prompt"),
     ([{"question": "?", "answer": "5"}], "problem 1 has no prompt .*columns are question, answer"),
     ([*PROBLEMS, {"prompt": "?", "answer": "5", "hint": "x"}], "problem 61 has columns prompt, answer, hint"),
+    ([{"prompt": "half \ud83d", "answer": "5"}], "mine: problem 1 holds half a character"),
     ([], "mine: 0 problems leave train and validation and test empty"),
     (PROBLEMS[:1] * 60, "mine: 60 problems leave .* empty; give more"),
 ])
@@ -185,7 +186,7 @@ def test_problems_that_cannot_be_trained_on_are_named(cache, problems, words):
         register_task("mine", problems)
 
 
-@pytest.mark.parametrize("name", ["", "a@b", "a/b", "copy"])
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "copy", "<b>", "a\nb", "..", "a" * 65])
 def test_a_name_that_would_not_resolve_is_refused(name):
     with pytest.raises(ValueError, match="give a short name"):
         register_task(name, PROBLEMS)
@@ -199,6 +200,11 @@ def test_problems_that_are_not_here_or_not_the_same(cache):
     path.write_text(path.read_text(encoding="utf-8").replace("word 7", "word 8"), encoding="utf-8")
     with pytest.raises(DatasetError, match="is pinned to"):
         load_task(name)
+    path.write_text('{"splits": 3', encoding="utf-8")
+    with pytest.raises(DatasetError, match="cannot be read from the cache"):
+        load_task(name)
+    with pytest.raises(UnknownNameError, match="in hex digits alone"):
+        load_task(f"mine@../tasks/{path.stem}")
     with pytest.raises(DatasetError, match="copy is pinned to 000000000000"):
         load_task("copy@000000000000")
 

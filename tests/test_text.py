@@ -8,8 +8,10 @@ from small_tokenizers import CHAT, MARKED, small_tokenizer
 
 from lorakit.train.data_files import DatasetError
 from lorakit.train.models import byte_tokenizer
+from lorakit.train.packed.rollout import stop_tokens
 from lorakit.train.rl_tasks import Task, encode_prompts
 from lorakit.train.rows import rows_of
+from lorakit.train.splitting import DatasetWarning
 from lorakit.train.tasks import TextData
 from lorakit.train.tokens import IGNORE, tokenize
 
@@ -119,6 +121,25 @@ def test_a_conversation_needs_a_template_that_takes_it():
     assert len(ours(MESSAGES[:1], forgetful)) == 1
     with pytest.raises(DatasetError, match=r"renders message 2 in another way .*get_training_chat_template"):
         ours(MESSAGES[1:2], forgetful)
+
+
+def test_a_template_that_ends_no_answer_is_said():
+    endless = small_tokenizer("gpt2", "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
+    with pytest.warns(DatasetWarning, match="mine train: the chat template ends the answers of 3 of 3 rows with no"):
+        made = ours(CHATS, endless)
+    assert made == trls(CHATS, endless)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "prefix", "llama"])
+def test_a_stop_ends_a_text_although_the_tokenizer_reads_it_alone_with_a_blank(kind):
+    model, tokenizer = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None)), small_tokenizer(kind)
+    stops = stop_tokens(model, tokenizer, "\n")
+    written = tokenizer("one\ntwo", add_special_tokens=False)["input_ids"]
+    assert list(stops) == [2] if kind != "gpt2" else set(stops) & set(written)
+    assert (stops.text == "\n") == (kind != "gpt2")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="nothing ends a completion: tokenizer and generation_config name no end"):
+        stop_tokens(model, tokenizer, None)
 
 
 def test_rows_that_are_too_long_are_counted_before_training():

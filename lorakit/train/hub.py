@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from lorakit.names import UnknownNameError
@@ -150,6 +151,9 @@ def _problems(name: str, commit: str, source: Source, split: str) -> list[Proble
 def _rows(name: str, commit: str, source: Source, configuration: str | None, split: str, rows: int = 0) -> list[Any]:
     from datasets import load_dataset
 
+    if Path(name).exists():
+        raise DatasetError(f"a folder {name!r} lies here, which datasets would load in place of the hub's {commit}: "
+                           "run elsewhere, or register its rows")
     try:
         data = load_dataset(name, configuration, split=split, revision=commit)
     except (OSError, ValueError) as error:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from lorakit.names import UnknownNameError, resolve_name
+from lorakit.names import UnknownNameError, check_new_name, resolve_name
 from lorakit.train.models import cache_folder
 from lorakit.train.rewards import SCHEMES
+from lorakit.train.rows import refuse_half_characters
 from lorakit.train.shown_tasks import number_words, ordered_sums
 from lorakit.train.skills import HELD_OUT_WORDING, SKILLS, SPLITS, Skill, draw_question, generator
 from lorakit.train.tasks import SECRETS, DatasetError
@@ -185,7 +186,11 @@ def load_task(name: str) -> Task:
         return load_problems(short, pin)
     path = cache_folder() / "tasks" / f"{pin}.json"
     if path.exists():
-        task = Task(short, **json.loads(path.read_text(encoding="utf-8")))
+        try:
+            task = Task(short, **json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"task {pinned!r} cannot be read from the cache ({path}): delete that file, and if the "
+                               "task is your own, register it again") from error
     elif short in TASKS:
         task = TASKS[short]()
         if short in GENERATORS and task.hash == pin:  # the generators take up to half a minute
@@ -205,7 +210,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
     """Fingerprint your own problems and keep a copy, so that specs can name them and workers can load them.
 
     Args:
-        name: a short name without `@` or `/`.
+        name: a short name: letters, digits, `.`, `_` and `-`.
         problems: mappings with `prompt` and, for a built-in grader, `answer`, both text; other columns (JSON) reach
             the reward function. A tenth becomes validation and a tenth test, by a hash of the prompt.
         grader: a scheme of `rewards.SCHEMES` that pays a right answer 1, or what `register_reward` returned, which
@@ -221,9 +226,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
             differ, or a split that stays empty.
         RewardError: the grader pays less than 0 or more than 1, or is one of your own and fails.
     """
-    if not name or "@" in name or "/" in name or name in TASKS:
-        raise ValueError(f"name={name!r} cannot be used; give a short name without '@' and '/' that is not one of "
-                         f"{', '.join(TASKS)}")
+    check_new_name(name, TASKS)
     needed = ("prompt", "answer") if grader in SCHEMES else ("prompt",)
     rows = [dict(problem) for problem in problems]
     for number, row in enumerate(rows, start=1):
@@ -232,6 +235,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
                 raise DatasetError(f"{name}: problem {number} has no {column} (text); its columns are "
                                    f"{', '.join(row) or 'none'}. A task needs 'prompt' and, to grade by {grader!r}, "
                                    "'answer'; with a reward function of your own as grader, 'prompt' is enough")
+        refuse_half_characters(row, f"{name}: problem {number}")
         if row.keys() != rows[0].keys():
             raise DatasetError(f"{name}: problem {number} has columns {', '.join(row)}, the first has "
                                f"{', '.join(rows[0])}; give every problem the same columns")

@@ -69,14 +69,19 @@ def _row(row: Any, where: str) -> Row:
         raise DatasetError(f"{where} is {type(row).__name__}, not a mapping; {NEEDED}")
     values = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in row.items()}
     made = _conversation(values, where) or _text(values, where)
+    refuse_half_characters(made, where)
+    return made
+
+
+def refuse_half_characters(content: Any, where: str) -> None:
+    """Raise DatasetError for text that has no bytes in UTF-8, or for what JSON cannot hold."""
     try:
-        json.dumps(made, ensure_ascii=False).encode()
+        json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise DatasetError(f"{where} holds half a character (a lone surrogate, {error.object[error.start]!a}), as text "
                            "does that was cut or decoded wrongly: mend or remove it") from error
     except TypeError as error:
         raise DatasetError(f"{where} holds what JSON cannot: {error}") from error
-    return made
 
 
 def _text(row: Mapping[str, Any], where: str) -> Segments:

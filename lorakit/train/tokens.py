@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from lorakit.train.chat import common_length, encode_conversation
 from lorakit.train.data_files import DatasetError
 from lorakit.train.rows import Row, Segments
+from lorakit.train.splitting import DatasetWarning
 from lorakit.train.tasks import TextData
 
 IGNORE = -100
@@ -110,19 +112,25 @@ def _rows(rows: Sequence[Row], tokenizer: Any, end: bool, where: str) -> list[tu
     close = [end and not isinstance(row, dict) and row[-1][1] for row in rows]
     open_ids = iter(encode(tokenizer, [text for text, closes in zip(texts, close, strict=True) if not closes]))
     closed_ids = iter(_closed(tokenizer, [text for text, closes in zip(texts, close, strict=True) if closes]))
+    ends = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     starts = iter(encode(tokenizer, [prefix for part in parts for prefix in _prefixes(part)]))
-    made = []
+    made, silent = [], 0
     for number, (row, part, closes) in enumerate(zip(rows, parts, close, strict=True), start=1):
         ids = next(closed_ids if closes else open_ids)
         learn = [False] * len(ids)
         if isinstance(row, dict):
             ids, learn = encode_conversation(row, tokenizer, f"{where}, row {number}")
+            silent += ends.isdisjoint(token for token, counts in zip(ids, learn, strict=True) if counts)
         for i, (_, counts) in enumerate(part):
             start = common_length(next(starts), ids) if i else 0
             learn[start:] = [counts] * (len(ids) - start)
         if not any(learn[1:]):
             raise DatasetError(f"{where}, row {number} has no token to learn: {row!r:.120}")
         made.append((ids, learn))
+    if silent:
+        warnings.warn(f"{where}: the chat template ends the answers of {silent} of {len(rows)} rows with no special "
+                      "token, so that nothing teaches the model to stop: let it write eos_token after them",
+                      DatasetWarning, stacklevel=2)
     return made
 
 

@@ -62,7 +62,7 @@ def stop_tokens(model: Any, tokenizer: Any, stop: str | None) -> Stops:
 
     Raises:
         ValueError: a `stop` that this tokenizer never writes, or one of several tokens where neither model nor
-            tokenizer names a token that ends a text.
+            tokenizer names a token that ends a text; nothing that ends a completion.
     """
     named = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
@@ -72,12 +72,16 @@ def stop_tokens(model: Any, tokenizer: Any, stop: str | None) -> Stops:
             raise ValueError(f"stop={stop!r} is read by this tokenizer as {ids}, which it writes as "
                              f"{tokenizer.decode(ids)!r}, so no completion would ever hold it: give the task another "
                              "stop, or None for the model's own end of text")
-        if len(ids) != 1:
+        blank = tokenizer.convert_ids_to_tokens(ids)[0][0] in "▁Ġ" and stop[0] != " "  # put before a text that begins
+        if len(ids) != 1 or blank:
             if not ends:
-                raise ValueError(f"stop={stop!r} is {len(ids)} tokens for this tokenizer, and what comes behind it is "
+                raise ValueError(f"stop={stop!r} is no single token for this tokenizer, and what comes behind it is "
                                  "filled with a token that ends a text: set the tokenizer's eos_token")
             return Stops(sorted(ends), stop, tokenizer)
         ends.add(ids[0])
+    if not ends:
+        raise ValueError("nothing ends a completion: tokenizer and generation_config name no end of text (eos_token), "
+                         "and the task no stop; set one and register it again")
     return Stops(sorted(ends))
 
 
