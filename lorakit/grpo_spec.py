@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lorakit.names import resolve_name
-from lorakit.specs import LoRASpec, RunSpec, SFTSpec, SpecError, _is_count, _is_positive
+from lorakit.specs import PLAIN, LoRASpec, RunSpec, SFTSpec, SpecError, _is_count, _is_positive
 
 # Reward schemes and the number of their components; `lorakit.train.rewards` holds the functions.
 REWARDS = {"exact": 1, "numeric": 1, "marked": 1, "boxed": 1, "math": 1, "format": 1, "reasoning": 1,
@@ -15,7 +15,6 @@ REWARDS = {"exact": 1, "numeric": 1, "marked": 1, "boxed": 1, "math": 1, "format
 OWN_REWARD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*@[0-9a-f]{16}")
 LOSSES = ("dr_grpo", "grpo", "dapo")
 SCALES = ("none", "group", "batch")
-PLAIN = LoRASpec()
 CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 
 
@@ -62,6 +61,9 @@ class GRPOSpec(RunSpec):
         use_vllm: sample with vLLM; other arithmetic, so other numbers.
         weight_decay, max_grad_norm, beta1, beta2, epsilon, seed, dtype, evaluations: as in `SFTSpec`; the seed also
             decides what is sampled.
+        recompute: as in `SFTSpec`.
+        micro_batch: completions in one forward and backward pass, a divisor of those of a step (the packed engine
+            takes whole groups, one at least); None: all of them, or as many as fit.
         evaluation_problems: problems of the validation set and of the test set, each, answered greedily.
         final_evaluation_problems: of the sets that base and final policy answer (the metrics), where those of the curve
             would be too few; None takes the curve's.
@@ -105,6 +107,8 @@ class GRPOSpec(RunSpec):
     epsilon: float = 1e-8
     seed: int = 0
     dtype: str = "float32"
+    recompute: bool = False
+    micro_batch: int | None = None
     evaluations: int = 12
     evaluation_problems: int = 128
     final_evaluation_problems: int | None = None
@@ -134,6 +138,7 @@ class GRPOSpec(RunSpec):
         for field in ("mask_truncated", "merge_to_sample", "use_vllm"):
             self._check(isinstance(getattr(self, field), bool), field, "True or False")
         self._check(not self.use_vllm or self.dtype != "float64", "dtype", "float32 or bfloat16 with vLLM")
+        self._check_micro_batch(self.episodes_per_step, f"the step's {self.episodes_per_step} completions")
         if self.lora is None:
             object.__setattr__(self, "merge_to_sample", False)
         for field in ("temperature", "clip", "clip_high", "importance_cap", "kl_coefficient"):

@@ -6,105 +6,23 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from lorakit.lora_spec import TARGET_GROUPS as TARGET_GROUPS
+from lorakit.lora_spec import LoRASpec as LoRASpec
+from lorakit.lora_spec import SpecError as SpecError
+from lorakit.lora_spec import _is_count, _is_positive, _require, _shown
 from lorakit.names import PACKAGE as PACKAGE
 from lorakit.names import UnknownNameError as UnknownNameError
 from lorakit.names import known_names as known_names
 from lorakit.names import resolve_name
 
 T = TypeVar("T")
-TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head", "attention+head", "mlp+head", "experts",
-                 "attention+experts")
 FULL_TARGETS = ("all", "all-linear")
 DTYPES = ("float32", "bfloat16", "float64")
-
-
-class SpecError(ValueError):
-    """A field of a spec has a value that cannot be run."""
-
-
-def _require(ok: bool, field: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise SpecError(f"{field}={_shown(value)} cannot be run; allowed: {allowed}")
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no whole number of more than 4,300 digits
-        return "<a whole number of thousands of digits>"
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _is_count(value: object, low: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
-
-
-def _is_positive(value: object) -> bool:
-    # compared before it is asked whether it is finite: a whole number may be too large to become a float
-    return (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
-            and math.isfinite(value))
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRASpec:
-    """A LoRA adapter: W' = W + (alpha / rank) · B A, A ~ U(±1/√d_in), B = 0 (PEFT's parametrisation).
-
-    Args:
-        rank: inner dimension, 1 or more.
-        alpha: numerator of the scale, > 0; 32 is the article's choice at every rank.
-        targets: `all-linear` (every linear layer but the head, as in PEFT), `attention`, `mlp`, each also with
-            `+head`; `experts` (fused expert parameters) or `attention+experts`; or a tuple of module-name suffixes.
-        train_a: False freezes A at its random start, so only B learns.
-        init_a_scale: factor on A's initial values, > 0.
-        learning_rate_b_ratio: learning rate of B divided by that of A, > 0 (LoRA+, arXiv 2402.12354).
-        expert_rank: rank of the adapters on fused experts, scaled by alpha / expert_rank; None means `rank`.
-        shared_outer: gate, up and down of each expert get adapters of their own, but the factor on the hidden side
-            is one for all experts of a layer (Tinker's layout); False: PEFT's, a pair for each expert and parameter.
-
-    >>> LoRASpec(rank=4).scale
-    8.0
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    targets: str | tuple[str, ...] = "all-linear"
-    train_a: bool = True
-    init_a_scale: float = 1.0
-    learning_rate_b_ratio: float = 1.0
-    expert_rank: int | None = None
-    shared_outer: bool = False
-
-    def __post_init__(self) -> None:
-        _require(_is_count(self.rank), "rank", self.rank, "a whole number of 1 or more")
-        _require(_is_positive(self.alpha), "alpha", self.alpha, "a number above 0 (the article uses 32)")
-        _require(_is_positive(self.init_a_scale), "init_a_scale", self.init_a_scale, "a number above 0")
-        _require(_is_positive(self.learning_rate_b_ratio), "learning_rate_b_ratio", self.learning_rate_b_ratio,
-                 "a number above 0 (1 trains A and B alike)")
-        _require(isinstance(self.train_a, bool), "train_a", self.train_a, "True or False")
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
-        named = isinstance(self.targets, str) and self.targets in TARGET_GROUPS
-        listed = isinstance(self.targets, tuple) and self.targets and all(isinstance(t, str) for t in self.targets)
-        _require(bool(named or listed), "targets", self.targets,
-                 f"one of {', '.join(TARGET_GROUPS)}, or a tuple of module names such as ('q_proj', 'v_proj')")
-        experts = isinstance(self.targets, str) and "experts" in self.targets
-        _require(self.expert_rank is None or (experts and _is_count(self.expert_rank)), "expert_rank", self.expert_rank,
-                 "a whole number of 1 or more with targets='experts' or 'attention+experts', else None")
-        _require(self.shared_outer is False or (self.shared_outer is True and self.targets == "attention+experts"),
-                 "shared_outer", self.shared_outer, "True with targets='attention+experts', else False")
-        for field in ("alpha", "init_a_scale", "learning_rate_b_ratio"):
-            object.__setattr__(self, field, float(getattr(self, field)))
-
-    @property
-    def scale(self) -> float:
-        """alpha / rank, the factor on B A."""
-        return self.alpha / self.rank
+PLAIN = LoRASpec()
 
 
 class RunSpec:
@@ -112,6 +30,7 @@ class RunSpec:
 
     kind: ClassVar[str]
     named: ClassVar[tuple[str, ...]]  # fields that JSON always holds
+    unhashed: ClassVar[tuple[str, ...]] = ("recompute", "micro_batch")  # cost time or memory, change no number
 
     def _check(self, ok: bool, field: str, allowed: str) -> None:
         _require(ok, field, getattr(self, field), allowed)
@@ -133,9 +52,14 @@ class RunSpec:
             self._check(value == 0 or (_is_positive(value) and value < 1), field, "0 up to, not including, 1")
         self._check(_is_positive(self.epsilon), "epsilon", "a number above 0")
         self._check(self.dtype in DTYPES, "dtype", ", ".join(DTYPES))
+        self._check(isinstance(self.recompute, bool), "recompute", "True or False")
         for field in ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "max_grad_norm"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, float(getattr(self, field)))
+
+    def _check_micro_batch(self: Any, whole: int, words: str) -> None:
+        divides = self.micro_batch is None or (_is_count(self.micro_batch) and whole % self.micro_batch == 0)
+        self._check(divides, "micro_batch", f"a divisor of {words}, or None for all or as many as fit")
 
     @property
     def method(self: Any) -> str:
@@ -144,8 +68,9 @@ class RunSpec:
 
     @property
     def id(self) -> str:
-        """16 hex digits of the hash of the canonical JSON: equal specs, and only they, have equal ids."""
-        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """16 hex digits of the hash of the canonical JSON: specs of equal numbers, and only they, have equal ids."""
+        hashed = {name: value for name, value in self.to_json().items() if name not in self.unhashed}
+        canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
     def to_json(self: Any) -> dict[str, Any]:
@@ -185,6 +110,8 @@ class SFTSpec(RunSpec):
         beta1, beta2, epsilon: AdamW's.
         seed: decides A's start and the order of the data.
         dtype: of the base weights; adapters are float32 (float64 over a float64 base).
+        recompute: gradient checkpointing: layers keep their input only and are computed twice, for less memory.
+        micro_batch: sequences in one pass, a divisor of `batch_size`; None: all, or as many as the GPU holds.
         evaluations: log-spaced points of the curve, 2 to 20.
         evaluation_tokens: tokens of the validation set and of the test set, each; prompts count, padding does not.
         final_evaluation_tokens: of the sets on which base and final weights are measured (the metrics), where those of
@@ -201,7 +128,7 @@ class SFTSpec(RunSpec):
     named: ClassVar[tuple[str, ...]] = ("model", "dataset")
 
     learning_rate: float
-    lora: LoRASpec | None = LoRASpec()
+    lora: LoRASpec | None = PLAIN
     model: str = "tiny"
     dataset: str = "reworded-skills"
     steps: int = 300
@@ -215,6 +142,8 @@ class SFTSpec(RunSpec):
     epsilon: float = 1e-8
     seed: int = 0
     dtype: str = "float32"
+    recompute: bool = False
+    micro_batch: int | None = None
     evaluations: int = 12
     evaluation_tokens: int = 2048
     final_evaluation_tokens: int | None = None
@@ -227,6 +156,7 @@ class SFTSpec(RunSpec):
             self._check(_is_count(getattr(self, field)), field, "a whole number of 1 or more")
         self._check(self.final_evaluation_tokens is None or _is_count(self.final_evaluation_tokens),
                     "final_evaluation_tokens", "a whole number of 1 or more, or None")
+        self._check_micro_batch(self.batch_size, f"batch_size={self.batch_size}")
 
 
 def _non_defaults(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -237,14 +167,17 @@ def _non_defaults(spec: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     }
 
 
+def _near(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
 def build(cls: type[T], fields: dict[str, Any]) -> T:
     """Build a spec from a mapping; a misspelt field is an error that suggests the right one."""
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for name in fields:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise SpecError(f"{cls.__name__} has no field {name!r}; {hint}fields: {', '.join(known)}")
+            raise SpecError(f"{cls.__name__} has no field {name!r}; {_near(name, known)}fields: {', '.join(known)}")
     return cls(**fields)
 
 
@@ -265,9 +198,7 @@ def vary(base: T, **axes: Any) -> list[T]:
     specs = [base]
     for name, values in axes.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise SpecError(f"unknown axis {name!r}; {hint}axes: {', '.join(sorted(known))}")
+            raise SpecError(f"unknown axis {name!r}; {_near(name, known)}axes: {', '.join(sorted(known))}")
         listed = _values(name, values)
         specs = [_set(spec, name, value, name in lora_fields) for spec in specs for value in listed]
     return specs

@@ -144,3 +144,18 @@ def test_a_misspelt_device_is_refused_in_words(device, tmp_path):
     with pytest.raises(ValueError, match=r"allowed: cpu, cuda .all visible GPUs., or one GPU such as cuda:1"):
         sweeps.run([SFT], tmp_path, device=device)
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_run_takes_the_micro_batches_that_fit_its_gpu(machine):
+    """The same run on a large card, and on one that holds a part of its batch only."""
+    spec = replace(SFT, batch_size=32, max_length=64, steps=1)
+    losses = []
+    for name, memory in ((HOPPER, 80e9), (ADA, 4.5e6)):
+        machine(name, memory=memory)
+        with Worker("cuda") as worker:
+            (record,) = ask(worker, [spec])
+        losses.append(record.metrics["train_loss"])
+        assert record.provenance["peak_bytes"] <= memory
+    assert record.id == spec.id
+    assert record.spec["micro_batch"] < 32
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)

@@ -20,6 +20,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut
+from lorakit.train.memory_saving import recomputed
 from lorakit.train.packed.engine import OnStep, RunResult
 from lorakit.train.packed.families import UnsupportedModelError, unknown_family
 from lorakit.train.packed.grpo import layout, refuse_changed, weights_hash
@@ -90,7 +91,8 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         if on_step:
             on_step(0, spec.steps, math.nan)
             trainer.add_callback(told(on_step, lambda: book.latest))
-        trainer.train()
+        with recomputed(trained, spec.recompute):
+            trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
     if not spec.merge_to_sample:
         refuse_changed(frozen, weights_hash(_frozen(trained)))
@@ -106,7 +108,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
                  components: int = 1, stop: Stops | None = None) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
     correction, cap = spec.importance_sampling, spec.importance_cap
-    most = min(spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
+    most = min(spec.micro_batch or spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
     rows = next(n for n in range(most, 0, -1) if spec.episodes_per_step % n == 0)
     parts = spec.episodes_per_step // rows
     return {

@@ -26,10 +26,10 @@ def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:
         return (spec.model, spec.task, spec.dtype, spec.steps, spec.prompts_per_step, spec.group_size, spec.iterations,
                 spec.max_completion_length, spec.merge_to_sample, spec.use_vllm, spec.beta1, spec.beta2, spec.epsilon,
                 spec.evaluations, spec.evaluation_problems, spec.final_evaluation_problems, bucket, targets,
-                spec.full_targets)
+                spec.full_targets, spec.recompute, spec.micro_batch)
     return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
             spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens,
-            spec.final_evaluation_tokens, bucket, targets, spec.full_targets)
+            spec.final_evaluation_tokens, bucket, targets, spec.full_targets, spec.recompute, spec.micro_batch)
 
 
 def group(specs: Iterable[AnySpec]) -> list[list[AnySpec]]:

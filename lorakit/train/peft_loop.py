@@ -14,6 +14,7 @@ from torch.nn import functional
 from lorakit.specs import SFTSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import attach, require_gradients
+from lorakit.train.memory_saving import recomputed
 from lorakit.train.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.train.sft import _weights, mean_loss
 from lorakit.train.tokens import IGNORE, TokenSplit, order
@@ -47,7 +48,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(spec, model)
     per_step = spec.batch_size * spec.accumulation
-    chosen = order(spec.seed, len(train), spec.steps * per_step).view(spec.steps, spec.accumulation, spec.batch_size)
+    chosen = order(spec.seed, len(train), spec.steps * per_step).view(
+        spec.steps, -1, spec.micro_batch or spec.batch_size)
     points = evaluation_steps(spec.steps, spec.evaluations)
     curve: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     recent: list[float] = []
@@ -55,7 +57,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     if on_step:
         on_step(0, spec.steps, metrics["base_validation_loss"])
     model.train()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, recomputed(model, spec.recompute):
         torch.manual_seed(spec.seed)  # what dropout, where the model has any, leaves out
         for step, rows in enumerate(chosen, start=1):
             counted = int((train.labels[rows][..., 1:] != IGNORE).sum())

@@ -18,6 +18,7 @@ from torch.nn import functional
 from lorakit.specs import SFTSpec
 from lorakit.train.adamw import adamw
 from lorakit.train.adapters import adapted_layers, attach, require_gradients
+from lorakit.train.memory_saving import recomputed
 from lorakit.train.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.train.tokens import IGNORE, TokenSplit, order
 
@@ -70,7 +71,8 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         if on_step:
             on_step(0, spec.steps, before["validation"])
             trainer.add_callback(told(on_step, lambda: trainer.last_loss))
-        trainer.train()
+        with recomputed(trained, spec.recompute):
+            trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
     curve = trainer.curve
     ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
@@ -163,9 +165,10 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                 column.append(row[name])
             trainer.latest = losses
 
+    micro = spec.micro_batch or spec.batch_size
     options = SFTConfig(
         output_dir=output_dir, report_to=report_to, seed=spec.seed, max_steps=spec.steps,
-        per_device_train_batch_size=spec.batch_size, gradient_accumulation_steps=spec.accumulation,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=spec.accumulation * spec.batch_size // micro,
         learning_rate=spec.learning_rate, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
         adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm or 0.0, train_sampling_strategy="sequential",

@@ -37,6 +37,7 @@ from lorakit.records import Record
 from lorakit.specs import PACKAGE
 from lorakit.train.device import device_name, peak_bytes, reset_peak
 from lorakit.train.forecast import Forecast, OverBudgetError
+from lorakit.train.memory_saving import fitted
 from lorakit.train.models import load_model
 from lorakit.train.packed.engine import OnStep, RunResult, train_pack
 from lorakit.train.packed.families import require_family
@@ -216,8 +217,9 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
             emit({"fits": fits})
             return
         shared = False
-        records, unsaved = run_specs(specs, engine, device, _watch(specs[0], request.get("seconds_left"), emit),
-                                     request.get("report_to", "none"), request.get("save_to"))
+        records, unsaved = fitted(specs, lambda some: run_specs(
+            list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
+            request.get("report_to", "none"), request.get("save_to")))
         emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
     except OverBudgetError as error:
         emit({"over_budget": error.seconds})

@@ -39,7 +39,8 @@ def hastened(packed: PackedModel) -> Iterator[None]:
     before, decoder = model.config._attn_implementation, model.base_model
     if base == {torch.float32} and onednn_multiplies():
         _quicken(packed)
-        setattr(model, model.base_model_prefix, quick_decoder(decoder) or decoder)
+        quick = None if packed.specs[0].recompute else quick_decoder(decoder)
+        setattr(model, model.base_model_prefix, quick or decoder)
     if before == "sdpa":
         model.set_attn_implementation(ATTENTION)
     packed.loss_sums = partial(loss_sums, packed)  # type: ignore[method-assign]

@@ -12,6 +12,7 @@ import numpy
 import torch
 
 from lorakit.specs import SFTSpec
+from lorakit.train.memory_saving import recomputed
 from lorakit.train.packed.agreement import Own
 from lorakit.train.packed.cpu import hastened
 from lorakit.train.packed.families import require_family
@@ -103,7 +104,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
 
     require_family(model.config)
     started, own = time.perf_counter(), Own(model)
-    with PackedModel(model, specs) as packed, hastened(packed):
+    with PackedModel(model, specs) as packed, hastened(packed), recomputed(packed.model, first.recompute):
         own.require_losses(packed)
         base_losses = [evaluate(packed, split).tolist() for split in final]
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
@@ -173,13 +174,14 @@ def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[
 def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
                device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Add the gradients of one optimizer step: each configuration's loss is the mean over its own label tokens."""
-    labels = train.labels[chosen]  # (K, accumulation, B, T)
-    counts = (labels[..., 1:] != -100).sum((1, 2, 3))
+    chosen, size = chosen.flatten(1), packed.specs[0].micro_batch or chosen.shape[2]
+    labels = train.labels[chosen]  # (K, accumulation · B, T)
+    counts = (labels[..., 1:] != -100).sum((1, 2))
     divisor = counts.clamp(min=1).to(device)
     total = torch.zeros(len(counts), device=device)
-    for micro in range(chosen.shape[1]):
-        ids = train.input_ids[chosen[:, micro]].to(device, non_blocking=True)
-        sums, _ = packed.loss_sums(ids, labels[:, micro].to(device, non_blocking=True))
+    for start in range(0, chosen.shape[1], size):
+        ids = train.input_ids[chosen[:, start : start + size]].to(device, non_blocking=True)
+        sums, _ = packed.loss_sums(ids, labels[:, start : start + size].to(device, non_blocking=True))
         losses = sums / divisor
         losses.sum().backward()
         total = total + losses.detach()

@@ -13,6 +13,7 @@ import torch
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 from lorakit.train.episodes import HELD_OUT, Episodes, HeldOut, pay
+from lorakit.train.memory_saving import recomputed
 from lorakit.train.model_checks import weights_hash
 from lorakit.train.objective import importance, token_losses, token_weights
 from lorakit.train.packed.agreement import Own
@@ -44,6 +45,7 @@ class Batch:
         weight: (K, N, C), by how much each token counts; `token_weights`.
         old: (K, N, C) of the learner when it sampled; None until the first pass over the batch.
         reference: (K, N, C) of the base, or None where no configuration asks for it.
+        micro_batch: completions of a configuration in one pass, as in its spec.
     """
 
     rollout: Rollout
@@ -52,6 +54,7 @@ class Batch:
     weight: torch.Tensor
     old: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+    micro_batch: int | None = None
 
 
 def layout(spec: GRPOSpec, tokens: int) -> SFTSpec:
@@ -106,7 +109,8 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     frozen = weights_hash(model.state_dict())
     started, first_norms, norms = time.perf_counter(), [0.0] * count, torch.zeros(count)
 
-    with PackedModel(model, [layout(spec, tokens) for spec in specs]) as packed:
+    with (PackedModel(model, [layout(spec, tokens) for spec in specs]) as packed,
+          recomputed(packed.model, first.recompute)):
         if first.merge_to_sample:
             give_bases(packed)
         own.require_log_probs(packed)
@@ -184,7 +188,7 @@ def _batch(specs: Sequence[GRPOSpec], rollout: Rollout, temperature: torch.Tenso
     counted = [mask & whole if spec.mask_truncated else mask
                for spec, mask, whole in zip(specs, masks, ended, strict=True)]
     weight = torch.stack([token_weights(spec, mask) for spec, mask in zip(specs, counted, strict=True)])
-    return Batch(rollout, temperature, gains, weight)
+    return Batch(rollout, temperature, gains, weight, micro_batch=specs[0].micro_batch)
 
 
 def _parts(batch: Batch, count: int, config: Any) -> list[slice]:
@@ -193,6 +197,7 @@ def _parts(batch: Batch, count: int, config: Any) -> list[slice]:
     tokens = batch.rollout.prompts.shape[1] + batch.rollout.group * batch.rollout.tokens.shape[1]
     token_bytes = 4 * config.num_hidden_layers * (16 * config.hidden_size + 4 * config.intermediate_size)
     some = max(1, ACTIVATIONS_AT_ONCE[batch.temperature.device.type] // (count * tokens * token_bytes))
+    some = min(some, max(1, (batch.micro_batch or problems * batch.rollout.group) // batch.rollout.group))
     return [slice(start, min(problems, start + some)) for start in range(0, problems, some)]
 
 
@@ -234,7 +239,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
         temperature = batch.temperature.view(count, -1, 1)[:, rows].flatten(0, 1)
         sampled, mask = (t.view(count, -1, width) for t in (piece.log_probs, piece.mask))
         # behind a completion's end everything is 0: a large ratio there would make NaN of a gradient of weight 0
-        found = log_probs(packed.model, piece, temperature).view(count, -1, width).where(mask, 0.0)
+        found = log_probs(packed.model, piece, temperature, specs[0].recompute).view(count, -1, width).where(mask, 0.0)
         old = found.detach() if batch.old is None else batch.old[:, rows]
         met.append(old)
         losses = []

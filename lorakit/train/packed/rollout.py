@@ -132,8 +132,13 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
     return Rollout(ids, lengths, group, torch.stack(tokens, 1), torch.stack(masks, 1), torch.stack(chosen, 1), ~alive)
 
 
-def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities (N, C) of the sampled tokens under the model, with gradients; arbitrary beyond the end."""
+def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor, recompute: bool = False) -> torch.Tensor:
+    """Log-probabilities (N, C) of the sampled tokens under the model, with gradients; arbitrary beyond the end.
+
+    Layers that are computed twice (`recompute`) cannot share a cache, so each completion meets its prompt by itself.
+    """
+    if recompute:
+        return _of_tokens(model, _without_cache(model, rollout), rollout.tokens, temperature)
     hidden, cache, seen, place = _prefill(model, rollout.prompts, rollout.lengths, rollout.group)
     hidden, count = hidden.unsqueeze(1), rollout.tokens.shape[1]
     if count > 1:
@@ -142,10 +147,28 @@ def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor) -> torch.
         after = model.base_model(input_ids=rollout.tokens[:, :-1], attention_mask=seen, position_ids=places,
                                  use_cache=True, past_key_values=cache).last_hidden_state
         hidden = torch.cat([hidden, after], 1)
+    return _of_tokens(model, hidden, rollout.tokens, temperature)
+
+
+def _without_cache(model: Any, rollout: Rollout) -> torch.Tensor:
+    """The states (N, C, d) before each token of a completion. Padding stands on the left, out of any window's way."""
+    width, count = rollout.prompts.shape[1], rollout.tokens.shape[1]
+    places = torch.arange(width, device=rollout.prompts.device) - (width - rollout.lengths).unsqueeze(1)
+    prompts, seen = (part.repeat_interleave(rollout.group, 0)
+                     for part in (rollout.prompts.gather(1, places % width), (places >= 0).long()))
+    ids = torch.cat([prompts, rollout.tokens[:, :-1]], 1)
+    seen = torch.cat([seen, seen.new_ones(len(seen), count - 1)], 1)
+    states = model.base_model(input_ids=ids, attention_mask=seen, position_ids=(seen.cumsum(1) - 1).clamp(min=0),
+                              use_cache=False).last_hidden_state
+    return states[:, width - 1 :]
+
+
+def _of_tokens(model: Any, hidden: torch.Tensor, tokens: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
+    count = tokens.shape[1]
     width = max(1, LOGITS_AT_ONCE // (len(hidden) * model.config.vocab_size))
     parts = []
     for start in range(0, count, width):
-        part = (hidden[:, start : start + width], rollout.tokens[:, start : start + width])
+        part = (hidden[:, start : start + width], tokens[:, start : start + width])
         # logits that do not fit at once are remade in the backward pass
         remade = width < count and torch.is_grad_enabled()
         parts.append(checkpoint(_chosen, model, *part, temperature, use_reentrant=False) if remade
