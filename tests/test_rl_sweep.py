@@ -1,5 +1,6 @@
 """RL through `lorakit.run`: workers, records, a kill and a restart, tidy frames; with a reward of one's own."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -134,8 +135,24 @@ def test_runs_that_sample_with_vllm_get_a_process_each(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Worker, "ask", ask)
     monkeypatch.setattr(Worker, "stop", lambda self: done.append("stop"))
+    monkeypatch.setattr("lorakit.train.vllm.require_vllm", lambda spec: None)
     spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, merge_to_sample=True, use_vllm=True)
     for use_vllm, expected in ((True, ["run", "stop"] * 2), (False, ["run"] * 2)):
         done.clear()
         lorakit.run(vary(replace(spec, use_vllm=use_vllm), seed=[0, 1]), tmp_path / "runs", engine="trl", processes=1)
         assert done[: len(expected) + 1] == [*expected, "stop"]
+
+
+def test_a_missing_vllm_is_found_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(Worker, "ask", lambda *_: pytest.fail("a process was started"))
+    spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, merge_to_sample=True, use_vllm=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs the package vllm.*Python 3\.13"):
+        lorakit.run([spec], tmp_path / "runs")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
+    with pytest.raises(ValueError, match="merge_to_sample=True"):
+        lorakit.run([replace(spec, merge_to_sample=False)], tmp_path / "runs")
+    made = {"engine": "trl", "epoch": current("trl", "grpo")}
+    Store(tmp_path / "runs").append("cpu", "runs", Record.from_run(spec, "ok", {}, {"step": [1]}, made))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert len(lorakit.run([spec], tmp_path / "runs")) == 1  # recorded: nothing needs vLLM

@@ -82,6 +82,15 @@ def check_tracker(report_to: str, engine: str | None) -> None:
     refuse_unknown_tracker(report_to)
 
 
+def check_vllm(specs: Sequence[AnySpec]) -> None:
+    """Raise as `require_vllm` does where runs that are to be trained sample with vLLM."""
+    for spec in specs:
+        if isinstance(spec, GRPOSpec) and spec.use_vllm:
+            from lorakit.train.vllm import require_vllm
+
+            require_vllm(spec)
+
+
 def check_places(store: Store, profile: str, experiment: str, save_to: Path | None) -> None:
     """Raise StoreError or ValueError unless records, and exports, can be written where they are wanted."""
     path = store.path(profile, experiment)

@@ -104,6 +104,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
 
     Raises:
         ValueError, TypeError: something in the call cannot be meant; nothing was started.
+        ModuleNotFoundError: runs sample with vLLM, which is not installed; nothing was started.
         StoreError: the store or `save_to` cannot be written.
         SweepError: some runs failed; raised after all others have been recorded.
 
@@ -137,6 +138,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
                       StaleRecordsWarning, stacklevel=2)
     todo = needed(unique, engine)
     if todo:
+        call.check_vllm(todo)
         call.check_places(store, profile, experiment, folder)
         count = len(devices.processes)
         packs = [pack for by, mine in _by_engine(todo, engine, recorded).items() for pack in packs_of(mine, by, count)]

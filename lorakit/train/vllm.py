@@ -19,7 +19,6 @@ def require_vllm(spec: GRPOSpec) -> None:
     Raises:
         ModuleNotFoundError: vLLM is not installed.
         ValueError: an unmerged adapter; TRL gives vLLM merged weights only.
-        RuntimeError: a second run with vLLM in one process.
     """
     if not spec.use_vllm:
         return
@@ -30,9 +29,6 @@ def require_vllm(spec: GRPOSpec) -> None:
     if spec.lora is not None and not spec.merge_to_sample:
         raise ValueError("TRL merges the adapter into the base before it gives vLLM the weights: say so with "
                          "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")
-    if torch.distributed.is_initialized():
-        raise RuntimeError("this process has run vLLM before, which gives its memory and its process group back only "
-                           "at the end of the process: train each spec in a process of its own, as lorakit.run does")
 
 
 def told_to_vllm(stop: Stops) -> dict[str, Any]:
@@ -43,10 +39,17 @@ def told_to_vllm(stop: Stops) -> dict[str, Any]:
 
 @contextmanager
 def loading(spec: GRPOSpec, device: torch.device) -> Iterator[None]:
-    """Have vLLM load the base in the spec's dtype and draw from its seed: TRL names no dtype and the seed 0."""
+    """Have vLLM load the base in the spec's dtype and draw from its seed: TRL names no dtype and the seed 0.
+
+    Raises:
+        RuntimeError: a second run with vLLM in one process.
+    """
     if not spec.use_vllm:
         yield
         return
+    if torch.distributed.is_initialized():
+        raise RuntimeError("this process has run vLLM before, which gives its memory and its process group back only "
+                           "at the end of the process: train each spec in a process of its own, as lorakit.run does")
     from trl.generation import vllm_generation
 
     load = vllm_generation.LLM

@@ -106,6 +106,8 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
     """The record of one result; `made` is its `provenance`."""
     measured = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(result.seconds, 3),
                 "peak_bytes": peak_bytes(device), "tokens": result.tokens}
+    if isinstance(result.spec, GRPOSpec) and result.spec.use_vllm:
+        measured["vllm"] = sys.modules["vllm"].__version__
     return Record.from_run(result.spec, result.status, result.metrics, result.curve, made | measured)
 
 

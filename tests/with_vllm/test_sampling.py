@@ -23,6 +23,7 @@ def test_two_runs_in_a_row_are_recorded_as_asked(sampled):
     assert [r.status for r in sampled] == ["ok", "ok"]
     assert [(r.spec["use_vllm"], r.spec.get("seed", 0), r.provenance["engine"]) for r in sampled] == [
         (True, 0, "trl"), (True, 1, "trl")]
+    assert {r.provenance["vllm"].partition("+")[0] for r in sampled} == {"0.31.0"}
     assert sampled[0].curve["reward"] != sampled[1].curve["reward"]
 
 
