@@ -27,10 +27,10 @@ PATTERNS = {
 def of_this_machine() -> dict[str, str]:
     """What is known of the machine that runs the tests; words that are too common to mean it are left out."""
     known = {"the clone's folder": str(ROOT), "the home folder": f"{Path.home()}/",
-             "the host's name": socket.gethostname(),
              "the folder of temporary files": f"{Path(tempfile.gettempdir()).resolve()}/pytest-of-"}
-    user = os.environ.get("USER") or os.environ.get("LOGNAME") or "user"
-    known |= {"the user's name": user} if user not in {"root", "user", "runner", "ubuntu", "vscode", "jovyan"} else {}
+    user, host = os.environ.get("USER") or os.environ.get("LOGNAME") or "", socket.gethostname()
+    known |= {"the user's name": f"{user}@"} if user else {}  # alone it may be any word, as `laptop` may be a host
+    known |= {"the host's name": host} if len(host) >= 8 and re.search(r"[\d.-]", host) else {}
     known |= {f"the value of {name}": value for name, value in os.environ.items()
               if re.search(r"TOKEN|SECRET|PASSWORD|API_?KEY", name) and len(value) >= 16}
     return {what: text for what, text in known.items() if len(text) >= 6 and text != "localhost"}
