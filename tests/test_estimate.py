@@ -81,6 +81,16 @@ def test_a_spec_brings_its_model(pinned, parameters):
     assert found.memory["weights"] == 2 * parameters
 
 
+def test_a_spec_brings_its_recompute_and_its_micro_batches():
+    asked, given = (lk.estimate("llama-3.1-8b", spec, "H100", recompute=it)
+                    for spec, it in ((replace(SPEC, recompute=True), False), (SPEC, True)))
+    assert asked == given
+    small = lk.estimate("llama-3.1-8b", replace(SPEC, micro_batch=2), "H100")
+    apart = lk.estimate("llama-3.1-8b", replace(SPEC, batch_size=2, accumulation=4), "H100")
+    assert (small.peak, small.flops, small.seconds) == (apart.peak, apart.flops, apart.seconds)
+    assert small.peak < lk.estimate("llama-3.1-8b", SPEC, "H100").peak / 2
+
+
 def test_what_a_name_leaves_out_is_said():
     found = lk.estimate("google/gemma-3-4b-it@093f9f38", SPEC, "H100")
     assert "gemma-3-4b-it@093f9f38 is the language model alone" in found.assumption

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorakit.specs import SFTSpec
@@ -76,7 +76,7 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
         spec: what to run. Its sequences count as full (`max_length` tokens), so this is an upper bound.
         gpu: of `lorakit.theory.hardware.GPUS`, or a `GPU` of your own.
         mfu: share of the GPU's dense FLOP/s that training reaches while it computes, above 0 and up to 1.
-        recompute: gradient checkpointing.
+        recompute: gradient checkpointing, also of specs that do not ask for it.
         master_weights: full fine-tuning in bfloat16 trains float32 copies of the weights, as the engines here do; False
             prices training in bfloat16 alone, as others do.
         price_per_hour: US dollars for an hour of one GPU; None takes the dated list price.
@@ -115,18 +115,18 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
     given = None if model is None else model if isinstance(model, ModelShape) else ModelShape.of(model)
     flops = seconds = 0.0
     memories: dict[tuple[Any, ...], dict[str, int]] = {}
-    for one in specs:
+    for one in (replace(s, recompute=True) if recompute else s for s in specs):
         shape = given or shapes[one.model]
         if one.lora is None and shape.quantization:
             raise EstimateError(f"{shape.name} is quantised ({shape.quantization}): its weights take no gradient; "
                                 "price an adapter, or give the config of the base in half precision")
-        key = (shape.name, one.lora, one.full_targets, one.batch_size, one.max_length, one.dtype,
-               one.accumulation > 1)
+        batch, passes = _passes(one)
+        key = (shape.name, one.lora, one.full_targets, batch, one.max_length, one.dtype, one.recompute, passes > 1)
         if key not in memories:
             memories[key] = training_bytes(
-                shape, one.lora, one.batch_size, one.max_length, one.dtype, recompute, foreach=True,
-                master_weights=master_weights, full_targets=one.full_targets, accumulation=one.accumulation)
-        work, took = _run(shape, one, device, mfu, recompute, memories[key])
+                shape, one.lora, batch, one.max_length, one.dtype, one.recompute, foreach=True,
+                master_weights=master_weights, full_targets=one.full_targets, accumulation=passes)
+        work, took = _run(shape, one, device, mfu, memories[key])
         flops, seconds = flops + work, seconds + took
     largest = max(memories.values(), key=peak_bytes)
     peak = peak_bytes(largest)
@@ -144,10 +144,16 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
                     "; ".join(words))
 
 
-def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, recompute: bool,
-         memory: dict[str, int]) -> tuple[float, float]:
+def _passes(spec: SFTSpec) -> tuple[int, int]:
+    """Sequences in one forward and backward pass, and passes of a step."""
+    batch = spec.micro_batch or spec.batch_size
+    return batch, spec.accumulation * spec.batch_size // batch
+
+
+def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, memory: dict[str, int]) -> tuple[float, float]:
     """FLOPs and seconds of one run."""
-    tokens, length = spec.batch_size * spec.max_length, spec.max_length
+    (batch, passes), length, recompute = _passes(spec), spec.max_length, spec.recompute
+    tokens = batch * length
     parts = training_flops(shape, spec.lora, length, recompute, full_targets=spec.full_targets)
     work = sum(parts.values()) * tokens
     attention = parts["scores"] + (4.0 * length * shape.query_size * shape.layers if recompute else 0.0)
@@ -155,8 +161,8 @@ def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, recompute: b
     looked_at = 2 * spec.evaluation_tokens * (spec.evaluations + 1) + 4 * (spec.final_evaluation_tokens or 0)
     evaluation = forward_flops(shape, spec.lora, length) * looked_at
     rate = mfu * (device.flops if spec.dtype == "bfloat16" else device.flops_float32)
-    passes = max((work - attention * tokens / 2) / rate, memory["weights"] * (2 + recompute) / device.bytes_per_second,
-                 HOST_SECONDS * shape.layers * (3 + recompute))
+    each = max((work - attention * tokens / 2) / rate, memory["weights"] * (2 + recompute) / device.bytes_per_second,
+               HOST_SECONDS * shape.layers * (3 + recompute))
     update = UPDATE_PASSES * memory["optimizer"] / 2 / device.bytes_per_second
-    return (spec.steps * spec.accumulation * work + evaluation,
-            spec.steps * (spec.accumulation * passes + update) + evaluation / rate)
+    return (spec.steps * passes * work + evaluation,
+            spec.steps * (passes * each + update) + evaluation / rate)
