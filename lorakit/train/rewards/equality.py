@@ -10,7 +10,7 @@ from lorakit.train.rewards.notation import UnreadableError, spelled, tokens
 from lorakit.train.rewards.readings import Element, Measure, Reading, read, worded
 from lorakit.train.rewards.values import Group, Words, equal, matched, points, same_value, vanishes
 
-PERCENT = frozenset([("percent", 1)])
+PERCENT, DEGREES = frozenset([("percent", 1)]), frozenset([("angle", 1)])
 
 
 def decide(given: str, answer: str) -> str:
@@ -50,6 +50,10 @@ def same_measure(wanted: Measure, found: Measure) -> bool:
         return False
     if u is not None and v is not None:
         return u.dimensions == v.dimensions and equal(a * sympy.Rational(u.factor), b * sympy.Rational(v.factor))
+    if u is not None and u.dimensions == DEGREES and b.has(sympy.pi):  # radians
+        return equal(a * sympy.pi / 180, b)
+    if v is not None and v.dimensions == DEGREES and a.has(sympy.pi):
+        return equal(a, b * sympy.pi / 180)
     if u is not None and u.dimensions == PERCENT and equal(a / 100, b):
         return True
     if v is not None and v.dimensions == PERCENT:
@@ -62,7 +66,7 @@ def same(wanted: Reading, found: Reading) -> bool:
     """Whether two answers say the same."""
     a, b = wanted.elements, found.elements
     if len(a) != len(b):
-        a, b = one_by_one(a), one_by_one(b)
+        a, b = one_by_one(a, b), one_by_one(b, a)
     if len(a) != len(b):
         return False
     related = len(a) > 1 and any(e.kind == "relation" for e in (*a, *b))
@@ -76,14 +80,20 @@ def same(wanted: Reading, found: Reading) -> bool:
     return matched(a, b, same_element)
 
 
-def one_by_one(elements: tuple[Element, ...]) -> tuple[Element, ...]:
-    """`(x, y) = (1, 2)` as `x = 1, y = 2`; anything else as it is."""
-    if len(elements) != 1 or elements[0].kind != "assigned":
+def one_by_one(elements: tuple[Element, ...], others: tuple[Element, ...]) -> tuple[Element, ...]:
+    """One group as the elements that it holds, where the other answer has them one by one; anything else as it is.
+
+    `(x, y) = (1, 2)` is `x = 1, y = 2`, and so is `(1, 2)` beside it; a union of intervals is `x < 1 or x > 2`.
+    """
+    value = elements[0].measures[0].value if elements and isinstance(elements[0].measures[0], Measure) else None
+    if len(elements) != 1 or not isinstance(value, Group) or len(value.items) != len(others):
         return elements
-    name, value = elements[0].name, elements[0].measures[0].value
-    if not (isinstance(name, Group) and isinstance(value, Group) and len(name.items) == len(value.items)):
-        return elements
-    return tuple(Element("assigned", (Measure(v),), n) for n, v in zip(name.items, value.items, strict=True))
+    name, kinds = elements[0].name, {other.kind for other in others}
+    if isinstance(name, Group) and len(name.items) == len(others):
+        return tuple(Element("assigned", (Measure(v),), n) for n, v in zip(name.items, value.items, strict=True))
+    if (value.kind == "()" and kinds == {"assigned"}) or (value.kind == r"\cup" and kinds == {"relation"}):
+        return tuple(Element("value", (Measure(item),)) for item in value.items)
+    return elements
 
 
 def same_element(wanted: Element, found: Element) -> bool:

@@ -30,12 +30,13 @@ EXPONENT = r"(?:\^\{?-?\d\}?)?"
 BARE = ("mm|cm|km|kg|mg|mL|ml|ft|min|hr|sec|mph|kPa|Hz|kJ|mol|dollars|cents|percent|degrees|hours?|minutes?|seconds?"
         "|meters?")
 MEASURED = re.compile(  # a value; units, in \text{} or well known; what stands between them
-    rf"(.*?[^\s])\s*((?:\\text\s*\{{[^{{}}\\]*\}}{EXPONENT}|\^\\circ(?:\s*[CF](?![a-zA-Z]))?|%|¢"
+    rf"(.*?[^\s])\s*((?:\\text\s*\{{[^{{}}\\]*\}}{EXPONENT}|\^\\circ(?:\s*[CF](?![a-zA-Z]))?|[%¢€£¥]"
     rf"|(?<=[\d}}) ])(?:{BARE}){EXPONENT}(?![a-zA-Z])|/(?=\s*\\text)|\s|\\cdot(?=\s*\\text))+)")
 PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{4,}|(?<![\\a-zA-Z])[a-zA-Z]{2,} +[a-zA-Z]{2,}")
 QUANTITIES = "area|volume|perimeter|total|sum|product|probability|distance|length|width|height|mean|median|speed|cost"
 NAMED = re.compile(  # P(A), T(10), AB, ∠ABC, an area: what no letter of an equation is
     rf"[A-Zpqs]\s*\(\s*(?:\d+|[A-Z])\s*\)|(?:m?\s*\\angle\s*)?[A-Z]{{2,3}}|\\text\s*\{{\s*(?i:{QUANTITIES})\s*\}}")
+NAME = re.compile(r"(?:\\[a-zA-Z]+|[a-zA-Z])\s*(?:_.*)?|[fgh]\s*\(.*\)|\(.*\)")
 CLOCK = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
 
 
@@ -115,8 +116,8 @@ def worded(text: str) -> Words | None:
     """The words that the text is, if it is nothing else; parentheses and a full stop around them do not count."""
     plain = TEXT.sub(r"\1", text).strip()
     plain = plain.removesuffix(".").strip()
-    if plain.startswith("(") and plain.endswith(")"):
-        plain = plain[1:-1].strip()
+    if plain.endswith(")") and plain.count("(") == plain.startswith("("):
+        plain = plain.strip("()").strip()
     plain = re.sub(r"\s+", " ", plain)
     letters = WORD.fullmatch(plain) is not None and len(plain.split()) <= MOST_WORDS
     return Words(plain) if letters and (len(plain) > 1 or r"\text" in text) else None
@@ -148,7 +149,7 @@ def element(text: str, sign: int) -> tuple[Element, bool]:
             start = found.end()
     sides.append(text[start:])
     measures = [measure(side, sign) if n or set(relations) != {"="} or not NAMED.fullmatch(side.strip())
-                else (Measure(sympy.Symbol(side.strip())), False) for n, side in enumerate(sides)]
+                else (Measure(sympy.Symbol(side.strip()), raw="x"), False) for n, side in enumerate(sides)]
     both = any(m[1] for m in measures)
     return related([m[0] for m in measures], relations), both
 
@@ -222,8 +223,14 @@ def letters(value: Any) -> set[Any]:
     return set(value.free_symbols) if isinstance(value, sympy.Basic) else set()
 
 
-def names(value: Any, others: list[Any]) -> bool:
-    """Whether `value` is a name that the other sides do not use; P(A) is one, f(x) only of what depends on x."""
+def names(measure: Measure, others: list[Any]) -> bool:
+    """Whether a side is a name that the other sides do not use; P(A) is one, f(x) only of what depends on x.
+
+    How it is written counts: `x + 0 = 5` is no more solved than `x + 1 = 6`.
+    """
+    value = measure.value
+    if measure.unit is not None or NAME.fullmatch(measure.raw) is None:
+        return False
     used = set().union(*(letters(other) for other in others))
     if isinstance(value, sympy.core.function.AppliedUndef):
         return not letters(value) or bool(letters(value) & used)
@@ -238,10 +245,12 @@ def related(measures: list[Measure], relations: list[str]) -> Element:
     if relations == ["in"] and is_name(values[0]) and isinstance(values[1], Group):
         return Element("value", (measures[1],))
     if set(relations) == {"="}:
-        if names(values[0], values[1:]) and measures[0].unit is None:
+        if names(measures[0], values[1:]):
             name, rest = values[0], measures[1:]
-        elif len(values) == 2 and names(values[1], values[:1]) and not is_name(values[0]):
+        elif len(values) == 2 and names(measures[1], values[:1]) and not is_name(values[0]):
             name, rest = values[1], measures[:1]
+        elif len({" ".join(tokens(m.raw)) for m in measures}) == 1:  # 5 = 5
+            raise UnreadableError("an equation that says nothing")
         else:
             name, rest = None, measures
         if len(rest) == 1 or all(equal(a.value, b.value) for a, b in pairwise(rest)):

@@ -28,7 +28,8 @@ TABLE = {
     **{noun: f"{noun}=1" for noun in ("way", "person", "student", "marble", "coin", "book", "step", "point",
                                       "apple", "ball", "card", "game", "page", "ticket", "child", "hit", "vote")},
 }
-IRREGULAR = {"feet": "foot", "inches": "inch", "people": "person", "pennies": "penny", "children": "child",
+IRREGULAR = {"feet": "foot", "inches": "inch", "people": "person", "pennies": "penny", "children": "child", "hrs": "hr",
+             "lbs": "lb", "kgs": "kg",
              "mph": "mile/hour", "kph": "kilometer/hour", "kmh": "kilometer/hour"}
 BASE = re.compile(r"([a-zA-Z°$€£¥₹¢%]+)(?:\^?\{?(-?[1-9])\}?)?")
 
