@@ -65,12 +65,15 @@ def same_measure(wanted: Measure, found: Measure) -> bool:
 def same(wanted: Reading, found: Reading) -> bool:
     """Whether two answers say the same."""
     a, b = wanted.elements, found.elements
+    joints = ("or" in wanted.joints) == ("or" in found.joints)
     if len(a) != len(b):
+        joints = "and" not in wanted.joints | found.joints
         a, b = one_by_one(a, b), one_by_one(b, a)
     if len(a) != len(b):
         return False
-    related = len(a) > 1 and any(e.kind == "relation" for e in (*a, *b))
-    if related and ("and" in wanted.joints) != ("and" in found.joints):
+    choices = len(a) > 1 and any(e.kind == "relation" or isinstance(e.measures[0].value, Words | sympy.Symbol)
+                                 for e in (*a, *b) if e.kind != "equation")
+    if choices and not joints:
         return False
     bare = {True: [e for e in a if e.kind == "value"], False: [e for e in b if e.kind == "value"]}
     for named, other, values in ((a, b, bare[False]), (b, a, bare[True])):

@@ -176,9 +176,7 @@ class Reader(Tokens):
 
     def number(self, token: str) -> Any:
         """A number, with digits that repeat or as a mixed one."""
-        if "e" in token.lower():
-            return sympy.Rational(token)
-        value = sympy.Rational(token.rstrip("."))
+        value = sympy.Rational(token.rstrip("."))  # of 2.5e3 too
         if "." in token and self.peek() == r"\overline":
             self.take()
             self.take("{")
@@ -210,7 +208,9 @@ class Reader(Tokens):
         closing = self.take()
         if len(items) == 1 and ROUND.get(opening) == closing:
             return items[0]
-        if opening == "{" or closing not in CLOSES[opening] or (len(items) == 1 and opening != r"\{"):
+        if opening == "{" and closing == "}":  # braces without their backslashes
+            opening, closing = r"\{", r"\}"
+        if closing not in CLOSES[opening] or (len(items) == 1 and opening != r"\{"):
             raise UnreadableError(f"{opening} … {closing}")
         if opening + closing in ("[)", "(]") and len(items) != 2:
             raise UnreadableError("an interval has two ends")

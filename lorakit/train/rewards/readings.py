@@ -19,13 +19,14 @@ from lorakit.train.rewards.values import Based, Group, Ratio, Words, equal, scal
 
 RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\in": "in"}
 NUMERALS = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MOST_WORDS = 4
 MOST_ELEMENTS = 12
 TEXT = re.compile(r"\\text\s*\{([^{}\\]*)\}")
 JOINTS = re.compile(r"(?:,|;)?\s*(?:\\text\s*\{\s*(and|or)\s*\}|(?<![a-zA-Z\\])(and|or)(?![a-zA-Z]))")
 WORD = re.compile(r"[a-zA-Z][a-zA-Z'-]*(?: [a-zA-Z][a-zA-Z'-]*)*")
-IN_BASE = re.compile(r"\(?(?:\\text ?\{)?([0-9A-F]+)\}?\)?\s*_\s*(?:(\d)|\{\s*(?:base )?(\d+)\s*\}"
-                     r"|\{?\s*\\text ?\{\s*(?:base )?([a-z]+|\d+)\s*\}\s*\}?)")
+IN_BASE = re.compile(r"\(?(?:\\text ?\{)?([0-9A-F]+)\}?\)?\s*_\s*(?:(\d)|\{\s*(?:base )?(\d+|[a-z]{3,})\s*\}"
+                     r"|\{?\s*\\text ?\{\s*(?:base )?(?:\}\s*)?([a-z]+|\d+)\s*\}\s*\}?)")
 EXPONENT = r"(?:\^\{?-?\d\}?)?"
 BARE = ("mm|cm|km|kg|mg|mL|ml|ft|min|hr|sec|mph|kPa|Hz|kJ|mol|dollars|cents|percent|degrees|hours?|minutes?|seconds?"
         "|meters?")
@@ -80,7 +81,7 @@ def read(text: str) -> Reading:
     """
     text = spelled(text)
     words = worded(text)
-    if words is not None and (r"\text" in text or max(map(len, words.text.split())) > 2):
+    if words is not None and not JOINTS.search(text) and (r"\text" in text or max(map(len, words.text.split())) > 2):
         return Reading((Element("value", (said_in_words(words, text),)),))
     joints = frozenset(a or b for a, b in JOINTS.findall(text))
     pieces = [piece for part in JOINTS.split(text) if part not in ("and", "or", None) for piece in split(part, ",;")]
@@ -167,9 +168,19 @@ def measure(text: str, sign: int) -> tuple[Measure, bool]:
     money = re.fullmatch(rf"([-+]?)\s*([{CURRENCY}])\s*([-+\d.\\].*)", text)
     measured = MEASURED.fullmatch(text)
     if money is not None:
-        body, found = money[1] + money[3] if money[1] else money[3], unit(money[2])
+        amount, found = measure(money[1] + money[3], sign)[0], unit(money[2])
+        if amount.unit not in (None, found):
+            raise UnreadableError("two units")
+        return replace(amount, unit=found, raw=text), False
     elif measured is not None and not (measured[2].strip() == r"^\circ" and re.search(r"\\[a-z]{3}", measured[1])):
-        body, found = measured[1], unit(TEXT.sub(r" \1 ", measured[2]).replace("} ^", "^").replace(" ^", "^"))
+        body, rest = measured[1], TEXT.sub(r" \1 ", measured[2]).replace("} ^", "^").replace(" ^", "^").strip()
+        first, _, after = rest.partition(" ")
+        found = unit(after if first in SCALES else rest)
+        if first in SCALES:
+            inner = measure(body, sign)[0]
+            if inner.unit is not None or (after and found is None):
+                raise UnreadableError(f"{rest} is no unit")
+            return Measure(scalar(inner.value) * SCALES[first], found, text), False
         if found is None and not (":" in body and re.fullmatch(r"\s*[ap]\.?\s?m\.?\s*", TEXT.sub(r"\1", measured[2]))):
             raise UnreadableError(f"{measured[2]} is no unit")
     if ":" in body:

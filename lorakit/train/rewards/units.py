@@ -26,7 +26,8 @@ TABLE = {
     "power": "W watt=1, kW kilowatt=1000", "current": "A amp ampere=1", "voltage": "V volt=1",
     "frequency": "Hz hertz=1", "pressure": "Pa pascal=1, kPa kilopascal=1000", "amount": "mol mole=1", "unit": "unit=1",
     **{noun: f"{noun}=1" for noun in ("way", "person", "student", "marble", "coin", "book", "step", "point",
-                                      "apple", "ball", "card", "game", "page", "ticket", "child", "hit", "vote")},
+                                      "apple", "ball", "solution", "root", "integer", "value", "triangle", "side",
+                                      "term", "pair", "card", "game", "page", "ticket", "child", "hit", "vote")},
 }
 IRREGULAR = {"feet": "foot", "inches": "inch", "people": "person", "pennies": "penny", "children": "child", "hrs": "hr",
              "lbs": "lb", "kgs": "kg",
@@ -64,8 +65,9 @@ def singular(word: str) -> str:
     """
     if word in UNITS:
         return word
-    lower = word.lower()
-    word = IRREGULAR.get(lower, lower)
+    if len(word) > 3:  # in symbols, case counts: mW and MW
+        word = word.lower()
+    word = IRREGULAR.get(word, word)
     return word if word in UNITS or len(word) < 4 or not word.endswith("s") or word.endswith("ss") else word[:-1]
 
 

@@ -62,7 +62,7 @@ class Ratio:
 
 def scalar(value: Any) -> Any:
     """The value, if it can be reckoned with."""
-    if isinstance(value, Group) or value is sympy.nan or value is sympy.zoo:
+    if not isinstance(value, sympy.Expr) or value is sympy.nan or value is sympy.zoo:
         raise UnreadableError("not a number or an expression")
     return value
 
