@@ -1,5 +1,6 @@
 """Rows become the tokens that TRL's SFTTrainer makes of them: beginnings and ends once, completions alone counted."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -35,9 +36,13 @@ def ours(rows, tokenizer, end=None, length=200):
 
 def trls(rows, tokenizer):
     """The same of TRL, which is asked for the loss of the assistant alone where rows are messages."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
     from trl.trainer.sft_trainer import SFTTrainer
 
-    trainer = SimpleNamespace(_tokenizer=tokenizer, chat_template=None, completion_only_loss="prompt" in rows[0])
+    template = None
+    if "messages" in rows[0] and not has_generation_markers(tokenizer.chat_template):
+        template = get_training_chat_template(tokenizer)
+    trainer = SimpleNamespace(_tokenizer=tokenizer, chat_template=template, completion_only_loss="prompt" in rows[0])
     options = SimpleNamespace(dataset_num_proc=None, dataset_text_field="text", max_length=None, shuffle_dataset=False,
                               assistant_only_loss="messages" in rows[0])
     data = datasets.Dataset.from_list(rows)
@@ -62,6 +67,21 @@ def test_messages_count_what_the_assistant_says_with_its_end(kind):
     for row, (ids, labels) in zip(MESSAGES, made, strict=True):
         assert ids.count(1) == 1, "the template's beginning is not doubled"
         assert labels.count(2) == sum(message["role"] == "assistant" for message in row["messages"])
+
+
+@pytest.mark.parametrize("name", ["phi3", "qwen3", "qwen2_5", "llama3"])
+def test_a_template_that_trl_knows_counts_what_trl_counts(name):
+    import trl
+
+    known = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = small_tokenizer("gpt2", known)
+    tokenizer.add_tokens(["<|im_end|>", "<|eot_id|>"], special_tokens=True)
+    made = ours(MESSAGES[:2], tokenizer)
+    assert made == trls(MESSAGES[:2], tokenizer)
+    said = tokenizer.decode([label for label in made[1][1] if label != IGNORE])
+    assert "three" in said
+    assert "yes no" in said
+    assert "it goes on" not in said
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "prefix", "llama", "both", "same"])
@@ -119,7 +139,7 @@ def test_a_conversation_needs_a_template_that_takes_it():
     forgetful = small_tokenizer("llama", "{% for m in messages %}{% if m['role'] == 'user' or loop.last %}"
                                          "{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}")
     assert len(ours(MESSAGES[:1], forgetful)) == 1
-    with pytest.raises(DatasetError, match=r"renders message 2 in another way .*get_training_chat_template"):
+    with pytest.raises(DatasetError, match=r"renders message 2 in another way .*generation %} marks"):
         ours(MESSAGES[1:2], forgetful)
 
 

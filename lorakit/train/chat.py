@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -18,7 +19,8 @@ def encode_conversation(conversation: Conversation, tokenizer: Any, where: str) 
     """Token ids of a conversation, and for each whether the loss counts it.
 
     A completion counts whole. Of `messages` the assistant's count, each with what ends its turn: where the template
-    marks them (`{% generation %}`) that is what it marks, else what a turn adds to the conversation before it.
+    marks them (`{% generation %}`), or TRL has a marked form of it, that is what is marked, else what a turn adds to
+    the conversation before it.
 
     Raises:
         DatasetError: no chat template, one that refuses the conversation, or one that renders an earlier turn in
@@ -41,12 +43,27 @@ def encode_conversation(conversation: Conversation, tokenizer: Any, where: str) 
             start = common_length(render(asked, add_generation_prompt=True)["input_ids"], ids)
             return ids, [i >= start for i in range(len(ids))]
         messages = conversation["messages"]
-        if MARKED.search(tokenizer.get_chat_template(tools=options["tools"])):
-            made = render(messages, return_assistant_tokens_mask=True)
+        template = _marked(tokenizer, tokenizer.get_chat_template(tools=options["tools"]))
+        if template is not None:
+            made = render(messages, return_assistant_tokens_mask=True, chat_template=template)
             return made["input_ids"], [bool(counts) for counts in made["assistant_masks"]]
         return _turns(messages, render, where)
     except (TemplateError, TypeError, KeyError, AttributeError) as error:
         raise DatasetError(f"{where}: the tokenizer's chat template refuses the conversation: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _marked(tokenizer: Any, template: str) -> str | None:
+    """The template if it has marks, or the form of it that TRL trains with."""
+    if MARKED.search(template):
+        return template
+    from trl.chat_template_utils import get_training_chat_template  # seconds: only who needs it waits
+
+    try:
+        found: str = get_training_chat_template(tokenizer)
+    except (ValueError, TemplateError):  # none that TRL knows
+        return None
+    return found
 
 
 def _turns(messages: list[dict[str, Any]], render: Any, where: str) -> tuple[list[int], list[bool]]:
@@ -59,9 +76,8 @@ def _turns(messages: list[dict[str, Any]], render: Any, where: str) -> tuple[lis
             if common_length(until, ids) < len(until):
                 raise DatasetError(
                     f"{where}: the chat template renders message {i + 1} in another way once more turns follow, so "
-                    "what counts of it is not known: set a template with {% generation %} marks (that of "
-                    "trl.chat_template_utils.get_training_chat_template(tokenizer), where TRL has one) and register "
-                    "the model again, or give 'prompt' and 'completion'")
+                    "what counts of it is not known: set a template with {% generation %} marks around what the "
+                    "assistant says and register the model again, or give 'prompt' and 'completion'")
             learn[start : len(until)] = [True] * (len(until) - start)
     return ids, learn
 
