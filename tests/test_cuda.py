@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -159,3 +160,16 @@ def test_a_run_takes_the_micro_batches_that_fit_its_gpu(machine):
     assert record.id == spec.id
     assert record.spec["micro_batch"] < 32
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(("gpus", "promised", "ends"), [
+    ((), "0", "1 skipped"), ((), "1", "1 failed"), ((HOPPER,), "1", "1 passed"), ((ADA,), "0", "1 passed")])
+def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, monkeypatch, gpus, promised, ends):
+    machine(*gpus, stand_in=bool(gpus))
+    if not gpus:
+        monkeypatch.setenv("PATH", os.pathsep.join(os.environ["PATH"].split(os.pathsep)[1:]))
+    monkeypatch.setenv("LORAKIT_GPU", promised)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu",
+                           str(Path(__file__).parent / "test_gpu.py"), "-k", "sft-packed and float32"],
+                          capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+    assert ends in done.stdout, done.stdout[-3000:]

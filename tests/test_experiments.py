@@ -75,3 +75,10 @@ def test_what_samples_with_vllm_runs_under_trl(name):
         asks = any(getattr(spec, "use_vllm", False) for spec in specs_of(name, size))
         assert not asks or EXPERIMENTS[name].engine_for(specs_of(name, size)) == "trl"
     assert EXPERIMENTS[name].engine_for(specs_of(name, "record")) == EXPERIMENTS[name].engine
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_gpu_has_its_base_in_bfloat16_unless_the_question_is_one_of_precision(name):
+    asks_for_more = {"learning-rate-invariance": {"float64"}, **{  # recipes tell bfloat16 from float32
+        f"grpo-{recipes}": {"float32", "bfloat16"} for recipes in ("factors", "recipes", "sync")}}
+    assert {spec.dtype for spec in specs_of(name, "gpu")} in (set(), asks_for_more.get(name, {"bfloat16"}))

@@ -175,8 +175,24 @@ def test_gpu_workflow_never_runs_for_a_pull_request():
     assert "refs/heads/main" in refresh["if"]
     assert "permissions" not in refresh, "the job on our own machine may read and nothing else"
     assert propose["runs-on"] == "ubuntu-latest"
-    assert propose["permissions"] == {"contents": "write", "pull-requests": "write"}
+    assert propose["permissions"] == {"actions": "write", "contents": "write", "pull-requests": "write"}
+    assert all(step["with"]["persist-credentials"] is False for job in (refresh, propose) for step in job["steps"]
+               if "actions/checkout" in step.get("uses", ""))
     assert any("lorakit refresh --profile gpu" in step.get("run", "") for step in refresh["steps"])
+
+
+def test_gpu_workflow_keeps_its_environment_tests_the_gpu_and_starts_the_checks_of_its_pull_request():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/gpu.yml").read_text(encoding="utf-8"))
+    refresh, propose = (workflow["jobs"][name]["steps"] for name in ("refresh", "propose"))
+    assert refresh[0]["with"]["clean"] is False
+    assert "--exclude=.venv" in refresh[1]["run"]
+    assert "setup-python" in refresh[2]["uses"]
+    (tested,) = (step for step in refresh if "-m gpu" in step.get("run", ""))
+    assert tested["env"] == {"LORAKIT_GPU": "1"}
+    started = set(re.findall(r"gh workflow run (\w+)\.yml", propose[-1]["run"]))
+    assert started == {"tests", "book"}
+    for name in started:
+        assert "workflow_dispatch" in triggers(yaml.safe_load((ROOT / f".github/workflows/{name}.yml").read_text()))
 
 
 def test_pre_commit_hooks_use_the_pinned_tools():

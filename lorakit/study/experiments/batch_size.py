@@ -49,7 +49,8 @@ def _live() -> list[SFTSpec]:
 
 
 def _gpu() -> list[SFTSpec]:
-    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=256, evaluations=10, evaluation_tokens=16384)
+    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=256, evaluations=10, evaluation_tokens=16384,
+                   dtype="bfloat16")
     return _sweep(base, [8, 32, 128], 3.16e-4, per_decade=2, seeds=3, at_once=8)
 
 

@@ -58,7 +58,7 @@ def _placement_live() -> list[SFTSpec]:
             *_strings(24, 60, 4, "mlp", seeds=2)]
 
 
-STRINGS_GPU = replace(STRINGS, model="smollm2-135m-instruct-q4", batch_size=16)
+STRINGS_GPU = replace(STRINGS, model="smollm2-135m-instruct-q4", batch_size=16, dtype="bfloat16")
 STRINGS_PAPER = replace(STRINGS, model=LLAMA, batch_size=64, dtype="bfloat16")
 GPU_RATES, PAPER_RATES = [3e-4, 1e-3, 3e-3], [1e-4, 3e-4, 1e-3]
 
@@ -95,7 +95,7 @@ def _bits_live() -> list[SFTSpec]:
 
 
 def _bits_gpu() -> list[SFTSpec]:
-    base = replace(PASSES, model="smollm2-135m-instruct-q4", evaluation_tokens=16384)
+    base = replace(PASSES, model="smollm2-135m-instruct-q4", evaluation_tokens=16384, dtype="bfloat16")
     text = replace(base, dataset="real-text", batch_size=8, max_length=256, steps=300)
     skills = replace(base, batch_size=16, steps=375, max_length=64)
     rates = grid(1e-3, 5, per_decade=2)

@@ -26,7 +26,8 @@ GSM8K = "openai/gsm8k@e53f048856ff4f594e959d75785d2c2d37b678ee"
 COPY = GRPOSpec(task="copy", learning_rate=1e-3, prompts_per_step=8, group_size=8, max_completion_length=12, steps=300,
                 evaluations=10, evaluation_problems=256)
 SMOLLM2 = GRPOSpec(model="smollm2-135m-instruct-q4", task="sums", learning_rate=1e-4, prompts_per_step=8,
-                   group_size=16, max_completion_length=8, steps=150, evaluations=10, evaluation_problems=256)
+                   group_size=16, max_completion_length=8, steps=150, evaluations=10, evaluation_problems=256,
+                   dtype="bfloat16")
 
 
 def _record() -> list[GRPOSpec]:

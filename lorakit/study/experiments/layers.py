@@ -41,7 +41,8 @@ def _layers_live() -> list[SFTSpec]:
 
 def _layers_gpu() -> list[SFTSpec]:
     """SmolLM2 ties its head to the embedding, so no arm adapts it; ranks 26 and 16 match within 2 %."""
-    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384)
+    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384,
+                   dtype="bfloat16")
     adapters = (LoRASpec(rank=26, targets="attention"), MLP, ALL)
     return _arms(base, adapters, grid(1e-3, 5, per_decade=2), grid(1e-4, 5, per_decade=2), seeds=3)
 

@@ -114,7 +114,8 @@ def _smollm2(seed: int) -> list[SFTSpec]:
     return [replace(spec, seed=seed) for spec in specs]
 
 
-SMOLLM2_GPU = replace(SMOLLM2, batch_size=8, max_length=256, steps=1000, evaluations=16, evaluation_tokens=16384)
+SMOLLM2_GPU = replace(SMOLLM2, batch_size=8, max_length=256, steps=1000, evaluations=16, evaluation_tokens=16384,
+                      dtype="bfloat16")
 LLAMA_PAPER = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=3e-4, batch_size=8, accumulation=4, max_length=2048,
                       steps=1000, dtype="bfloat16", evaluations=16, evaluation_tokens=65536)
 

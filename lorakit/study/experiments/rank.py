@@ -53,7 +53,8 @@ def _smollm2_cpu() -> list[SFTSpec]:
     return arms(SMOLLM2, [16], [1e-4, 3e-4, 1e-3], [1e-5, 3e-5, 1e-4], seeds=1)
 
 
-SMOLLM2_GPU = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384)
+SMOLLM2_GPU = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384,
+                      dtype="bfloat16")
 LLAMA_PAPER = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=1e-4, batch_size=8, accumulation=4, max_length=2048,
                       steps=1000, evaluations=14, evaluation_tokens=100_000, dtype="bfloat16")
 
