@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--engine", choices=("packed", "trl", "peft"), help="default: the experiment's own")
             sub.add_argument("--report-to", default="none", help="for --engine trl: none, trackio, …")
         else:
+            sub.add_argument("--gpu", help="ask whether the runs fit on this card, such as H100, that need not be here")
             sub.add_argument("--no-probe", action="store_true", help="count only; train no probe step")
     sub = command("estimate", _estimate, "Price a run or an experiment: FLOPs, hours, memory, dollars; trains nothing.")
     sub.add_argument("model", nargs="?", help="a known name such as llama-3.1-8b, or a config.json")
@@ -101,6 +102,7 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from lorakit.study import experiments, sweeps
     from lorakit.study import sweep_call as call
+    from lorakit.theory.fitting import require_fit
 
     store = _store(options)
     names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
@@ -111,9 +113,13 @@ def _plan(options: argparse.Namespace) -> int:
                   f"defined: {_defined(experiments.get(name))}")
             continue
         engine = experiments.get(name).engine_for(specs)
-        if options.no_probe:
+        if options.no_probe or options.gpu:
             call.check_numbers(options.processes, None)
-            print(f"{name}: {len(store.missing(specs, engine))} of {len(specs)} runs missing")
+            missing = store.missing(specs, engine)
+            print(f"{name}: {len(missing)} of {len(specs)} runs missing")
+            if options.gpu:
+                require_fit(missing, options.gpu)
+                print(f"{name}: all of them fit on one {options.gpu}, with micro-batches or recompute where they must")
             continue
         todo = sweeps.plan(specs, store, engine=engine, device=options.device,
                            processes=options.processes)

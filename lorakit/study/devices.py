@@ -46,11 +46,16 @@ class Devices:
         self.device = named
 
     @cached_property
+    def names(self) -> list[str]:
+        """Of all visible GPUs, as their driver has them; none on a CPU."""
+        return [] if self.device == "cpu" else _usable_gpus()
+
+    @cached_property
     def gpus(self) -> list[str]:
         """What `CUDA_VISIBLE_DEVICES` calls each GPU that trains; none on a CPU."""
         if self.device == "cpu":
             return []
-        found = _usable_gpus()
+        found = self.names
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         visible = given.split(",") if given else [str(i) for i in range(len(found))]
         visible = [name.strip() for name in visible[: len(found)]]

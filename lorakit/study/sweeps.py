@@ -23,6 +23,8 @@ from lorakit.study.reservations import Reservations
 from lorakit.study.sweep_pool import Pool
 from lorakit.study.sweep_training import Pack, Training, packs_of
 from lorakit.study.workers import Worker, WorkerError
+from lorakit.theory.fitting import require_fit
+from lorakit.theory.hardware import is_known_gpu
 from lorakit.train.packing import group, work
 
 PROBE_SPECS = 4
@@ -198,6 +200,9 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
     """What `run` would train, and how long it would take, from a probe of each shape; nothing is recorded.
 
     A probe trains a twentieth of the steps that it predicts, at the most.
+
+    Raises:
+        DoesNotFitError: runs that no micro-batch and no recompute makes small enough for the GPUs here.
     """
     unique = call.check_specs(specs)
     call.check_engine(engine, unique)
@@ -208,6 +213,8 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
     recorded = store.find((spec.id for spec in unique), engine)
     missing = [spec for spec in unique if spec.id not in recorded]
     count = len(devices.processes) if missing else processes or 1
+    for card in {name for name in devices.names if missing and is_known_gpu(name)}:
+        require_fit(missing, card)
     packs: list[Pack] = []
 
     def probe(worker: Worker, shape: tuple[str, list[AnySpec]]) -> None:

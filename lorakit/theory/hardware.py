@@ -104,3 +104,16 @@ def _words(name: str) -> set[str]:
     """Its words in small letters; a size and its unit are one (`80 GB`), a series and its number two (`rtx4090`)."""
     plain = re.sub(r"(\d+)\s*(gb|gib)\b", r"\1gb", name.lower())
     return set(re.split(r"[^a-z0-9.]+", re.sub(r"\brtx(?=\w)", "rtx ", plain))) - {""}
+
+
+def is_known_gpu(name: str) -> bool:
+    """Whether `find_gpu` knows exactly one card of this name.
+
+    >>> is_known_gpu("H100"), is_known_gpu("a card of tomorrow")
+    (True, False)
+    """
+    try:
+        find_gpu(name)
+    except UnknownGPUError:
+        return False
+    return True
