@@ -16,7 +16,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.study import sweeps
-from lorakit.study.devices import DeviceError, Devices
+from lorakit.study.devices import DeviceError, Devices, device_of
 from lorakit.study.workers import Worker
 
 SFT = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=2, batch_size=2,
@@ -173,3 +173,44 @@ def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, m
                            str(Path(__file__).parent / "test_gpu.py"), "-k", "sft-packed and float32"],
                           capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     assert ends in done.stdout, done.stdout[-3000:]
+
+
+CHAPTER_CODE = """
+import re, sys
+from pathlib import Path
+cells = re.findall(r"```{code-cell} ipython3\\n(.*?)```", Path("book/01-what-lora-is.md").read_text(), re.S)
+cells = [cell for cell in cells if any(f"def {name}(" in cell for name in ("draw", "weights", "drift", "merge_once",
+         "one_cycle"))]
+import torch
+from lorakit import LoRASpec
+from lorakit.train.adapters import adapted_layers, attach
+from lorakit.train.models import load_model
+base, device, spec, size = "tiny-w32-s0", sys.argv[2], LoRASpec(rank=2), "live"
+dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
+for cell in cells:
+    exec(re.sub(r"^:tags:.*$", "", cell, flags=re.M))
+model = attach(load_model(base)[0].to(device), spec, 0)
+print([point["drift"] for point in drift(model, 0, True, cycles=2)], merge_once(torch.bfloat16), full_bits,
+      next(model.parameters()).device)
+"""
+
+
+def test_the_code_of_chapter_1_moves_to_the_device_of_its_profile(machine, tmp_path):
+    machine(HOPPER)
+    (tmp_path / "cells.py").write_text(CHAPTER_CODE)
+    said = []
+    for device in ("cpu", "cuda"):
+        done = subprocess.run([sys.executable, str(tmp_path / "cells.py"), "lorakit.train.device", device],
+                              capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
+        assert done.returncode == 0, done.stderr[-3000:]
+        said.append(done.stdout.split())
+    assert said[0][:-1] == said[1][:-1]
+    assert (said[0][-1], said[1][-1]) == ("cpu", "cuda:0")
+
+
+def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):
+    machine(HOPPER)
+    monkeypatch.setattr("lorakit.study.devices._usable_gpus", lambda: [HOPPER])
+    assert (device_of("cpu"), device_of("gpu"), device_of("paper")) == ("cpu", "cuda", "cuda")
+    monkeypatch.setenv("LORAKIT_DEVICE", "cpu")
+    assert device_of("gpu") == "cpu"
