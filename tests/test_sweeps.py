@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -256,3 +257,25 @@ def test_a_record_is_not_lost_when_a_run_fails_after_it(copy):
     first = store.records("cpu", "x")[0]
     store.append("cpu", "x", Record.from_run(SFTSpec.from_json(first.spec), "failed", {}, {}, {"error": "x"}))
     assert store.find([first.id])[first.id].status == "ok"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux's /proc who is alive")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_ends_with_its_parent(number):
+    """While it starts, before it can read a request; in training the same signal of Linux ends it."""
+    code = ("import time; from lorakit.study.workers import Worker\n"
+            "print(Worker('cpu')._start().pid, flush=True); time.sleep(600)")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        worker = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+        parent.send_signal(number)
+
+    def alive():
+        try:
+            return worker.read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    deadline = time.monotonic() + 60
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive()

@@ -56,7 +56,8 @@ class Progress:
 
     def leave(self, pack: int, runs: int, work: float) -> None:
         """Enter that a pack is no longer at work; `runs` of its runs, of so much work, are through."""
-        self._first = self._first or self._clock()
+        if runs:
+            self._first = self._first or self._clock()
         self._at_work.pop(pack, None)
         self.finished, self._done = self.finished + runs, self._done + work
 
