@@ -3,6 +3,7 @@
 import pytest
 import torch
 from plain_training import PAD, VOCABULARY, WIDTH, data, spec
+from toy_rl import words
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit as lk
@@ -13,6 +14,7 @@ from lorakit.train.packed.families import FAMILIES, Family, UnsupportedModelErro
 from lorakit.train.packed.model import PackedModel
 from lorakit.train.packed.rollout import log_probs, sample
 from lorakit.train.peft_loop import train_peft
+from lorakit.train.sft import train_sft
 
 SPLITS = data()
 LOSSES = ("base_test_loss", "train_loss", "test_loss")
@@ -171,6 +173,18 @@ def test_the_loop_trains_with_the_models_own_dropout_from_the_spec_s_seed():
     assert dropped[0] == dropped[1]
     assert dropped[2] == dropped[3]
     assert all(abs(a - b) > 1e-3 for a, b in zip(dropped, whole, strict=True))
+
+
+@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize(("kind", "fields"), [
+    ("gpt2", {"n_positions": 64}), ("gpt_neox", {}),
+    ("qwen3_moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+])
+def test_the_other_engines_agree_on_what_cannot_be_packed(kind, fields, rank):
+    model, run = made(kind, **fields), spec(rank=rank, steps=2, evaluations=2, epsilon=1e-3)
+    loop, trl = (train_peft(run, model, SPLITS).metrics, train_sft(run, model, words(), SPLITS).metrics)
+    for name in (*LOSSES, "grad_norm_first", "delta_norm"):
+        assert trl[name] == pytest.approx(loop[name], rel=1e-4), name
 
 
 def test_a_registered_gemma_2_keeps_its_cap_on_attention(tmp_path, monkeypatch):

@@ -243,6 +243,7 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings.*")
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False.*")  # and is set rightly: GPT-2
         warnings.filterwarnings("ignore", message=".*(rank|alpha)_pattern keys did not match.*")
         yield
 

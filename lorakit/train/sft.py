@@ -104,14 +104,19 @@ def refuse_unknown_tracker(report_to: str) -> None:
 
 
 def _rows(spec: SFTSpec, train: TokenSplit) -> Any:
-    """The sequences in the spec's own order, without what follows their last label."""
+    """The sequences in the spec's own order, without what follows their last label.
+
+    Nothing predicts a first token, and for some models (GPT-2) transformers would divide by its label all the same.
+    """
     from datasets import Dataset
 
     chosen = order(spec.seed, len(train), spec.steps * spec.batch_size * spec.accumulation)
     ends = ((train.labels != IGNORE) * torch.arange(1, train.labels.shape[1] + 1)).amax(1)
+    labels = train.labels.clone()
+    labels[:, 0] = IGNORE
     return Dataset.from_dict({
-        name: [getattr(train, name)[row, : int(ends[row])].tolist() for row in chosen.tolist()]
-        for name in ("input_ids", "labels")})
+        name: [rows[row, : int(ends[row])].tolist() for row in chosen.tolist()]
+        for name, rows in (("input_ids", train.input_ids), ("labels", labels))})
 
 
 def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_out: dict[str, TokenSplit],
@@ -173,6 +178,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
         adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm or 0.0, train_sampling_strategy="sequential",
         gradient_checkpointing=checkpointing, bf16=False, fp16=False, packing=False, loss_type="nll",
+        router_aux_loss_coef=0.0,  # a mixture is trained on its loss alone, as in the other engines
         max_length=None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
         dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=device.type == "cuda",
         use_cpu=device.type == "cpu", save_strategy="no", eval_strategy="no", disable_tqdm=True,
@@ -226,8 +232,7 @@ def delta_norm(base: nn.Module, trained: nn.Module) -> float:
     whole = sum(float(p.double().square().sum()) for p in base.parameters() if p.ndim > 1)
     layers = adapted_layers(trained)
     if layers:
-        change = sum(float((layer.scaling["default"] * layer.lora_B["default"].weight.double()
-                            @ layer.lora_A["default"].weight.double()).square().sum()) for layer in layers.values())
+        change = sum(float(layer.get_delta_weight("default").double().square().sum()) for layer in layers.values())
     else:
         after = dict(trained.named_parameters())
         change = sum(float((after[name].double() - p.double()).square().sum())
