@@ -18,7 +18,16 @@ from typing import Any
 
 from lorakit.codehash import code_hash
 from lorakit.grpo_spec import OWN_REWARD, REWARDS
-from lorakit.train.rewards.answers import after_thinking, boxed, marked, one_line, same_answer, same_text, whole
+from lorakit.train.rewards.answers import (
+    after_thinking,
+    bare_number,
+    boxed,
+    marked,
+    one_line,
+    same_answer,
+    same_text,
+    whole,
+)
 from lorakit.train.rewards.symbolic import UngradableError, require_sympy, same_mathematics
 
 RewardFunction = Callable[..., list[float | None]]
@@ -90,9 +99,13 @@ def text_of(completion: Any) -> str:
 
 
 def _osmosis(suffix: str, extract: Extract) -> tuple[RewardFunction, ...]:
-    """Osmosis' figures: 3 for the form; 5, -2.5 or -4.5 (nonsense) for the answer; 0 in all when the form is missed."""
+    """Osmosis' figures: 3 for the form; 5, -2.5 or -4.5 (nonsense) for the answer; 0 in all when the form is missed.
+
+    A number in any but the plainest form (`42.`) is nonsense: recorded runs were paid so.
+    """
+    bare = functools.partial(same_answer, read=bare_number)
     return (in_form(f"format{suffix}", extract, right=3.0),
-            graded(f"answer{suffix}", extract, same_answer, right=5.0, wrong=-2.5, nonsense=-4.5, missing=0.0))
+            graded(f"answer{suffix}", extract, bare, right=5.0, wrong=-2.5, nonsense=-4.5, missing=0.0))
 
 
 SCHEMES: dict[str, tuple[RewardFunction, ...]] = {

@@ -7,6 +7,7 @@ thinks (up to the last `</think>`) is no answer, nor is what is ambiguous (two d
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 from lorakit.train.rewards.notation import unwrapped
@@ -20,6 +21,8 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MARKS = "$€£¥%"  # what may stand beside a number
 NUMBER = re.compile(r"(?=\D{0,3}[0-9])([+-]?)[$€£¥]?([+-]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?"
                     r"(?:(?<=[0-9])[eE][+-]?[0-9]{1,2})?)%?|([+-]?[0-9]+/[1-9][0-9]*)")
+BARE_NUMBER = re.compile(r"\$?([+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
+                         r"|[+-]?[0-9]+/[1-9][0-9]*)")
 SPELLED = (("−", "-"), ("{,}", ","), (r"\,", ","), (r"\$", "$"), (r"\%", "%"))
 LONGEST_NUMBER = 64
 
@@ -135,12 +138,22 @@ def number(text: str) -> Fraction | None:
     return Fraction(re.sub(r"\.(?![0-9])", "", digits))
 
 
+def bare_number(text: str) -> Fraction | None:
+    """The number that the text is, in the plainest form: a point stands between digits, and no sign but `$` beside them.
+
+    >>> bare_number("$1,250.50"), bare_number("3/4"), bare_number("42."), bare_number(".5")
+    (Fraction(2501, 2), Fraction(3, 4), None, None)
+    """
+    found = BARE_NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
+    return Fraction(found.group(1).replace(",", "")) if found else None
+
+
 def marks(text: str) -> str:
     """The signs of a currency or of percent beside a number."""
     return "".join(character for character in text if character in MARKS)
 
 
-def same_answer(given: str, answer: str) -> bool | None:
+def same_answer(given: str, answer: str, read: Callable[[str], Fraction | None] = number) -> bool | None:
     """Whether two answers are the same number or the same text; None if `given` is not even of the answer's kind.
 
     Text is of the answer's kind if it has no character of a class (letter, digit, blank, other) that the answer lacks.
@@ -150,9 +163,9 @@ def same_answer(given: str, answer: str) -> bool | None:
     >>> same_answer("cba", "abc"), same_answer("The word is abc.", "abc")
     (False, None)
     """
-    wanted, answer = number(answer.strip(BLANK)), answer.strip(BLANK)
+    wanted, answer = read(answer.strip(BLANK)), answer.strip(BLANK)
     if wanted is not None:
-        found = number(given)
+        found = read(given)
         if found is None:
             return None
         beside, wished = marks(given), marks(answer)
