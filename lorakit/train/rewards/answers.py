@@ -139,7 +139,7 @@ def number(text: str) -> Fraction | None:
 
 
 def bare_number(text: str) -> Fraction | None:
-    """The number that the text is, in the plainest form: a point stands between digits, and no sign but `$` beside them.
+    """The number that the text is in the plainest form: a point only between digits, no sign but `$` beside them.
 
     >>> bare_number("$1,250.50"), bare_number("3/4"), bare_number("42."), bare_number(".5")
     (Fraction(2501, 2), Fraction(3, 4), None, None)
