@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("experiment", nargs="?" if name == "plan" else None,
                          help=f"one of {', '.join(EXPERIMENTS)}" + ("; all without it" if name == "plan" else ""))
         sub.add_argument("--results", type=Path, help="folder of the records (default: book/results of the clone)")
-        sub.add_argument("--processes", type=int, help="worker processes (default: up to two on a CPU, one on a GPU)")
-        sub.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+        sub.add_argument("--processes", type=int, help="worker processes (default: up to two on a CPU, one a GPU)")
+        sub.add_argument("--device", help="cpu, cuda (all visible GPUs), or one such as cuda:1; default: GPUs if any")
         if name == "run":
             sub.add_argument("--time-budget", type=float, metavar="SECONDS",
                              help="start no pack that is predicted to end later")

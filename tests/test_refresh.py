@@ -9,6 +9,7 @@ from lorakit.records import Record, Store
 from lorakit.refresh import ParameterError, RefreshError, parse_parameters, refresh
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments
+from lorakit.study.devices import DeviceError
 from lorakit.study.experiments import Experiment
 from lorakit.study.sweeps import SweepError
 
@@ -215,6 +216,19 @@ def test_a_refresh_trains_all_that_the_profile_defines_for_the_chapter_and_count
     assert "01-first: 3 runs defined for gpu, record: trained 0, missing 0; experiments not defined: 1 (other)" in lines
     assert len(two_experiments) == 2, "nothing is asked for when nothing is missing"
     assert len(Store(tmp_path / "book" / "results").records("gpu", "three")) == 3
+
+
+def test_a_gpu_that_cannot_be_used_stops_a_refresh_before_any_chapter(tmp_path, monkeypatch, without_kernel,
+                                                                      two_experiments):
+    write_chapter(tmp_path, "01-first", "print(1)")
+
+    def refuse(*_, **__):
+        raise DeviceError("nothing was trained: torch is built without CUDA")
+
+    monkeypatch.setattr("lorakit.study.sweeps.run", refuse)
+    with pytest.raises(DeviceError, match="without CUDA"):
+        refresh(profile="gpu", root=tmp_path, report=quiet)
+    assert not (tmp_path / "_build").exists()
 
 
 def test_each_experiment_belongs_to_one_chapter_of_the_book():

@@ -9,6 +9,7 @@ from pathlib import Path
 from lorakit.epochs import stale
 from lorakit.records import Store
 from lorakit.study import experiments
+from lorakit.study.devices import DeviceError
 from lorakit.study.results import place_of
 
 
@@ -47,6 +48,9 @@ def complete(topic: str, profile: str, size: str, folder: Path, report: Callable
         profile, size: which of the experiments' definitions.
         folder: of the book's records.
         report: is called with one line before each sweep; the sweep's own progress goes to standard error.
+
+    Raises:
+        DeviceError: there is a GPU that torch cannot use; nothing was trained.
     """
     from lorakit.study import sweeps
 
@@ -70,7 +74,9 @@ def complete(topic: str, profile: str, size: str, folder: Path, report: Callable
             try:
                 sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs),
                            stale="retrain", progress=True)
-            except (sweeps.SweepError, ModuleNotFoundError) as error:
+            except DeviceError:  # concerns every run
+                raise
+            except Exception as error:  # noqa: BLE001 - one experiment must not stop the others
                 failures.append(f"{experiment.name}: {error}")
         after = current()
         defined, trained, missing = defined + len(ids), trained + len(after - before), missing + len(ids - after)
