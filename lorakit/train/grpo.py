@@ -187,7 +187,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             paid: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
             parts = [[None if math.isnan(v) else v for v in column] for column in paid.T.tolist()]
             self.lengths = [len(row) for row in completion_ids]
-            self.ended = [held_out.stop.length(row) is not None for row in completion_ids]
+            self.ended = [held_out.stop.length(row) == len(row) for row in completion_ids]
             book.add(step, parts, self.lengths, self.ended)
             return paid
 
