@@ -44,7 +44,12 @@ EPOCHS: dict[tuple[str, str], tuple[Epoch, ...]] = {
     ("packed", "sft"): _first("2026-11-22"),
     ("peft", "sft"): _first("2026-11-22"),
     ("trl", "sft"): _first("2026-11-22"),
-    ("packed", "grpo"): _first("2026-11-22"),
+    ("packed", "grpo"): (
+        *_first("2026-11-22"),
+        Epoch(2, "2026-11-25", "the scheme numeric reads more forms of a number (42., .5, other signs of minus), as a "
+              "right answer has to be paid in any of them; a policy that samples such a form is paid otherwise",
+              lambda spec: spec.get("reward") == "numeric"),
+    ),
     ("trl", "grpo"): _first("2026-11-22"),
 }
 

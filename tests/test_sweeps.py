@@ -127,7 +127,7 @@ def test_failed_runs_do_not_stop_the_others(tmp_path):
     short = dataclasses.replace(BASE, max_length=16)  # no row of this dataset fits
     with pytest.raises(sweeps.SweepError, match="1 of 3 runs failed") as error:
         sweeps.run([*specs(2), short], tmp_path, experiment="x", processes=1)
-    assert "max_length is 16" in str(error.value)
+    assert "more tokens than max_length=16" in str(error.value)
     assert short.id in str(error.value)
     store = Store(tmp_path)
     assert store.missing([*specs(2), short]) == [short]

@@ -30,15 +30,18 @@ def _last(path: str) -> str:
     return f"…/{name}" if name not in ("", "…", "~") else "…"
 
 
-def grouped(reasons: Mapping[str, str], runs: str = "runs") -> str:
+def grouped(reasons: Mapping[str, str], run: str = "run") -> str:
     """One line a reason: how many runs met it, and which.
 
     >>> print(grouped({"a": "no memory", "b": "no memory", "c": "no data"}))
       2 runs (a, b): no memory
-      1 runs (c): no data
+      1 run (c): no data
     """
     by_reason: dict[str, list[str]] = {}
-    for run, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(run)
-    return "\n".join(f"  {len(ids)} {runs} ({', '.join(ids[:NAMED])}{', …' if len(ids) > NAMED else ''}): {reason}"
-                     for reason, ids in by_reason.items())
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    lines = []
+    for reason, ids in by_reason.items():
+        named = ", ".join(ids[:NAMED]) + (", …" if len(ids) > NAMED else "")
+        lines.append(f"  {len(ids)} {run if len(ids) == 1 else f'{run}s'} ({named}): {reason}")
+    return "\n".join(lines)
