@@ -24,12 +24,14 @@ class Experiment:
         question: one sentence.
         runs: (profile, size) to a function that lists the specs; absent where it is not defined.
         engine: of `lorakit.study.sweeps` that runs them, unless a spec asks for another: see `engine_for`.
+        under_way: its records come in over days; until they are whole no page may read them.
     """
 
     name: str
     question: str
     runs: dict[tuple[str, str], Specs] = field(default_factory=dict)
     engine: str = "packed"
+    under_way: bool = False
 
     def specs(self, profile: str, size: str) -> list[Any]:
         """The specs of a profile and size; an empty list where the experiment is not defined."""

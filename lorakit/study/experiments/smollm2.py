@@ -62,13 +62,13 @@ def _rl_layers() -> list[GRPOSpec]:
 EXPERIMENTS = tuple(
     Experiment(f"smollm2-rank-{seed}", f"E1: LoRA and full fine-tuning of SmolLM2-135M, rates screened, seed {seed}.", {
         ("cpu", "record"): partial(_screen, seed),
-    }) for seed in SCREENED) + tuple(
+    }, under_way=True) for seed in SCREENED) + tuple(
     Experiment(f"smollm2-layers-{seed}", f"E2: attention, MLP or both on SmolLM2-135M, rates screened, seed {seed}.", {
         ("cpu", "record"): partial(_layers, seed),
-    }) for seed in BOTH_SCREENED) + tuple(
+    }, under_way=True) for seed in BOTH_SCREENED) + tuple(
     Experiment(f"smollm2-grpo-{task}-{seed}", f"E3: GRPO on SmolLM2-135M, {task}, rates screened, seed {seed}.", {
         ("cpu", "record"): partial(_rl, task, seed),
-    }) for task in E3_TASKS for seed in E3_SCREENED) + (
+    }, under_way=True) for task in E3_TASKS for seed in E3_SCREENED) + (
     Experiment("smollm2-grpo-layers", "E3: attention or MLP in GRPO on SmolLM2-135M, rates screened, one seed.", {
         ("cpu", "record"): _rl_layers,
-    }),)
+    }, under_way=True),)
