@@ -39,7 +39,7 @@ help:
 	@echo "make test              ruff, mypy and pytest"
 	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
 	@echo "make lint              ruff and mypy alone"
-	@echo "make record            train what the records lack (hours; resumable), then execute what changed"
+	@echo "make record            train what the records lack (SmolLM2: days of two cores; resumable), then execute what changed"
 	@echo "make clean             remove what was built; .venv and records stay"
 	@echo "PYTHON=python3.12 names the interpreter; UV_TORCH_BACKEND=cpu gets the small torch on Linux without a GPU."
 
