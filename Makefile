@@ -65,7 +65,7 @@ book: $(READY)
 	@echo "The book's first page: $(PAGE)"
 
 test: lint
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # An environment of its own, since vLLM pins what the book does not. On a GPU it holds the extra's own vLLM; elsewhere
 # one person's build of the same version for processors, a tool of these tests and of nothing else.

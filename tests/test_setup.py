@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,11 @@ def test_pre_commit_hooks_use_the_pinned_tools():
 
 def test_this_python_is_one_of_those_promised():
     assert (3, 11) <= sys.version_info[:2] <= (3, 13)
+
+
+def test_the_book_reads_no_page_of_an_environment():
+    """Each environment that the Makefile makes in the clone holds Markdown of its packages."""
+    made = set(re.findall(r"\.venv[\w-]*", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    patterns = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["exclude_patterns"]
+    assert len(made) == 2
+    assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in made)
