@@ -112,9 +112,21 @@ def left_out(cells: list[Cell]) -> tuple[tuple[float, float, float], dict[str, C
     return fit(cells), {model: power_law(*fit([c for c in cells if c.model != model])) for model in models}
 
 
-def main() -> None:
+def kept(cells: list[Cell]) -> dict[str, object]:
+    """What the chapter on learning rates prints: how many cells and models, and each rule's mean and largest regret."""
     from lorakit.theory.learning_rate import LORA_AT_2000, RANK_POWER, WIDTH_POWER
 
+    rules = {"law": power_law(LORA_AT_2000, WIDTH_POWER, RANK_POWER), "tinker": tinker, "constant": lambda _: 3e-4}
+    found = {name: costs(cells, rule) for name, rule in rules.items()}
+    return {"cells": len(cells), "models": len({cell.model for cell in cells}),
+            "regret": {name: {"mean": one[0], "largest": one[2]} for name, one in found.items()}}
+
+
+def main() -> None:
+    from lorakit.study.public import keep
+    from lorakit.theory.learning_rate import LORA_AT_2000, RANK_POWER, WIDTH_POWER
+
+    keep(REPOSITORY / "book" / "results", learning_rate=kept(public_cells()))
     public, own = public_cells(), smollm2_cells()
     fitted, without = left_out(public + own)
     print(f"{len(public)} public cells of {len({c.model for c in public})} models, {len(own)} of SmolLM2-135M")

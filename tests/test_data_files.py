@@ -40,8 +40,8 @@ FILES = {
     "rows.json": json.dumps(ROWS, ensure_ascii=False).encode(), "pretty.json": json.dumps(ROWS, indent=1).encode(),
     "columns.json": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}, indent=1).encode(),
     "splits.json": json.dumps({"train": ROWS}).encode(), "rows.csv": table(",").encode("utf-8-sig"),
-    "rows.tsv": table("\t").encode(), "rows.csv.gz": gzip.compress(table(",").encode()),
-    "rows.jsonl.gz": gzip.compress(LINES.encode()), "unnamed": gzip.compress(LINES.encode()),
+    "rows.tsv": table("\t").encode(), "rows.csv.gz": gzip.compress(table(",").encode(), mtime=0),
+    "rows.jsonl.gz": gzip.compress(LINES.encode(), mtime=0), "unnamed": gzip.compress(LINES.encode(), mtime=0),
     "rows.jsonl.xz": lzma.compress(LINES.encode()), "rows.jsonl.bz2": bz2.compress(LINES.encode()),
     "rows.parquet": parquet(),
 }
@@ -66,7 +66,7 @@ LATIN = "\n".join(json.dumps(row, ensure_ascii=False) for row in [{"a": 1}, {"a"
     ("deep.jsonl", b'{"a": ' + b"[" * 10**5, "line 1 is not JSON"),
     ("half.json", b'[{"prompt": "a"},', "is not a JSON array"),
     ("half.parquet", b"PAR1" + b"\x15\x04" * 9 + b"PAR1", "is not a whole parquet file"),
-    ("half.gz", gzip.compress(LINES.encode())[:-9], r"half\.gz cannot be read"),
+    ("half.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], r"half\.gz cannot be read"),
     ("half.xz", lzma.compress(LINES.encode())[:-9], r"half\.xz cannot be read"),
     ("book.xlsx", b"PK\x03\x04\xff\xfe\x00", "is not UTF-8"),
     ("short.csv", b"prompt,completion\na,b\nc\n", r"row 2 \(line 3\) has not the fields .*: prompt, completion"),
@@ -94,7 +94,8 @@ def test_long_fields_and_empty_files(tmp_path):
 def test_a_folder_keeps_the_splits_that_its_files_name(tmp_path):
     parts = {"data/train-00000-of-00002.parquet": FILES["rows.parquet"],
              "data/train-00001-of-00002.jsonl": LINES.encode(),
-             "data/val-00000-of-00001.csv": table(",").encode(), "test/latest.jsonl.gz": gzip.compress(LINES.encode()),
+             "data/val-00000-of-00001.csv": table(",").encode(),
+             "test/latest.jsonl.gz": gzip.compress(LINES.encode(), mtime=0),
              "README.md": b"# read me", ".cache.jsonl": b"{"}
     for name, content in parts.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,8 +1,10 @@
+import json
 import math
 from pathlib import Path
 
 import pytest
 
+from lorakit.study import public
 from lorakit.theory import learning_rate as theory
 from lorakit.theory.configs import ConfigError
 from lorakit.theory.learning_rate import CONVENTIONS, LearningRateError, recommend_learning_rate, translate
@@ -164,6 +166,8 @@ def test_what_the_docstring_says_of_public_cells_is_what_they_say(monkeypatch):
     known = [cell for cell in cells if cell.family != "other"]
     costs = [fit.costs(known, rule)[0] for rule in (law, fit.tinker, lambda cell: 3e-4)]
     assert [round(cost, 2) for cost in costs] == [0.19, 0.45, 0.33]
+    mine = public.kept(Path(__file__).parents[1] / "book" / "results")["learning_rate"]
+    assert mine == json.loads(json.dumps(fit.kept(cells)))
     config = {"model_type": "llama", "hidden_size": cells[0].hidden}
     assert recommend_learning_rate(config, cells[0].rank).learning_rate == pytest.approx(law(cells[0]))
 

@@ -215,15 +215,21 @@ def _complete(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def kept(results: Path) -> dict[str, Any]:
-    """The figures that the project keeps, as `main` wrote them."""
+    """The figures that the project keeps, as `keep` wrote them."""
     found: dict[str, Any] = json.loads((results / "public.json").read_text(encoding="utf-8"))
     return found
 
 
+def keep(results: Path, **parts: Any) -> None:
+    """Put parts of the figures into the file that pages read; the others stay as they are."""
+    path = results / "public.json"
+    before = kept(results) if path.exists() else {}
+    path.write_text(json.dumps(before | parts, indent=1) + "\n", encoding="utf-8")
+
+
 def main(folder: str, results: str = "book/results") -> None:
-    """Compute every figure and write the file that the page reads."""
-    data = {"sources": SOURCES, "figures": figures(Path(folder))}
-    (Path(results) / "public.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    """Compute every figure of the page on others' runs and keep it."""
+    keep(Path(results), sources=SOURCES, figures=figures(Path(folder)))
 
 
 if __name__ == "__main__":
