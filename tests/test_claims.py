@@ -198,7 +198,7 @@ def test_the_page_shows_each_verdict_alike():
 
     good, bad = evaluate(C1, [evidence(make())]), replace(evaluate(C1, [evidence(make(worse))]))
     pages = {v.outcome: ledger_markdown([v]) for v in (good, bad)}
-    assert "1 claims: 1 holds, 0 does not hold" in pages["holds"]
+    assert "1 claims: 1 holds at this scale." in pages["holds"]
     assert "| **does not hold at this scale** |" in pages["does not hold"]
     assert "## C1: does not hold at this scale" in pages["does not hold"]
     forms = [[line[:3] for line in page.splitlines()] for page in pages.values()]
@@ -216,7 +216,9 @@ def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
     assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
                      "not tested at this scale": "not tested at this scale"}
     assert outcome_words(replace(seen, seeds=0)) == "holds at this scale", "a count is exact on any model"
-    assert "## C1: seen on tiny" in ledger_markdown([seen])
+    page = ledger_markdown([seen, replace(seen, outcome="does not hold"), seen])
+    assert "## C1: seen on tiny" in page
+    assert "3 claims: 2 seen on tiny, 1 not seen on tiny." in page
 
 
 def test_the_page_lists_smaller_scales_too():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from lorakit.study.claims import Verdict
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, OUTCOMES, UNTESTED
+from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED
 
 SCALE_WORDS = {
     HOLDS: "holds at this scale",
@@ -70,7 +71,8 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
 
     Every verdict, for a source or against it, has the same form and the same size.
     """
-    counts = ", ".join(f"{sum(v.outcome == outcome for v in verdicts)} {outcome}" for outcome in OUTCOMES)
+    counted = Counter(outcome_words(verdict) for verdict in verdicts)
+    counts = ", ".join(f"{count} {words}" for words, count in counted.most_common())
     return "\n".join([
         "# Claims and verdicts",
         "",
