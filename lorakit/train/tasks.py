@@ -167,12 +167,20 @@ def real_text() -> TextData:
     return TextData("real-text", splits, stream=True)
 
 
+def gsm8k_answers() -> TextData:
+    """GSM8K's problems and worked answers (MIT), of which the answers are learnt; not shipped."""
+    from lorakit.train.gsm8k import worked_answers
+
+    return TextData("gsm8k-answers", worked_answers())
+
+
 BUILDERS: dict[str, Callable[[], TextData]] = {
     "reworded-skills": reworded_skills,
     "reworded-skills-replay": reworded_skills_replay,
     "new-skills": new_skills,
     "random-associations": random_associations,
     "real-text": real_text,
+    "gsm8k-answers": gsm8k_answers,
     **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384, 1536)},
     **{f"secret-{count}": partial(secret_data, count) for count in SECRETS},
 }

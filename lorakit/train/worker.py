@@ -112,10 +112,11 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
 
 
 def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
-              save_to: str | None = None) -> tuple[list[Record], dict[str, str]]:
+              save_to: str | None = None, probes: bool = True) -> tuple[list[Record], dict[str, str]]:
     """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
 
     Args:
+        probes: also the measurements of `train_pack` that cost more than a run on a GPU.
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
 
     Returns:
@@ -137,7 +138,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
 
         results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step) for spec in specs]
     else:
-        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step)
+        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step, probes=probes)
     records, unsaved = [to_record(result, device, made) for result in results], {}
     if save_to is not None:
         from lorakit.train.packed.export import export

@@ -1,4 +1,4 @@
-"""The rules for SmolLM2-135M on two cores, written on 2026-11-25 before the first run of its experiments."""
+"""The rules for SmolLM2-135M, written on 2026-11-25 before the first run of its experiments; GPU and E5: 2026-11-26."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ E1_PROTOCOL = (
     "screened on seeds 0 and 1 (0 to 4 for full fine-tuning and ranks 1 and 16); each arm's rate is the one of least "
     "mean validation loss at the end. Verdicts on losses are read at that rate on eight fresh seeds (100 to 107), on "
     "the same 16,384 tokens of test text for all. A chosen rate at the end of its grid widens the grid for all arms."
+)
+GPU_DATE = "2026-11-26"  # before the first run of these experiments on a GPU
+GPU_PROTOCOL = (
+    "On a GPU the same, with base weights in bfloat16 (adapters in float32; full fine-tuning over float32 masters) and "
+    "1,000 steps where two cores take 400 of real text; GSM8K's worked answers keep 400 steps, RL its 150. Runs on a "
+    "GPU and on two cores are never mixed in one verdict."
+)
+E1_LONG_PROTOCOL = (
+    "E1 once more with rows of 256 tokens for full fine-tuning and rank 16, screened on two seeds and confirmed on "
+    "eight: E1's rule for C1 is applied and printed beside it, and decides nothing."
 )
 E1_C1_RULE = (
     "Test loss at the end, LoRA minus full fine-tuning, paired by seed, in per cent of full fine-tuning's mean "
@@ -89,4 +99,18 @@ E3_C6_RULE = (
     "On the sums: attention of rank 26 minus the MLP of rank 16, each at the rate screened on one seed, five fresh "
     "seeds: holds if the 95 % interval of the difference in test accuracy lies below 0, does not hold if it lies above "
     f"minus {E3_MARGIN:.0%} of full fine-tuning's gain and reaches 0."
+)
+E5_DATE = GPU_DATE
+E5_PROTOCOL = (
+    "As E1, with rows of 32 tokens: 7,680 sequences in each run, in 240 steps of 32 or in 30 steps of 256. Full "
+    "fine-tuning, ranks 16 and 64. Rates are screened on seeds 0 and 1 at each batch size, verdicts read at the chosen "
+    "rate on eight fresh seeds."
+)
+E5_C5_RULE = (
+    "Test loss at the end, LoRA minus full fine-tuning, paired by seed, at each batch size: the gap. What the larger "
+    "batch adds to the gap, in per cent of full fine-tuning's mean improvement over the base at the smaller batch. "
+    "(a) Holds if the 95 % interval lies above 0 for both ranks; does not hold if one lies wholly below 0, or both lie "
+    f"within ± {MARGIN:.0%}, after Bonferroni's correction. (b) What rank 64 adds less than rank 16, judged apart: the "
+    "source says that rank does not help, which holds if the 95 % interval lies within "
+    f"± {MARGIN:.0%}, and does not hold if it lies wholly above. Otherwise inconclusive."
 )

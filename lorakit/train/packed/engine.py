@@ -72,7 +72,7 @@ def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
 
 
 def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
-               keep_weights: bool = False, on_step: OnStep | None = None) -> list[RunResult]:
+               keep_weights: bool = False, on_step: OnStep | None = None, probes: bool = True) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -81,6 +81,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         splits: `train`, `validation` and `test` sequences.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights.
+        probes: also measure what full fine-tuning's ΔW keeps when it is cut to each rank, and what adapters lose when
+            they are rounded to bfloat16; a dozen more evaluations, and an SVD a layer.
         on_step: called with (steps done, steps in all, losses (K,)) when the base is evaluated, and after every step.
 
     Returns:
@@ -142,8 +144,8 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         ends = [evaluate(packed, split).tolist() for split in final] if first.final_evaluation_tokens else [
             [curve[f"{name}_loss"][-1] for curve in curves] for name in ("validation", "test")]
         deltas = packed.delta_norms()
-        extra = (truncated_losses(packed, test, evaluate) if packed.is_full else
-                 _rounded_losses(packed, {"validation": validation, "test": test}))
+        extra = [{}] * count if not probes else truncated_losses(packed, test, evaluate) if packed.is_full else (
+            _rounded_losses(packed, {"validation": validation, "test": test}))
         seconds = (time.perf_counter() - started) / count
         results = []
         for k, spec in enumerate(specs):

@@ -251,8 +251,9 @@ def _spectral_norms(factor: torch.Tensor) -> torch.Tensor:
     wide = wide if wide.shape[1] <= wide.shape[2] else wide.transpose(1, 2)
     gram = torch.bmm(wide, wide.transpose(1, 2))
     finite = torch.isfinite(gram).all(dim=(1, 2))
-    largest = torch.linalg.eigvalsh(gram.where(finite.view(-1, 1, 1), 0.0))[:, -1].clamp(min=0).sqrt()
-    return largest.where(finite, math.nan).cpu()
+    # on the CPU: a GPU takes one of these small matrices after another
+    largest = torch.linalg.eigvalsh(gram.where(finite.view(-1, 1, 1), 0.0).cpu())[:, -1].clamp(min=0).sqrt()
+    return largest.where(finite.cpu(), math.nan)
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
