@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import pytest
 
+from lorakit.records import Store
 from lorakit.study.experiments import EXPERIMENTS
+from lorakit.study.experiments.smollm2 import CHOSEN, SCREENED, rank_arms
 
+RESULTS = Path(__file__).parents[1] / "book" / "results"
 SIZES = {"live": ("cpu", "live"), "record": ("cpu", "record"), "gpu": ("gpu", "record"), "paper": ("paper", "record")}
 IS_SMOLLM2 = "it is SmolLM2 on two cores: on a GPU that is the gpu definition of the experiment without the suffix"
 SLOW = "a step takes SmolLM2 up to a second, and its weights are fetched: a live run uses embedded ones, in 90 s"
+UNSCREENED = "its rates are those that the screening chose, and on two cores that is not whole"
 REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
 EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
 PAID = "no task is known on which SmolLM2 meets a new form at times: it earned nothing on any of reasoning-gym"
@@ -25,8 +30,9 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "learning-rate-width-256": {"gpu": "SmolLM2 has one width", "paper": "one rung of `learning-rate-width`"},
     "learning-rate-invariance": {"paper": "an identity of algebra, and 8 billion weights in float64 are 64 GB"},
     **{f"learning-rate-smollm2-{seed}": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for seed in range(5)},
-    **{name: {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2} for name in EXPERIMENTS
-       if name.startswith("smollm2-")},
+    **{name: {"live": SLOW, "paper": IS_SMOLLM2} for name in EXPERIMENTS if name.startswith("smollm2-")},
+    **{f"smollm2-rank-{name}": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2}
+       for name in ("confirmed", "early")},
     **{f"secret-{name}": {"gpu": EVENLY, "paper": EVENLY} for name in ("reward", "example", "wait")},
     "grpo-form": {"gpu": PAID},
     "grpo-form-factors": {"gpu": PAID},
@@ -65,7 +71,7 @@ def test_a_gpu_runs_smollm2_and_the_paper_pinned_models_of_the_hub_with_three_se
     for size, start in (("gpu", "smollm2-135m-instruct-q4@"), ("paper", ("meta-llama/", "Qwen/", "HuggingFaceTB/"))):
         specs = specs_of(name, size)
         assert all(spec.model.startswith(start) for spec in specs)
-        assert {spec.seed for spec in specs} in (set(), {0, 1, 2})
+        assert {spec.seed for spec in specs} in (set(), {0, 1, 2}) or name.startswith("smollm2-")  # a file a seed
         assert all(len(spec.model.partition("@")[2]) == 40 for spec in specs if size == "paper")
 
 
@@ -82,3 +88,19 @@ def test_a_gpu_has_its_base_in_bfloat16_unless_the_question_is_one_of_precision(
     asks_for_more = {"learning-rate-invariance": {"float64"}, **{  # recipes tell bfloat16 from float32
         f"grpo-{recipes}": {"float32", "bfloat16"} for recipes in ("factors", "recipes", "sync")}}
     assert {spec.dtype for spec in specs_of(name, "gpu")} in (set(), asks_for_more.get(name, {"bfloat16"}))
+
+
+def test_the_confirmed_rates_are_those_of_the_least_mean_validation_loss_on_the_screened_seeds():
+    for profile, chosen in CHOSEN.items():
+        specs = [spec for seed in SCREENED for spec in EXPERIMENTS[f"smollm2-rank-{seed}"].specs(profile, "record")]
+        records = Store(RESULTS).find(spec.id for spec in specs)
+        losses: dict[str, dict[float, list[float]]] = {}
+        for name, arm in rank_arms(specs[0]).items():
+            mine = [spec for spec in specs if (spec.lora, spec.full_targets) == (arm.lora, arm.full_targets)]
+            if all(spec.id in records for spec in mine):
+                for spec in mine:
+                    loss = records[spec.id].metrics["validation_loss"]
+                    losses.setdefault(name, {}).setdefault(spec.learning_rate, []).append(loss)
+        best = {name: min(rates, key=lambda rate: sum(rates[rate])) for name, rates in losses.items()}
+        assert best == chosen
+        assert all(min(losses[name]) < rate < max(losses[name]) for name, rate in best.items())

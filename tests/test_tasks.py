@@ -26,7 +26,10 @@ def prompts(rows):
     return {"".join(text for text, learn in row if not learn) for row in rows}
 
 
-@pytest.mark.parametrize("name", sorted(known_names()["datasets"]))
+SHIPPED = [name for name in BUILDERS if name != "gsm8k-answers"]  # which is read from elsewhere: test_gsm8k.py
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED))
 def test_every_shipped_dataset_is_the_one_that_is_listed(name):
     data = load_dataset(name)
     assert data.hash == known_names()["datasets"][name]
@@ -39,10 +42,11 @@ def test_the_list_and_the_builders_name_the_same_datasets():
 
 
 def test_a_hash_does_not_depend_on_the_process():
-    code = "from lorakit.train.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items()))"
+    code = ("from lorakit.train.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items() "
+            "if n != 'gsm8k-answers'))")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            env={"PYTHONHASHSEED": "7"}).stdout.split()
-    assert found == [f"{name}@{builder().hash}" for name, builder in BUILDERS.items()]
+    assert found == [f"{name}@{BUILDERS[name]().hash}" for name in SHIPPED]
 
 
 @pytest.mark.parametrize("name", ["reworded-skills", "new-skills"])

@@ -62,6 +62,15 @@ def confirm(arms: Mapping[str, Any], rates: Mapping[str, float], seeds: Iterable
             for spec in vary(replace(arms[name], learning_rate=rate), seed=list(seeds))]
 
 
+# Least mean validation loss of the screened seeds (a test chooses again from the records); no end of a grid among them.
+# Full fine-tuning of the linear layers is not screened yet.
+CHOSEN: dict[str, dict[str, float]] = {"gpu": {FULL: 2.15e-5, **{f"rank {rank}": 2.15e-4 for rank in RANKS}}}
+
+
+def _confirmed(profile: str) -> list[SFTSpec]:
+    return confirm(rank_arms(_base(profile)), CHOSEN[profile])
+
+
 def confirm_early(base: SFTSpec, rate: float) -> list[SFTSpec]:
     """C4: the first steps of every rank at rank 16's rate, evaluated at each."""
     early = replace(base, steps=EARLY_STEPS, evaluations=EARLY_STEPS, learning_rate=rate, evaluation_tokens=16_384,
@@ -142,15 +151,23 @@ def _long(profile: str, seed: int) -> list[SFTSpec]:
     return _rates((arms[FULL], arms["rank 16"]))
 
 
-def _defined(name: str, question: str, make: Any) -> Experiment:
-    """An experiment of both profiles; `make(profile)` lists its specs."""
-    runs: dict[tuple[str, str], Any] = {(profile, "record"): partial(make, profile) for profile in ("cpu", "gpu")}
+def _early(profile: str) -> list[SFTSpec]:
+    return confirm_early(_base(profile), CHOSEN[profile]["rank 16"])
+
+
+def _defined(name: str, question: str, make: Any, profiles: Iterable[str] = ("cpu", "gpu")) -> Experiment:
+    """An experiment; `make(profile)` lists its specs."""
+    runs: dict[tuple[str, str], Any] = {(profile, "record"): partial(make, profile) for profile in profiles}
     return Experiment(name, question, runs, under_way=True)
 
 
 EXPERIMENTS = (
     *(_defined(f"smollm2-rank-{seed}", f"E1: LoRA and full fine-tuning of SmolLM2-135M, rates screened, seed {seed}.",
                partial(_screen, seed=seed)) for seed in SCREENED),
+    _defined("smollm2-rank-confirmed", "E1: every arm at the rate that was chosen for it, eight fresh seeds.",
+             _confirmed, CHOSEN),
+    _defined("smollm2-rank-early", "E1: the first ten steps of every rank at one rate, eight fresh seeds.",
+             _early, CHOSEN),
     *(_defined(f"smollm2-layers-{seed}", f"E2: attention, MLP or both on SmolLM2-135M, rates screened, seed {seed}.",
                partial(_layers, seed=seed)) for seed in BOTH_SCREENED),
     *(_defined(f"smollm2-layers-gsm8k-{seed}", f"E2 on GSM8K's worked answers, rates screened, seed {seed}.",
