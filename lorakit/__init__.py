@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorakit.analysis.sweep import Sweep as Sweep
     from lorakit.grpo_spec import GRPOSpec as GRPOSpec
     from lorakit.records import Record as Record
     from lorakit.records import Store as Store
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Record": "lorakit.records:Record",
     "Store": "lorakit.records:Store",
+    "Sweep": "lorakit.analysis.sweep:Sweep",
     "LoRASpec": "lorakit.specs:LoRASpec",
     "SFTSpec": "lorakit.specs:SFTSpec",
     "GRPOSpec": "lorakit.grpo_spec:GRPOSpec",

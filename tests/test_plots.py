@@ -5,6 +5,7 @@ import altair as alt
 import pandas as pd
 import pytest
 
+from lorakit.analysis import marks as marks_of
 from lorakit.study import palette, plots, rendering
 
 WHITE, DARK = "#ffffff", "#121212"
@@ -28,9 +29,10 @@ def sweep_frame(*, diverged=("full", 1e-1)):
 
 
 def embedded(chart):
-    """The rows that the chart carries with it."""
-    (rows,) = chart.to_dict()["datasets"].values()
-    return pd.DataFrame(rows)
+    """The rows that the chart's lines carry with them."""
+    drawn = chart.to_dict()
+    name = next(part["data"]["name"] for part in [drawn, *drawn["layer"]] if part.get("data", {}).get("name"))
+    return pd.DataFrame(drawn["datasets"][name])
 
 
 def marks(chart):
@@ -70,49 +72,88 @@ def test_arms_of_one_rank_differ_in_colour():
     assert near[1] not in {palette.rank_color(18), near[0]}, "hues of nearly one rank look alike"
 
 
-def test_loss_against_steps_draws_the_best_rate_of_each_arm():
+def test_loss_against_steps_draws_the_mean_of_each_arm_at_its_best_rate():
     rows = embedded(plots.loss_against_steps(sweep_frame()))
-    last = rows[rows["step"] == 10].set_index(["arm", "seed"])
-    assert last.loc[("full", 0), "learning_rate"] == 1e-3
-    assert last.loc[("rank 4", 1), "learning_rate"] == 1e-2
-    assert last.loc[("rank 4", 1), "test_loss"] == pytest.approx(2.01)
+    last = rows[rows["step"] == 10].set_index("arm")
+    assert last.loc["full", "test_loss"] == pytest.approx(2.005), "at 1e-3; other rates end at 2.5 and more"
+    assert last.loc["rank 4", "test_loss"] == pytest.approx(2.005), "at 1e-2"
     assert set(rows["step"]) == {1, 10}
 
 
-def test_every_chart_of_runs_shows_seeds_and_their_mean():
+def test_every_chart_of_runs_shows_mean_and_interval_and_names_the_lines():
     frame = sweep_frame()
     for chart in (plots.loss_against_steps(frame), plots.u_curve(frame),
                   plots.early_steps(frame, learning_rate=1e-3, reference="rank 4")):
-        assert marks(chart)[:2] == ["line", "point"]
-        mean, seeds = chart.to_dict()["layer"][:2]
-        assert mean["encoding"]["y"]["aggregate"] == "mean"
-        assert "aggregate" not in seeds["encoding"]["y"]
+        assert marks(chart)[:3] == ["area", "line", "point"]
+        band, mean, points = chart.to_dict()["layer"][:3]
+        assert {band["encoding"][end]["field"] for end in ("y", "y2")} == {"low", "high"}
         assert "strokeDash" in mean["encoding"]
-        assert "shape" in seeds["encoding"]
+        assert "shape" in points["encoding"]
+        named = "text" in marks(chart)
+        assert named != bool(mean["encoding"]["color"]["legend"]), "at the ends of lines, or in a legend"
+
+
+def test_a_band_is_the_t_interval_over_seeds_and_one_seed_has_none():
+    frame = pd.DataFrame({"arm": "full", "seed": [0, 1, 0], "step": [1, 1, 2], "test_loss": [1.0, 3.0, 2.0]})
+    rows = embedded(plots.lines(frame, "step", "test_loss"))
+    first, second = (rows[rows["step"] == step].iloc[0] for step in (1, 2))
+    assert (first["test_loss"], first["seeds"]) == (2, 2)
+    assert first["high"] - 2 == pytest.approx(12.706, rel=1e-3)  # t at 97.5 % with one degree of freedom, times 1
+    assert pd.isna(second["low"])
+
+
+def test_ticks_are_where_the_data_are():
+    axis = plots.loss_against_steps(sweep_frame()).to_dict()["layer"][1]["encoding"]["x"]["axis"]
+    assert axis["values"] == [1, 10]
+
+
+@pytest.mark.parametrize(("heights", "apart", "expected"), [
+    ([0, 0, 0], 1, [0, 1, 2]), ([9, 9], 2, [7, 9]), ([1, 5, 5.5], 1, [1, 4.75, 5.75]), ([2.0], 1, [2])])
+def test_names_of_lines_keep_apart_and_within_the_chart(heights, apart, expected):
+    assert marks_of.spaced(heights, apart, 0, 9) == pytest.approx(expected)
+
+
+def test_a_title_stands_above_its_note_and_breaks_for_a_narrow_page():
+    title = plots.lines(pd.DataFrame({"arm": ["full"], "step": [1], "test_loss": [1.0]}), "step", "test_loss",
+                        title="a finding that takes more than the forty-eight characters of a line", note="3 seeds")
+    heading = title.to_dict()["title"]
+    assert len(heading["text"]) == 2
+    assert heading["subtitle"] == ["3 seeds"]
 
 
 def test_u_curve_rings_the_best_rate_and_keeps_the_diverged_runs_at_the_top():
     chart = plots.u_curve(sweep_frame())
     rows = embedded(chart)
-    lost = rows[rows["fate"] != "finished"]
+    lost = rows[rows["lost"] > 0]
+    assert lost["lost"].tolist() == [2], "both seeds"
     assert set(zip(lost["arm"], lost["learning_rate"], strict=True)) == {("full", 0.1)}
     top = chart.to_dict()["layer"][0]["encoding"]["y"]["scale"]["domain"][1]
     assert (lost["test_loss"] == top).all()
-    assert set(rows.loc[rows["best"], "learning_rate"]) == {1e-3, 1e-2}
+    assert set(rows.loc[rows["best"] == True, "learning_rate"]) == {1e-3, 1e-2}  # noqa: E712
     assert chart.to_dict()["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+def test_a_u_curve_of_accuracies_has_its_peak_ringed_and_failures_at_the_bottom():
+    frame = sweep_frame().assign(test_accuracy=lambda rows: 1 - rows["test_loss"] / 4)
+    chart = plots.u_curve(frame, y="test_accuracy")
+    rows, (bottom, top) = embedded(chart), chart.to_dict()["layer"][1]["encoding"]["y"]["scale"]["domain"]
+    assert set(rows.loc[rows["best"] == True, "learning_rate"]) == {1e-3, 1e-2}  # noqa: E712
+    assert (rows.loc[rows["lost"] > 0, "test_accuracy"] == bottom).all()
+    assert top > rows["test_accuracy"].max()
 
 
 def test_u_curve_puts_runs_above_the_ceiling_with_the_diverged():
     rows = embedded(plots.u_curve(sweep_frame(diverged=()), ceiling=2.6))
-    assert set(rows["fate"]) == {"finished", "diverged or above the chart"}
+    assert (rows["lost"] > 0).any()
+    assert (rows["lost"] == 0).any()
     assert rows["test_loss"].max() <= 2.6
 
 
 def test_early_steps_subtracts_the_reference_seed_by_seed():
     rows = embedded(plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 4"))
     assert (rows.loc[rows["arm"] == "rank 4", "test_loss_difference"] == 0).all()
-    late = rows[(rows["arm"] == "full") & (rows["step"] == 10)]
-    assert late["test_loss_difference"].tolist() == pytest.approx([-0.5, -0.5])
+    late = rows[(rows["arm"] == "full") & (rows["step"] == 10)].iloc[0]
+    assert [late["test_loss_difference"], late["low"], late["high"]] == pytest.approx([-0.5] * 3), "no noise: paired"
 
 
 def test_early_steps_names_the_arms_that_there_are():
@@ -212,4 +253,4 @@ def test_glue_returns_the_words_of_the_page():
 
 def test_a_u_curve_of_runs_that_all_finished_has_no_cross():
     rows = embedded(plots.u_curve(sweep_frame(diverged=None), ceiling=4.0))
-    assert set(rows["fate"]) == {"finished"}
+    assert (rows["lost"] == 0).all()

@@ -36,10 +36,11 @@ def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatc
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - it is our own text
-    assert len(names["records"]) == 18
-    assert {r.status for r in names["records"]} == {"ok"}
+    assert len(names["sweep"]) == len(names["specs"])
+    assert {r.status for r in names["sweep"]} == {"ok"}
     assert names["mine"].startswith("mine@")
     assert "rank 16" in capsys.readouterr().out
+    assert "vega" in (tmp_path / "u_curve.html").read_text(encoding="utf-8")
     assert names["best"].metrics["test_loss"] < names["best"].metrics["base_test_loss"]
     # the adapter acts: its logits differ from the bare base's
     ids = names["tokenizer"]("3 and 4 make ", return_tensors="pt")["input_ids"]
@@ -50,7 +51,7 @@ def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatc
     from lorakit.study.workers import Worker
 
     monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
-    assert len(names["lk"].run(names["specs"], "runs")) == 18
+    assert len(names["lk"].run(names["specs"], "runs")) == len(names["specs"])
 
 
 def test_the_rl_example_learns_from_a_reward_of_ones_own(tmp_path, monkeypatch, capsys):

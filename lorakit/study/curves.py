@@ -218,6 +218,8 @@ def _check(frame: pd.DataFrame) -> None:
         raise FrameError("the frame is empty: run the experiment first")
     for column in ("model", "dataset", "batch_size"):
         values = frame[column].unique()
-        if len(values) > 1:
+        within = frame.groupby("arm")[column].nunique().max() if column == "batch_size" else len(values)
+        if within > 1:
             raise FrameError(f"the frame mixes {len(values)} values of {column}: {', '.join(map(str, values))}; "
-                             f"filter it to one, for example frame[frame.{column} == {values[0]!r}]")
+                             f"filter it to one, for example frame[frame.{column} == {values[0]!r}], or of a sweep "
+                             f"sweep.only({column}={values[0]!r})")

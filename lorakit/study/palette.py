@@ -13,6 +13,7 @@ from itertools import cycle
 from typing import Any
 
 INK = "currentColor"
+HEIGHT = 340  # of a chart, in pixels
 MAX_RANK = 512
 NEAR = 1.5  # factor between two ranks below which their hues on the ramp look alike
 RAMP = ("#2a78d6", "#7a63d8", "#b84fb4", "#d14a68", "#cd5a1c", "#a97400")
@@ -111,7 +112,7 @@ def theme() -> dict[str, Any]:
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
     return {
         "width": 560,
-        "height": 340,
+        "height": HEIGHT,
         "config": {
             "background": "transparent",
             "font": "Liberation Sans, Arial, sans-serif",

@@ -28,7 +28,11 @@ class GridEdgeWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` seeds with its t interval from `low` to `high`; infinite where a run diverged."""
+    """A mean over `n` seeds with its t interval from `low` to `high`; infinite where a run diverged, or of one seed.
+
+    >>> f"{Interval(-1.25, -2.0, 0.5, 5):+.1f}", f"{Interval(3.5, -math.inf, math.inf, 1):.1f}"
+    ('−1.2 (−2.0 to +0.5)', '3.5 (1 seed, no interval)')
+    """
 
     mean: float
     low: float
@@ -39,6 +43,18 @@ class Interval:
     def scaled(self, factor: float) -> Interval:
         """The same interval in another unit; `factor` > 0."""
         return Interval(self.mean * factor, self.low * factor, self.high * factor, self.n, self.confidence)
+
+    def __format__(self, form: str) -> str:
+        """The mean and, in brackets, the interval, each number in the given form."""
+        mean, low, high = (_signed(value, form or ".3g") for value in (self.mean, self.low, self.high))
+        if self.n < 2:
+            return f"{mean} (1 seed, no interval)"
+        return f"{mean} ({low} to {high})" if math.isfinite(self.mean) else "no mean: a run diverged"
+
+
+def _signed(value: float, form: str) -> str:
+    text = format(value, form)
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -67,6 +83,17 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean = float(array.mean())
     half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(array.std(ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n, confidence)
+
+
+def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """As `mean_interval`; one seed gives its value with an interval from −inf to inf, since it says nothing of others.
+
+    >>> over_seeds([2.0]).high
+    inf
+    """
+    listed = list(values)
+    return mean_interval(listed, confidence) if len(listed) > 1 else Interval(
+        float(listed[0]), -math.inf, math.inf, 1, confidence)
 
 
 def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence: float = 0.95) -> Interval:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorakit.epochs import StaleRecordsWarning
 from lorakit.epochs import stale as stale_records
@@ -26,6 +26,9 @@ from lorakit.study.workers import Worker, WorkerError
 from lorakit.theory.fitting import require_fit
 from lorakit.theory.hardware import is_known_gpu
 from lorakit.train.packing import group, work
+
+if TYPE_CHECKING:
+    from lorakit.analysis.sweep import Sweep
 
 PROBE_SPECS = 4
 MEMORY_SHARE = 0.6  # of the free memory that the packs of all processes may be predicted to fill
@@ -74,7 +77,7 @@ class Plan:
 def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
-        stale: str = "keep", progress: bool | None = None) -> list[Record]:
+        stale: str = "keep", progress: bool | None = None) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
     Several calls may work on one store at once: a run that another process is training is left to it, and its record
@@ -102,7 +105,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             seconds, False never, None every five seconds on a terminal and every minute elsewhere.
 
     Returns:
-        One record a spec, in their order; specs left out by the time budget have none.
+        A `Sweep`: one record a spec, in their order (specs left out by the time budget have none), and what they say.
 
     Raises:
         ValueError, TypeError: something in the call cannot be meant; nothing was started.
@@ -158,7 +161,9 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             raise SweepError(training.failed, training.lost, training.unsaved, len(unique))
     found = store.find((spec.id for spec in specs), engine)
     _warn_of_silence(found.values())
-    return [found[spec.id] for spec in specs if spec.id in found]
+    from lorakit.analysis.sweep import Sweep  # pandas and scipy: after the training, and not where nothing is trained
+
+    return Sweep(found[spec.id] for spec in specs if spec.id in found)
 
 
 def _workers(devices: Devices, stack: ExitStack) -> list[Worker]:

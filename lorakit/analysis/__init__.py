@@ -1,0 +1,1 @@
+"""What records say: frames, curves, intervals, and one sweep that answers for them."""

@@ -1,0 +1,148 @@
+"""What charts are put together from: means with bands, names at the ends of lines, ticks where the data are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from lorakit.study.palette import HEIGHT, arm_scales, axis_title
+from lorakit.study.statistics import over_seeds
+
+MAX_ROWS = 5_000
+MAX_TICKS = 16
+LABEL_PIXELS = 15  # between two names of lines
+TITLE_CHARACTERS = 48  # of a line, so that a narrow page shows it whole
+HIGHER_IS_BETTER = ("accuracy", "reward")
+
+
+class PlotError(ValueError):
+    """A frame cannot be drawn as it is: a column is missing, it is empty, or it has too many rows."""
+
+
+def require(frame: pd.DataFrame, *columns: str) -> None:
+    """Raise PlotError unless the frame has rows and all the columns; the message names those that it has."""
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise PlotError(f"the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
+    if frame.empty:
+        raise PlotError("the frame has no rows: run the experiment first (`lorakit run EXPERIMENT`)")
+
+
+def checked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows; raise PlotError where there is none, or too many for a page."""
+    if rows.empty:
+        raise PlotError("no row has a finite value to draw")
+    if len(rows) > MAX_ROWS:
+        raise PlotError(f"{len(rows):,} rows; a chart holds {MAX_ROWS:,} at most: aggregate first")
+    return rows
+
+
+def over_seeds_at(rows: pd.DataFrame, x: str, y: str, color: str) -> pd.DataFrame:
+    """The mean of `y` over seeds at every `x` of every line, with the 95 % interval (`low`, `high`) of two or more."""
+    found = []
+    for (name, place), values in rows.groupby([color, x], sort=False)[y]:
+        span = over_seeds(values.tolist())
+        bounds = (span.low, span.high) if span.n > 1 else (math.nan, math.nan)
+        found.append({color: str(name), x: place, y: span.mean, "low": bounds[0], "high": bounds[1], "seeds": span.n})
+    return pd.DataFrame(found, columns=[color, x, y, "low", "high", "seeds"]).sort_values([color, x], kind="stable")
+
+
+def mean_and_band(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, color: str,
+                  legend: bool = False) -> list[alt.Chart]:
+    """Each line's interval as a band, its mean with the line's dash, and a point of its shape where it was measured."""
+    order, _, shapes, dashes = arm_scales(rows[color].astype(str))
+    low = vertical.copy()
+    low.shorthand = "low:Q"
+    columns = [c for c in rows.columns if c not in ("best", "lost")]
+    bands = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.16, clip=True).encode(y=low, y2="high:Q")
+    mean = base.mark_line(strokeWidth=2).encode(
+        y=vertical,
+        strokeDash=alt.StrokeDash(f"{color}:N", scale=alt.Scale(domain=order, range=dashes), title=None,
+                                      legend=legend_of(legend)),
+    )
+    points = base.mark_point(size=28, strokeWidth=1.6, filled=False).encode(
+        y=vertical,
+        shape=alt.Shape(f"{color}:N", scale=alt.Scale(domain=order, range=shapes), title=None,
+                        legend=legend_of(legend)),
+        tooltip=[alt.Tooltip(c, format=".4~g" if rows[c].dtype.kind == "f" else "") for c in columns],
+    )
+    return [bands, mean, points]
+
+
+def domain_of(values: Sequence[float], log: bool) -> list[float]:
+    """From the least to the greatest value with a twentieth to spare on both sides."""
+    low, high = (math.log(end) if log else end for end in (min(values), max(values)))
+    spare = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    ends = low - spare, high + spare
+    return [math.exp(end) if log else end for end in ends]
+
+
+def names_at_ends(rows: pd.DataFrame, x: str, y: str, color: str, domain: list[float], log: bool) -> pd.DataFrame:
+    """Where each line's name stands: at its last point, moved up or down until no two overlap."""
+    ends = rows.sort_values(x).groupby(color, as_index=False).last()
+    height = np.log(ends[y]) if log else ends[y]
+    low, high = (math.log(end) if log else end for end in domain)
+    apart = LABEL_PIXELS / HEIGHT * (high - low)
+    order = np.argsort(height.to_numpy(), kind="stable")
+    ends.loc[order, "name_height"] = spaced(height.to_numpy()[order].tolist(), apart, low, high)
+    return ends.assign(name_height=np.exp(ends["name_height"])) if log else ends
+
+
+def spaced(heights: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Ascending heights moved as little as possible until neighbours are `apart`, within low to high where they fit.
+
+    >>> spaced([1.0, 1.0, 5.0], 1.0, 0.0, 9.0)
+    [0.5, 1.5, 5.0]
+    """
+    groups: list[list[float]] = []  # each: sum of (height − place in the group), members
+    for height in heights:
+        groups.append([height, 1])
+        while len(groups) > 1 and _start(groups[-2], apart) + groups[-2][1] * apart > _start(groups[-1], apart):
+            total, count = groups.pop()
+            groups[-1] = [groups[-1][0] + total, groups[-1][1] + count]
+    placed = [_start(group, apart) + i * apart for group in groups for i in range(int(group[1]))]
+    raised = [max(place, low + i * apart) for i, place in enumerate(placed)]
+    return [min(place, high - i * apart) for i, place in enumerate(reversed(raised))][::-1]
+
+
+def _start(group: list[float], apart: float) -> float:
+    return group[0] / group[1] - (group[1] - 1) / 2 * apart
+
+
+def layered(marks: Sequence[alt.Chart], text: str, title: str | None, note: str | None) -> alt.LayerChart:
+    """Marks on one another, with a description for who cannot see them."""
+    return alt.LayerChart(layer=list(marks), description=text, title=heading(title, note))
+
+
+def x_axis(column: str, log: bool, title: str | None = None, values: Sequence[float] | pd.Series = ()) -> alt.X:
+    """An axis with its ticks where the data are, if they are few."""
+    measured = sorted({float(value) for value in values})
+    ticks: dict[str, Any] = {"values": measured} if 0 < len(measured) <= MAX_TICKS else {"tickCount": 6}
+    form = ".2~e" if column == "learning_rate" else "~g" if measured and max(measured) < 1e4 else "~s"
+    scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(zero=False, padding=12)
+    return alt.X(f"{column}:Q", title=title or axis_title(column), scale=scale,
+                 axis=alt.Axis(format=form, labelOverlap="greedy", labelSeparation=4, **ticks))
+
+
+def colors(values: Sequence[str] | pd.Series, column: str, legend: bool = False) -> alt.Color:
+    """The colour of each name, the same on every page; without a legend where names stand at lines."""
+    order, hues, _, _ = arm_scales(str(value) for value in values)
+    return alt.Color(f"{column}:N", scale=alt.Scale(domain=order, range=hues), title=None, legend=legend_of(legend))
+
+
+def legend_of(shown: bool) -> alt.Legend | None:
+    """Beneath the chart, four names a line, so that a narrow page shows it whole."""
+    return alt.Legend(orient="bottom", columns=4, symbolOpacity=1) if shown else None
+
+
+def heading(title: str | None, note: str | None = None) -> Any:
+    """A title, with the note beneath it; a note alone is slanted."""
+    if not title:
+        return alt.TitleParams(note, fontStyle="italic", fontSize=12) if note else alt.Undefined
+    return alt.TitleParams(wrap(title, TITLE_CHARACTERS), subtitle=wrap(note or "", TITLE_CHARACTERS + 10), fontSize=14, fontWeight="bold", subtitleFontSize=12)

@@ -1,0 +1,116 @@
+"""The charts of a sweep: each says in its title what is drawn, or what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import altair as alt
+import pandas as pd
+
+from lorakit.analysis.differences import Difference
+from lorakit.analysis.marks import checked, layered
+from lorakit.study import plots
+from lorakit.study.palette import INK, axis_title
+
+if TYPE_CHECKING:
+    from lorakit.analysis.sweep import Sweep
+
+VERDICT_COLORS = {"equal": "#00857c", "better": "#2a78d6", "worse": "#cd5a1c", "open": "#6f7780"}
+
+
+class SweepPlots:
+    """Charts of a sweep, in Altair's types: `sweep.plot.u_curve().save("u.html")`.
+
+    Every chart takes `title` (None: what is drawn, or what was found) and `note`, a line beneath it (None: the seeds).
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+
+    def u_curve(self, y: str | None = None, *, title: str | None = None, note: str | None = None) -> alt.LayerChart:
+        """The last result against the learning rate, an arm a line, its best rate ringed.
+
+        Args:
+            y: a column of `curves`; None: `test_loss`, or `test_accuracy` of RL runs.
+        """
+        y = y or self._result
+        return plots.u_curve(self.sweep.curves, y=y, title=title or f"{_short(y)} against learning rate",
+                             note=note or self._seeds)
+
+    def loss(self, y: str | None = None, *, title: str | None = None, note: str | None = None) -> alt.LayerChart:
+        """The result for every training length, each arm at the rate that is best for that length.
+
+        With a constant rate, every point of a curve is the end of a shorter run.
+
+        Args:
+            y: `test_loss`, `validation_loss` or `train_loss`; RL runs have `test_accuracy` alone.
+        """
+        y = y or self._result
+        best = plots.pointwise_minimum(self.sweep.curves)
+        best = best.assign(test_accuracy=1 - best["test_loss"]) if self.sweep.is_rl else best
+        return plots.loss_against_steps(best, y=y, title=title or f"{_short(y)} by training length, best rate for each",
+                                        note=note or self._seeds)
+
+    def curve(self, y: str, *, y_title: str | None = None, title: str | None = None,
+              note: str | None = None) -> alt.LayerChart:
+        """Any column of `curves` against the steps, each arm at the rate that is best at the end."""
+        return plots.lines(self.sweep.at_best().curves, "step", y, y_title=y_title, note=note or self._seeds,
+                           title=title or f"{_short(y_title or y)} by step, each arm at its best rate")
+
+    def gaps(self, against: str = "full", *, margin: float | None = None, title: str | None = None,
+             note: str | None = None) -> alt.LayerChart:
+        """Every other arm minus the reference, with intervals, zero and the margin: the picture of `compare`."""
+        found = self.sweep.compare(against, margin=margin)
+        first = next(iter(found.values()))
+        rows = pd.DataFrame([{"arm": arm, "difference": gap.mean, "low": gap.low, "high": gap.high, "word": gap.word}
+                             for arm, gap in found.items()]).replace([float("inf"), float("-inf")], float("nan"))
+        words = list(VERDICT_COLORS)
+        hue = alt.Color("word:N", title=None, scale=alt.Scale(domain=words, range=list(VERDICT_COLORS.values())),
+                        legend=None)
+        place = alt.Y("arm:N", sort=list(found), title=None, axis=alt.Axis(labelLimit=260))
+        label = f"difference from {against} ({first.unit})"
+        across = alt.X("difference:Q", title=label, scale=alt.Scale(zero=True))
+        rows["end"] = rows["high"].fillna(rows["difference"])
+        base = alt.Chart(checked(rows)).encode(y=place, color=hue)
+        margins = alt.Chart().mark_rect(opacity=0.1, color=INK).encode(x=alt.datum(-first.margin),
+                                                                      x2=alt.datum(first.margin))
+        zero = alt.Chart().mark_rule(opacity=0.7).encode(x=alt.datum(0))
+        bars = base.transform_calculate(difference="datum.low")
+        spans = bars.mark_rule(strokeWidth=2.5).encode(x=across, x2="high:Q")
+        dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=across, tooltip=list(rows.columns))
+        named = base.mark_text(align="left", dx=8, fontSize=12).encode(x=alt.X("end:Q", title=label), text="word:N")
+        text = f"Difference from {against}, {first.unit}: " + "; ".join(f"{a} {g:+.1f}" for a, g in found.items()) + "."
+        bars_are = f"bars: {first.confidence:.0%} intervals over {first.n} seeds" if first.n > 1 else "1 seed, no intervals"
+        said = f"{bars_are}; grey: margin ±{first.margin:g}"
+        chart = layered([margins, zero, spans, dots, named], text, title or finding(found, against), note or said)
+        return chart.properties(height=alt.Step(26))
+
+    @property
+    def _result(self) -> str:
+        return "test_accuracy" if self.sweep.is_rl else "test_loss"
+
+    @property
+    def _seeds(self) -> str:
+        count = self.sweep.runs["seed"].nunique()
+        return "1 seed, no interval" if count == 1 else f"mean of {count} seeds, band: 95 % interval"
+
+
+def finding(found: Mapping[str, Difference], against: str) -> str:
+    """What a comparison found, in a line.
+
+    >>> gap = Difference(0.0, -1.0, 1.0, 5, margin=5, unit="%", word="equal")
+    >>> finding({"rank 8": gap, "rank 16": gap}, "full")
+    'Equal to full: rank 8, rank 16'
+    """
+    phrases = {"worse": f"Worse than {against}", "better": f"Better than {against}", "equal": f"Equal to {against}",
+               "open": "Open"}
+    parts = [f"{phrase}: {', '.join(arms)}" for word, phrase in phrases.items()
+             if (arms := [arm for arm, gap in found.items() if gap.word == word])]
+    return "; ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
+
+
+def _short(column: str) -> str:
+    """The quantity without its unit, with a capital."""
+    name = axis_title(column).partition(" (")[0]
+    return name[:1].upper() + name[1:]
