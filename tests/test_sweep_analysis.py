@@ -74,16 +74,18 @@ def test_one_seed_has_no_interval_and_says_so(sweep):
     assert "1 seed, none" in repr(one.optima())
     assert "1 seed, no interval" in repr(one.ratio())
     assert "1 seed" in str(one.plot.u_curve().to_dict()["title"])
-    assert "1 seed, no intervals" in str(one.plot.gaps().to_dict()["title"])
+    assert "1 seed; no intervals" in str(one.plot.gaps().to_dict()["title"])
 
 
 def test_two_settings_of_one_adapter_are_two_arms():
     specs = [replace(spec, batch_size=size) for size in (4, 32)
              for spec in lk.vary(lk.SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, steps=2),
                                  rank=[8], learning_rate=RATES, seed=range(2))]
-    made = [Record.from_run(spec, "ok", {"base_test_loss": 3}, {
-        "step": [2], "tokens": [9], **{f"{split}_loss": [abs(math.log10(spec.learning_rate / 1e-3)) + 8 / spec.batch_size]
-                                       for split in ("train", "validation", "test")}}, {}) for spec in specs]
+    made = []
+    for spec in specs:
+        end = [abs(math.log10(spec.learning_rate / 1e-3)) + 8 / spec.batch_size]
+        curve = {"step": [2], "tokens": [9], **{f"{split}_loss": end for split in ("train", "validation", "test")}}
+        made.append(Record.from_run(spec, "ok", {"base_test_loss": 3}, curve, {}))
     sweep = lk.Sweep(made)
     assert sweep.arms == ["rank 8", "rank 8, batch_size 32"]
     assert sweep.compare("rank 8")["rank 8, batch_size 32"].word == "better"
@@ -146,13 +148,16 @@ def test_parts_and_sums_of_a_sweep(sweep):
     assert sweep[:2] == list(sweep)[:2]
     assert sweep == list(sweep.records)
     assert repr(sweep).startswith("<Sweep of 125 runs: full, rank 1")
-    with pytest.raises(FrameError, match="no column 'rnak'; columns: .*rank"):
+    with pytest.raises(FrameError, match=r"no column 'rnak'; columns: .*rank"):
         sweep.only(rnak=8)
 
 
 def test_what_does_not_pair_or_is_unknown_says_so(sweep):
     with pytest.raises(FrameError, match="no arm 'rank 3'; arms: full, rank 1"):
         sweep.compare("rank 3")
+    with pytest.raises(FrameError, match="no arm but full"):
+        sweep.only(arm="full").compare()
+    assert "no arm but full" in repr(sweep.only(arm="full").table())
     half = lk.Sweep([r for r in sweep if r.spec["lora"] or r.spec.get("seed", 0) < 3])
     with pytest.raises(FrameError, match="not run with the same seeds"):
         half.compare()
@@ -221,5 +226,5 @@ def test_recorded_rank_runs_answer_as_the_chapter_says():
     sweep = lk.Sweep(Store(RESULTS).records("cpu", "rank"), strict=True).only("reworded-skills")
     gaps = sweep.compare()
     assert gaps["rank 1"].word == "worse"
-    assert [gaps[arm].word for arm in ("rank 8", "rank 128")] == ["open", "equal"]
+    assert [gaps[arm].word for arm in ("rank 8", "rank 16", "rank 128")] == ["equal", "open", "equal"]
     assert isinstance(sweep.compare().frame, pd.DataFrame)

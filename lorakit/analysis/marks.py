@@ -145,4 +145,5 @@ def heading(title: str | None, note: str | None = None) -> Any:
     """A title, with the note beneath it; a note alone is slanted."""
     if not title:
         return alt.TitleParams(note, fontStyle="italic", fontSize=12) if note else alt.Undefined
-    return alt.TitleParams(wrap(title, TITLE_CHARACTERS), subtitle=wrap(note or "", TITLE_CHARACTERS + 10), fontSize=14, fontWeight="bold", subtitleFontSize=12)
+    return alt.TitleParams(wrap(title, TITLE_CHARACTERS), subtitle=wrap(note or "", TITLE_CHARACTERS + 10),
+                           fontSize=14, fontWeight="bold", subtitleFontSize=12)

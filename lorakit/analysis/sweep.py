@@ -35,7 +35,7 @@ class Sweep(Sequence["Record"]):
 
     >>> from lorakit import Record, SFTSpec, vary
     >>> specs = vary(SFTSpec(model="m@1", dataset="d@1", learning_rate=1, steps=9), rank=[8, None],
-    ...              learning_rate=[1e-4, 1e-3, 1e-2], seed=[0, 1])
+    ...              learning_rate=[1e-5, 1e-4, 1e-3, 1e-2], seed=[0, 1])
     >>> def loss(spec): return 2 + math.log10(spec.learning_rate / (1e-3 if spec.lora else 3e-4)) ** 2
     >>> made = [Record.from_run(spec, "ok", {"base_test_loss": 4}, {"step": [9], "validation_loss": [loss(spec)],
     ...         "test_loss": [loss(spec) + 0.01 * spec.seed]}, {}) for spec in specs]
@@ -135,6 +135,12 @@ class Sweep(Sequence["Record"]):
     # The questions
 
     @property
+    def note(self) -> str:
+        """How many seeds there are, in words."""
+        count = self.runs["seed"].nunique()
+        return "1 seed" if count == 1 else f"{count} seeds"
+
+    @property
     def is_rl(self) -> bool:
         """Whether these are runs of reinforcement learning."""
         return any(record.spec.get("kind") == "grpo" for record in self.records)
@@ -180,12 +186,13 @@ class Sweep(Sequence["Record"]):
         Raises:
             FrameError: an unknown arm, runs that do not pair, or no margin where the unit is nats.
         """
+        others = [arm for arm in self.arms if arm != self._known(against)]
+        if not others:
+            raise FrameError(f"no arm but {against}: nothing to compare it with")
         table = self._by_seed(step)
-        self._known(against)
         unit = POINTS if self.is_rl else Unit.of_improvement(self._gain(table[against]), against)
-        found = {arm: difference(table, arm, against, unit, margin, confidence) for arm in self.arms if arm != against}
-        limit = next((gap.margin for gap in found.values()), margin or unit.margin)
-        return ByArm(found, f"Minus {against}, {unit.name}; margin ±{limit:g}",
+        found = {arm: difference(table, arm, against, unit, margin, confidence) for arm in others}
+        return ByArm(found, f"Minus {against}, {unit.name}; margin ±{found[others[0]].margin:g}",
                      lambda gap: {"difference": f"{gap:+.1f}", "verdict": gap.word})
 
     def ratio(self, against: str = "full", step: int | None = None) -> ByArm[Interval]:
@@ -203,7 +210,11 @@ class Sweep(Sequence["Record"]):
 
     def table(self, against: str = "full") -> Table:
         """One row an arm: its best rate, test result, difference from the reference with its word, seeds."""
-        rows, gaps = self.ends(), self.compare(against) if against in self.arms else {}
+        rows = self.ends()
+        try:
+            gaps, unit = self.compare(against), ""
+        except FrameError as error:
+            gaps, unit = None, f"; not compared: {error}"
         result = "test_accuracy" if self.is_rl else "test_loss"
         lines = []
         for arm in self.arms:
@@ -214,8 +225,9 @@ class Sweep(Sequence["Record"]):
                 line |= {f"minus {against}": f"{gaps[arm]:+.1f}" if arm in gaps else "–",
                          "verdict": gaps[arm].word if arm in gaps else "–"}
             lines.append(line | {"seeds": str(len(one))})
-        first = next(iter(gaps.values()), None)
-        unit = f"; difference in {first.unit}, margin ±{first.margin:g}" if first else ""
+        if gaps:
+            first = next(iter(gaps.values()))
+            unit = f"; difference in {first.unit}, margin ±{first.margin:g}"
         return Table(lines, f"Each arm at its best learning rate{unit}")
 
     @property
@@ -245,7 +257,8 @@ class Sweep(Sequence["Record"]):
         """A frame of `rows` rows a record, with whole names of arms and each run's place among the records."""
         places = [place for place, record in enumerate(self.records) if record.status != "failed"]
         frame = frame.assign(place=np.repeat(np.array(places, dtype=int), rows))
-        apart = frame["place"].map(self._settings()).fillna("")
+        settings = self._settings()
+        apart = pd.Series([settings.get(place, "") for place in frame["place"]], index=frame.index, dtype=object)
         frame["arm"] = frame["arm"].where(apart == "", frame["arm"] + ", " + apart)
         if len({record.id for record in self._finished}) < len(places):  # of two engines
             frame["id"] = frame["id"] + "/" + frame["place"].astype(str)

@@ -76,13 +76,13 @@ class SweepPlots:
         margins = alt.Chart().mark_rect(opacity=0.1, color=INK).encode(x=alt.datum(-first.margin),
                                                                       x2=alt.datum(first.margin))
         zero = alt.Chart().mark_rule(opacity=0.7).encode(x=alt.datum(0))
-        bars = base.transform_calculate(difference="datum.low")
-        spans = bars.mark_rule(strokeWidth=2.5).encode(x=across, x2="high:Q")
+        spans = base.transform_calculate(difference="datum.low")
+        spans = spans.mark_rule(strokeWidth=2.5).encode(x=across, x2="high:Q")
         dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=across, tooltip=list(rows.columns))
         named = base.mark_text(align="left", dx=8, fontSize=12).encode(x=alt.X("end:Q", title=label), text="word:N")
         text = f"Difference from {against}, {first.unit}: " + "; ".join(f"{a} {g:+.1f}" for a, g in found.items()) + "."
-        bars_are = f"bars: {first.confidence:.0%} intervals over {first.n} seeds" if first.n > 1 else "1 seed, no intervals"
-        said = f"{bars_are}; grey: margin ±{first.margin:g}"
+        bars = f"bars: {first.confidence:.0%} intervals" if first.n > 1 else "no intervals"
+        said = f"{self.sweep.note}; {bars}; grey: margin ±{first.margin:g}"
         chart = layered([margins, zero, spans, dots, named], text, title or finding(found, against), note or said)
         return chart.properties(height=alt.Step(26))
 
@@ -92,8 +92,8 @@ class SweepPlots:
 
     @property
     def _seeds(self) -> str:
-        count = self.sweep.runs["seed"].nunique()
-        return "1 seed, no interval" if count == 1 else f"mean of {count} seeds, band: 95 % interval"
+        several = self.sweep.runs["seed"].nunique() > 1
+        return self.sweep.note + ("; lines: means, bands: 95 % intervals" if several else ", no interval")
 
 
 def finding(found: Mapping[str, Difference], against: str) -> str:

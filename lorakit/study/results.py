@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
+from lorakit.analysis.sweep import Sweep
 from lorakit.epochs import StaleRecordsWarning, stale
 from lorakit.records import Record, Store
 from lorakit.specs import PACKAGE
 from lorakit.study import experiments
-from lorakit.study.frames import runs, tidy
 
 
 class MissingRecordsError(RuntimeError):
     """A chapter needs records that were never committed, and may not train them itself."""
 
 
-@dataclass(frozen=True)
-class Results:
-    """The records of an experiment at one profile and size.
+class Results(Sweep):
+    """The records of an experiment at one profile and size: a sweep that knows what was to be run.
 
     Args:
         name, profile, size: what was asked for; the size is the one in force.
@@ -32,21 +28,13 @@ class Results:
         records: those that exist.
     """
 
-    name: str
-    profile: str
-    size: str
-    specs: tuple[Any, ...]
-    records: tuple[Record, ...]
+    def __init__(self, name: str, profile: str, size: str, specs: Sequence[Any], records: Iterable[Record]) -> None:
+        super().__init__(records, strict=size == "record")
+        self.name, self.profile, self.specs = name, profile, tuple(specs)
 
-    @cached_property
-    def curves(self) -> pd.DataFrame:
-        """One row a record and curve point, as `lorakit.study.frames.tidy`."""
-        return tidy(self.records)
-
-    @cached_property
-    def runs(self) -> pd.DataFrame:
-        """One row a record with its metrics, as `lorakit.study.frames.runs`."""
-        return runs(self.records)
+    def _settings(self) -> dict[int, str]:
+        """None: a chapter's arms are adapters, and it takes an experiment's batch sizes one by one."""
+        return {}
 
     @property
     def missing(self) -> int:
@@ -65,18 +53,18 @@ class Results:
         """The command that makes the missing records."""
         return f"lorakit run {self.name} --profile {self.profile} --size {self.size}"
 
-    def __add__(self, other: Results) -> Results:
+    def __add__(self, other: Results) -> Results:  # type: ignore[override]
         """The runs of two experiments of one profile and size as if they were one's."""
         if (self.profile, self.size) != (other.profile, other.size):
             raise ValueError(f"{self.name} is of {self.profile}, {self.size}, {other.name} of {other.profile}, "
                              f"{other.size}: add results of one profile and size")
         return Results(self.name, self.profile, self.size, self.specs + other.specs, self.records + other.records)
 
-    def only(self, dataset: str) -> Results:
-        """The part on one dataset, by its short name."""
-        specs = tuple(s for s in self.specs if s.dataset.partition("@")[0] == dataset)
-        ids = {s.id for s in specs}
-        return Results(self.name, self.profile, self.size, specs, tuple(r for r in self.records if r.id in ids))
+    def only(self, dataset: str | None = None, **columns: Any) -> Results:
+        """The part with the given values, as `Sweep.only`; its specs are those of its records."""
+        part = super().only(dataset, **columns)
+        ids = {record.id for record in part}
+        return Results(self.name, self.profile, self.size, [s for s in self.specs if s.id in ids], part)
 
 
 def store() -> Store:

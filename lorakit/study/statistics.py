@@ -163,6 +163,12 @@ class Optimum:
         """Whether the optimum may lie outside the grid."""
         return self.edge is not None
 
+    @property
+    def interval(self) -> Interval:
+        """The rate with its interval; from 0 to ∞ with a single seed."""
+        low, high = (0.0, math.inf) if self.low is None or self.high is None else (self.low, self.high)
+        return Interval(self.learning_rate, low, high, len(self.per_seed))
+
 
 def optimum(
     learning_rates: Sequence[float],
