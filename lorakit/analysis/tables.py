@@ -64,6 +64,10 @@ class ByArm(dict[str, T], Generic[T]):
         """One row an arm with every number of its result."""
         return pd.DataFrame.from_dict({arm: vars(result) for arm, result in self.items()}, orient="index")
 
+    def having(self, word: str) -> list[str]:
+        """The arms of a comparison that have this word: `sweep.compare().having("equal")`."""
+        return [arm for arm, result in self.items() if getattr(result, "word", None) == word]
+
     def __repr__(self) -> str:
         return repr(self.table)
 

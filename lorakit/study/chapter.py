@@ -12,8 +12,10 @@ import pandas as pd
 
 from lorakit.study.claims import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger
 from lorakit.study.claims_page import outcome_words, sentence
-from lorakit.study.rendering import glue, setup
+from lorakit.study.rendering import RenderingError, glue, setup
 from lorakit.study.results import Results, results, store
+
+ABSENT = "(not in the live size)"
 
 
 class Chapter:
@@ -74,10 +76,17 @@ class Chapter:
 
         Args:
             form: of all of them, such as `.2f`; empty for words.
-            **values: by name; `_` becomes `-`.
+            **values: by name, where `_` becomes `-`. A function is called; at the live size, whose runs are fewer,
+                what it cannot find is said to be missing there.
         """
         for name, value in values.items():
-            glue(f"{self.name}-{name.replace('_', '-')}", value, form)
+            key = f"{self.name}-{name.replace('_', '-')}"
+            try:
+                glue(key, value() if callable(value) else value, form)
+            except (LookupError, ArithmeticError, RenderingError):
+                if self.size == "record" or not callable(value):
+                    raise
+                glue(key, ABSENT)
 
     def expect(self, **verdicts: str) -> None:
         """Guard sentences that suppose verdicts: `page.expect(C3_RL="does not hold")`; nothing at the live size.
