@@ -16,6 +16,7 @@ SIZES = {"live": ("cpu", "live"), "record": ("cpu", "record"), "gpu": ("gpu", "r
 IS_SMOLLM2 = "it is SmolLM2 on two cores: on a GPU that is the gpu definition of the experiment without the suffix"
 SLOW = "a step takes SmolLM2 up to a second, and its weights are fetched: a live run uses embedded ones, in 90 s"
 UNSCREENED = "its rates are those that the screening chose, and on two cores that is not whole"
+TINY_ASKED = "grids of two settings are asked of `tiny` first"
 AGAIN = "it is the cpu definition of `learning-rate` once more, on new seeds and bases"
 REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
 EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
@@ -35,6 +36,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     **{f"smollm2-rank-{name}": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2}
        for name in ("confirmed", "early")},
     **{f"learning-rate-{name}": {"live": AGAIN, "gpu": AGAIN, "paper": AGAIN} for name in ("fresh", "bases")},
+    **{name: {"live": TINY_ASKED, "gpu": TINY_ASKED, "paper": TINY_ASKED} for name in (
+        *(f"learning-rate-alpha-{setting}" for setting in ("plain", "decay", "clip", "epsilon")), "grpo-high-rank")},
     **{f"secret-{name}": {"gpu": EVENLY, "paper": EVENLY} for name in ("reward", "example", "wait")},
     "grpo-form": {"gpu": PAID},
     "grpo-form-factors": {"gpu": PAID},

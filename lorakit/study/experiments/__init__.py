@@ -6,6 +6,7 @@ import difflib
 
 from lorakit.specs import UnknownNameError
 from lorakit.study.experiments import (
+    alpha,
     batch_size,
     capacity,
     fresh,
@@ -22,7 +23,7 @@ from lorakit.study.experiments.definition import PROFILES, SIZES, Experiment
 __all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get", "of_chapter"]
 
 MODULES = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes, smollm2,
-           fresh)
+           fresh, alpha)
 EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment in module.EXPERIMENTS}
 # Start of an experiment's name to the chapter that it belongs to; the longest start that fits counts.
 CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",
