@@ -7,6 +7,7 @@ from synthetic_records import changed, curve_loss, make
 
 from lorakit.records import Store
 from lorakit.specs import SFTSpec
+from lorakit.study.claim import claim
 from lorakit.study.claims import (
     CLAIMS,
     UnknownClaimError,
@@ -18,17 +19,17 @@ from lorakit.study.claims import (
     verdict,
 )
 from lorakit.study.claims_page import ledger_markdown, outcome_words, sentence
-from lorakit.study.evidence import OUTCOMES, Evidence, Finding, Scale
+from lorakit.study.decisions import OUTCOMES, Finding, Limit, Unit, exactly
+from lorakit.study.evidence import Evidence, Scale
 from lorakit.study.frames import runs, tidy
-from lorakit.study.statements import Claim
 from lorakit.study.statistics import Interval
 
 C1 = CLAIMS[0]
 
 
-def evidence(records, *, profile="cpu", parameters=None, missing=0):
+def evidence(records, *, profile="cpu", parameters=None, missing=0, embedded=False):
     model = records[0].spec["model"]
-    return Evidence(profile, model, tidy(records), runs(records), missing, 1e-2, parameters)
+    return Evidence(profile, model, tidy(records), runs(records), missing, 1e-2, parameters, embedded)
 
 
 def specs_of(records, profile="cpu"):
@@ -129,18 +130,28 @@ def test_guards_name_what_exists():
 
 
 def test_claims_are_complete_and_their_rules_name_their_thresholds():
-    assert len({claim.id for claim in CLAIMS}) == len(CLAIMS)
+    assert len({each.id for each in CLAIMS}) == len(CLAIMS)
     references = (Path(__file__).parent.parent / "book" / "references.bib").read_text(encoding="utf-8")
-    for claim in CLAIMS:
-        assert f"{{{claim.source}," in references
-        assert (claim.evaluate is None) != (claim.compute is None)
-        assert "95 %" in claim.rule_text or claim.compute
-        assert not claim.statement.endswith(".")
+    for each in CLAIMS:
+        assert f"{{{each.source}," in references
+        assert each.limits or each.id == "C7", "C7 asks for one of two numbers"
+        for limit in each.limits:
+            assert f"{limit.what} {limit.unit.range(limit.inside)}" in each.rule_text
+        assert not each.statement.endswith(".")
+        assert each.rule_text.endswith(".")
+        assert not set("{}") & set(each.statement + each.rule_text)
 
 
-COUNTED = Claim("X1", "schulman2025lora", "two and two is four", "Add.", "Sums.", (), "01-what-lora-is",
-                compute=lambda store: [(Scale("cpu", "base@1", 360_000, None), Finding("holds", "It is 4.", "sum",
-                                                                                       Interval(4, 4, 4, 1)))])
+SUM = Limit("sum", (3, 5)).measured("", exactly(4))
+
+
+@claim("X1", source="schulman2025lora", chapter="01-what-lora-is", scope="Sums.", computed=True)
+def COUNTED(store):  # noqa: N802
+    """two and two is four
+
+    Add.
+    """
+    return [(Scale("cpu", "base@1", 360_000, None), Finding("holds", "It is 4.", SUM))]
 
 
 def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
@@ -149,13 +160,18 @@ def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
     assert sentence(found).startswith("With base, 360,000 parameters, exact, the counts bear out, at this scale, that")
     assert "(sum: 4 (exact))" in sentence(found)
     assert "**Base, 360,000 parameters, exact: holds" in ledger_markdown([found])
-    (about_nothing,) = ledger(Store(tmp_path), [replace(COUNTED, compute=lambda s: [(None, Finding("holds", "4."))])])
-    assert sentence(about_nothing) == "By computation, the counts bear out that two and two is four."
-    assert "| exact computation |" in ledger_markdown([about_nothing])
+
+    def about_nothing(store):
+        """two and two is four"""
+        return [(None, Finding("holds", "4."))]
+
+    (found,) = ledger(Store(tmp_path), [replace(COUNTED, rule=about_nothing)])
+    assert sentence(found) == "By computation, the counts bear out that two and two is four."
+    assert "| exact computation |" in ledger_markdown([found])
 
 
 def test_a_computed_claim_without_counts_is_not_tested(tmp_path):
-    (found,) = ledger(Store(tmp_path), [replace(COUNTED, compute=lambda store: [])])
+    (found,) = ledger(Store(tmp_path), [replace(COUNTED, rule=lambda store: [])])
     assert found.outcome == "not tested at this scale"
     assert "no records" in sentence(found)
 
@@ -182,13 +198,14 @@ def test_a_sentence_follows_its_verdict(shift, words):
     assert "95% interval" in text
 
 
-@pytest.mark.parametrize(("effect", "words"), [
-    ("rank 4 − full, %", "rank 4 − full, %: +12, 95% interval −1.5 to +20"), ("power of N", "power of N: +12"),
-    ("rank 4 / full", "rank 4 / full: 12, 95% interval −1.5 to 20"),
-    ("rank 4, bits a token", "rank 4, bits a token: 12"),
+@pytest.mark.parametrize(("unit", "words"), [
+    (Unit(" %", "% of the gain", signed=True), "rank 4, % of the gain: +12, 95% interval −1.5 to +20, limit above 0 %"),
+    (Unit("", "", signed=True), "rank 4: +12"), (Unit("", ""), "rank 4: 12, 95% interval −1.5 to 20, limit above 0"),
+    (Unit("", "bits a token"), "rank 4, bits a token: 12"),
 ])
-def test_only_what_can_be_negative_has_a_sign(effect, words):
-    verdict = replace(evaluate(C1, [evidence(make())]), effect=effect, interval=Interval(12.0, -1.5, 20.0, 5))
+def test_only_what_can_be_negative_has_a_sign_and_the_limit_stands_beside_it(unit, words):
+    limit = Limit("gap", (0, math.inf), unit).measured("rank 4", lambda confidence: Interval(12.0, -1.5, 20.0, 5))
+    verdict = replace(evaluate(C1, [evidence(make())]), limit=limit)
     assert f"({words}" in sentence(verdict)
 
 
@@ -211,7 +228,7 @@ def test_the_page_shows_each_verdict_alike():
 
 
 def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
-    seen = evaluate(C1, [evidence(make(model="tiny@1"))])
+    seen = evaluate(C1, [evidence(make(model="tiny@1"), embedded=True)])
     words = {outcome: outcome_words(replace(seen, outcome=outcome)) for outcome in OUTCOMES}
     assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
                      "not tested at this scale": "not tested at this scale"}

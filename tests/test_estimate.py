@@ -7,7 +7,7 @@ import pytest
 import lorakit as lk
 from lorakit.cli import main
 from lorakit.records import Record, Store
-from lorakit.study.evidence import FAILS, HOLDS, OPEN
+from lorakit.study.decisions import FAILS, HOLDS, OPEN
 from lorakit.study.rules.cost import flops_ratio, peaks_lower_in_rl
 from lorakit.theory.compute import training_flops
 from lorakit.theory.configs import ConfigError, known_config

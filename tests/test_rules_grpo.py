@@ -13,7 +13,6 @@ from lorakit.specs import LoRASpec
 from lorakit.study.evidence import Evidence
 from lorakit.study.frames import runs, tidy
 from lorakit.study.rules.grpo import (
-    Difference,
     accuracies,
     at_a_multiple,
     behind_at_its_own_rate,
@@ -74,12 +73,12 @@ def together(*pieces):
 
 
 @pytest.mark.parametrize(("change", "outcome", "words"), [
-    ({}, "holds", "rank 64 +0.0 points (+0.0 to +0.0)"),
-    ({"rank_1": best_at(1e-3, top=TOP - 0.01)}, "holds", "rank 1 −1.0 points"),  # within the margin
-    ({"rank_1": best_at(1e-3, top=TOP - 0.05)}, "does not hold", "rank 1 −5.0 points"),
-    ({"rank_1": best_at(1e-3, top=TOP + 0.05)}, "inconclusive", "rank 1 +5.0 points"),  # better is not equal
-    ({"rank_64": best_at(1e-3, 2.0)}, "does not hold", "rank 64 −"),  # as good, in a narrower band
-    ({"full": best_at(1e-4)}, "inconclusive", "rank 64 +0.0 (+0.0 to +0.0)"),  # equal bands
+    ({}, "holds", "rank 64 − full +0.0 points (+0.0 to +0.0)"),
+    ({"rank_1": best_at(1e-3, top=TOP - 0.01)}, "holds", "rank 1 − full −1.0 points"),  # within the margin
+    ({"rank_1": best_at(1e-3, top=TOP - 0.05)}, "does not hold", "rank 1 − full −5.0 points"),
+    ({"rank_1": best_at(1e-3, top=TOP + 0.05)}, "inconclusive", "rank 1 − full +5.0 points"),  # better is not equal
+    ({"rank_64": best_at(1e-3, 2.0)}, "does not hold", "rank 64 − full −"),  # as good, in a narrower band
+    ({"full": best_at(1e-4)}, "inconclusive", "rank 64 − full +0.0 (+0.0 to +0.0), undecided"),  # equal bands
     ({"rank_1": spread(LORA, 4)}, "inconclusive", "rank 1"),
 ])
 def test_c8_outcomes(change, outcome, words):
@@ -124,8 +123,8 @@ def test_good_rates_are_counted_seed_by_seed_against_the_mean():
 def test_accuracy_is_read_at_the_rate_that_validation_chose():
     curves = evidence().curves.copy()
     last = curves["step"] == 20
-    curves.loc[last, "test_loss"] = 0.4
-    curves.loc[last & (curves["learning_rate"] / 1e-3 - 1).abs().lt(1e-6), "test_loss"] = 0.3
+    curves.loc[last, "test_accuracy"] = 0.6
+    curves.loc[last & (curves["learning_rate"] / 1e-3 - 1).abs().lt(1e-6), "test_accuracy"] = 0.7
     reached = accuracies(curves)
     assert set(reached["rank 1"].values()) == {0.7}
     assert set(reached["full"].values()) == {0.6}
@@ -191,8 +190,10 @@ def test_o1_outcomes(rank_64, outcome):
 
 def test_o1_compares_at_the_rate_of_full_alone():
     gap = at_a_multiple(evidence(rank_64=best_at(1e-3, 0.1)).curves, "rank 64", 1)
-    assert isinstance(gap, Difference)
-    assert gap.interval().mean == pytest.approx(-10)
+    assert gap is not None
+    label, lora, full = gap
+    assert label == "rank 64 at 0.0001 − full at 0.0001"
+    assert lora[0] - full[0] == pytest.approx(-0.1)
     assert at_a_multiple(evidence(full=best_at(3.2e-5, NARROW)).curves, "rank 64", 1) is None
     assert behind_at_the_same_rate(evidence(full=best_at(3.2e-5, NARROW))).outcome == "not tested at this scale"
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 from synthetic_records import BASE, jitter, make
 
+from lorakit.specs import LoRASpec, SFTSpec
 from lorakit.study.evidence import Evidence
 from lorakit.study.frames import runs, tidy
 from lorakit.study.rules.learning_rate import more_sensitive, plain, rise_above_best, shorter_means_more, ten_times
@@ -86,8 +87,12 @@ def test_c3_needs_full_fine_tuning_and_a_high_rank():
 
 def test_other_alphas_take_no_part():
     made = records(u_curves(TENFOLD))
-    odd = tidy(made).assign(arm=lambda rows: rows["arm"].replace("rank 16", "rank 16, alpha 2"))
-    assert set(plain(odd)["arm"]) == {"full", "rank 1", "rank 4", "rank 64"}
+    odd = SFTSpec.from_json(made[-1].spec)
+    for change in ({"lora": LoRASpec(rank=16, alpha=2)}, {"lora": LoRASpec(rank=8, targets="mlp")},
+                   {"lora": None, "full_targets": "all-linear"}):
+        spec = replace(odd, **change)
+        made.append(replace(made[-1], id=spec.id, spec=spec.to_json()))
+    assert set(plain(tidy(made))["arm"]) == {"full", "rank 1", "rank 4", "rank 16", "rank 64"}
 
 
 @pytest.mark.parametrize(("early", "norm_b", "outcome"), [

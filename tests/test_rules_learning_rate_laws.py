@@ -71,7 +71,7 @@ def test_c13_is_not_tested_outside_post_training_or_without_records():
     ((_, found),) = same_at_every_width(ladder(0.5, METRICS | {"delta_norm": 0.3}))
     assert found.outcome == "not tested at this scale"
     assert "0 are in post-training" in found.reason
-    assert "power 0.4" in found.reason
+    assert "power +0.4" in found.reason
     ((_, found),) = same_at_every_width(Found([]))
     assert found.outcome == "not tested at this scale"
 

@@ -1,9 +1,11 @@
 import math
+import re
 
 import pytest
 from synthetic_records import BASE, curve_loss, jitter, make
 
-from lorakit.study.evidence import Comparison, Evidence, Finding, all_equal, combine
+from lorakit.study.decisions import PERCENT, Finding, Limit, combine, decide, exactly, over_seeds, paired
+from lorakit.study.evidence import Evidence
 from lorakit.study.frames import runs, tidy
 from lorakit.study.rules.rank import equal_to_full, rank_sets_departure, same_first_steps
 
@@ -103,7 +105,7 @@ def test_c2_fails_where_higher_ranks_leave_first():
 def test_c2_fails_at_a_floor():
     found = departures({1: 4, 4: 16, 16: 32}, slope=0.0)
     assert found.outcome == "does not hold"
-    assert "Standing still at the end, as at a floor: rank 1" in found.reason
+    assert re.search(r"Change of test loss over the last doubling.*: rank 1 [+−]0\.\d %[^;]*, outside", found.reason)
 
 
 def test_c2_is_inconclusive_where_nothing_ran_out_or_too_few_ranks():
@@ -162,13 +164,42 @@ def test_c4_needs_two_ranks_two_steps_and_the_common_rate():
 
 
 def test_many_comparisons_do_not_refute_by_chance():
-    values = [0.060, 0.062, 0.064, 0.066, 0.078]
-    one = Comparison("a", dict(enumerate(values)), dict.fromkeys(range(5), 0.0), margin=0.0555, unit=1.0)
-    equal = Comparison("b", {0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}, margin=0.0555, unit=1.0)
-    assert all_equal([one])[0] == "does not hold"
-    assert all_equal([one, *[equal] * 9])[0] == "inconclusive"
+    limit = Limit("the gap", (-5.55, 5.55), PERCENT)
+    one = limit.measured("a", paired(dict(enumerate([6.0, 6.2, 6.4, 6.6, 7.8])), dict.fromkeys(range(5), 0.0)))
+    equal = limit.measured("b", over_seeds([0.0, 0.0]))
+    assert decide([one]).outcome == "does not hold"
+    assert decide([one, *[equal] * 9]).outcome == "inconclusive"
+    assert decide([one, *[equal] * 9], corrected=False).outcome == "does not hold"
     with pytest.raises(ValueError, match="at least one"):
-        all_equal([])
+        decide([])
+    with pytest.raises(ValueError, match="nothing was measured"):
+        decide([limit])
+
+
+def test_verdict_sentence_and_effect_come_from_one_list():
+    gap = Limit("the gap", (-5, 5), PERCENT)
+    rate = Limit("the ratio", (2, math.inf), outside=(1, math.inf))
+    limits = [gap.measured("rank 1", exactly(1.0)), gap.measured("rank 4", exactly(-7.0)),
+              rate.measured("", over_seeds([1.4, 1.6]))]
+    found = decide(limits, before="Before.", after="After.")
+    assert found.outcome == "does not hold"
+    assert (found.effect, found.interval.mean) == ("rank 4, % of full's improvement", -7.0)
+    assert found.reason == ("Before. The gap (limit: within −5 % to 5 %): rank 1 +1.0 %; rank 4 −7.0 %, outside. "
+                            "The ratio (limit: above 2): 1.5 (0.2 to 2.8), undecided. After.")
+    many = decide([gap.measured(f"step {n}", exactly(n)) for n in range(13)])
+    assert "of 13 the one furthest out is step 12 +12.0 %, outside" in many.reason
+    assert many.interval.mean == 12
+
+
+@pytest.mark.parametrize(("change", "span", "outcome"), [
+    ({}, (6, 7), "does not hold"), ({"outside": (-5, math.inf)}, (6, 7), "inconclusive"),
+    ({}, (-4, 4), "holds"), ({"can_hold": False}, (-4, 4), "inconclusive"), ({}, (4, 6), "inconclusive"),
+    ({"least_mean": 1}, (-4, 4), "inconclusive"), ({"outside": (3, 5)}, (1, 2), "holds"),
+    ({"outside": (3, 5), "fails_first": True}, (1, 2), "does not hold"),
+])
+def test_a_limit_holds_inside_and_fails_wholly_outside(change, span, outcome):
+    measured = Limit("the gap", (-5, 5), PERCENT).measured("a", exactly(sum(span) / 2, *span), **change)
+    assert decide([measured]).outcome == outcome
 
 
 def test_combined_findings():

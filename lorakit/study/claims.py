@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from lorakit.study.evidence import OPEN, OUTCOMES, UNTESTED, Evidence, Finding, Outcome, Scale
+from lorakit.study.claim import Claim
+from lorakit.study.decisions import OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, effect_label
+from lorakit.study.evidence import Evidence, Scale
 from lorakit.study.frames import runs, tidy
 from lorakit.study.regime import pretraining_facts
-from lorakit.study.statements import CLAIMS, Claim
+from lorakit.study.rules import CLAIMS
 from lorakit.study.statistics import GridEdgeError, Interval
 
 if TYPE_CHECKING:
@@ -39,12 +41,26 @@ class Verdict:
     claim: Claim
     outcome: Outcome
     reason: str
-    effect: str | None = None
-    interval: Interval | None = None
+    limit: Limit | None = None
     seeds: int = 0
     scale: Scale | None = None
     regime: str | None = None
     others: tuple[Verdict, ...] = ()
+
+    @classmethod
+    def of(cls, claim: Claim, found: Finding, seeds: int, scale: Scale | None) -> Verdict:
+        """The verdict that a finding gives."""
+        return cls(claim, found.outcome, found.reason, found.limit, seeds, scale, found.regime)
+
+    @property
+    def effect(self) -> str | None:
+        """What the effect is, in words with its unit."""
+        return effect_label(self.limit)
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the effect, 95 %."""
+        return self.limit.span if self.limit else None
 
 
 def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
@@ -63,21 +79,19 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
 
 
 def _judge(claim: Claim, evidence: Evidence) -> Verdict:
-    if claim.evaluate is None:
+    if claim.computed:
         raise ValueError(f"{claim.id} has no rule for training runs: it is computed, from the store")
     try:
-        finding = _refusal(evidence, claim.seeds or evidence.seeds_needed) or claim.evaluate(evidence)
+        finding = _refusal(evidence, claim.seeds or evidence.seeds_needed) or claim(evidence)
     except GridEdgeError as error:
         finding = Finding(OPEN, f"{error}.")
-    return Verdict(claim, finding.outcome, finding.reason, finding.effect, finding.interval, evidence.seeds,
-                   evidence.scale, finding.regime)
+    return Verdict.of(claim, finding, evidence.seeds, evidence.scale)
 
 
 def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
-    if claim.compute is None:
+    if not claim.computed:
         return evaluate(claim, gather(claim, store, **sources))
-    verdicts = [Verdict(claim, found.outcome, found.reason, found.effect, found.interval, found.seeds, scale,
-                        found.regime) for scale, found in claim.compute(store)]
+    verdicts = [Verdict.of(claim, found, found.seeds, scale) for scale, found in claim(store)]
     if not verdicts:
         return Verdict(claim, UNTESTED, "Nothing has been counted yet.")
     return replace(verdicts[0], others=tuple(verdicts[1:]))
@@ -102,7 +116,8 @@ def gather(
     Args:
         store: of `lorakit.records`.
         specs_of: (experiment, profile) to its specs of the record size; None asks `lorakit.study.experiments`.
-        facts: model name to what is known of its pre-training: `peak_learning_rate`, `parameters`.
+        facts: model name to what is known of its pre-training: `peak_learning_rate`, `parameters`, and of an embedded
+            base alone `hidden_size`.
     """
     specs_of = specs_of or _record_specs
     found = []
@@ -115,7 +130,7 @@ def gather(
             mine = [records[key] for key in ids if key in records]
             known = facts(model)
             found.append(Evidence(profile, model, tidy(mine), runs(mine), len(ids) - len(mine),
-                                  known.get("peak_learning_rate"), known.get("parameters")))
+                                  known.get("peak_learning_rate"), known.get("parameters"), "hidden_size" in known))
     return found
 
 

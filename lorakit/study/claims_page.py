@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lorakit.study.claims import Verdict
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED
+from lorakit.study.decisions import FAILS, HOLDS, OPEN, UNTESTED
 
 SCALE_WORDS = {
     HOLDS: "holds at this scale",
@@ -14,12 +14,11 @@ SCALE_WORDS = {
     OPEN: "inconclusive",
     UNTESTED: "not tested at this scale",
 }
-UNSIGNED = (" / ", ", bits ")  # in the words for an effect that cannot be negative
 
 
 def outcome_words(verdict: Verdict) -> str:
     """A verdict in a word or two. What rests on training runs of the embedded models alone is never said of others."""
-    if verdict.seeds and verdict.scale and verdict.scale.model.startswith(("tiny", "the width ladder")):
+    if verdict.seeds and verdict.scale and verdict.scale.embedded:
         return {HOLDS: "seen on tiny", FAILS: "not seen on tiny"}.get(verdict.outcome, SCALE_WORDS[verdict.outcome])
     return SCALE_WORDS[verdict.outcome]
 
@@ -51,19 +50,20 @@ def _where(verdict: Verdict) -> str:
 
 
 def effect_text(verdict: Verdict) -> str:
-    """The effect with its interval, or an empty text; such as `rank 16 − full, % of …: +1.2, 95% interval …`.
+    """The effect with its interval and limit, or an empty text; such as `rank 16 − full, % of …: +1.2, 95% interval …`.
 
-    Ratios and amounts, such as `rank 16 / full`, are printed without a sign.
+    What cannot be negative, such as `rank 16 / full`, is printed without a sign.
     """
-    if verdict.effect is None or verdict.interval is None:
+    if verdict.limit is None:
         return ""
-    found = verdict.interval
+    found, limit = verdict.limit.span, verdict.limit
     if not verdict.seeds:
         span = f", {found.low:.3g} to {found.high:.3g}" if found.low < found.high else ""
         return f"{verdict.effect}: {found.mean:.3g}{span} (exact)"
-    sign = "" if any(mark in verdict.effect for mark in UNSIGNED) else "+"
+    sign = "+" if limit.unit.signed else ""
     mean, low, high = (f"{value:{sign}.2g}".replace("-", "−") for value in (found.mean, found.low, found.high))
-    return f"{verdict.effect}: {mean}, {found.confidence:.0%} interval {low} to {high}"
+    return (f"{verdict.effect}: {mean}, {found.confidence:.0%} interval {low} to {high}, limit "
+            f"{limit.unit.range(limit.inside)}")
 
 
 def ledger_markdown(verdicts: Sequence[Verdict]) -> str:

@@ -12,6 +12,7 @@ from lorakit.study.statistics import Optimum, Size, edge_of, mean_interval, opti
 COMMON = "common"
 RUN = ["arm", "learning_rate", "seed"]
 BEST_COLUMNS = ["arm", "method", "rank", "learning_rate", "seed", "step", "tokens", "validation_loss", "test_loss"]
+ACCURACIES = ("validation_accuracy", "test_accuracy")  # of RL runs
 
 
 class FrameError(ValueError):
@@ -19,7 +20,7 @@ class FrameError(ValueError):
 
 
 def losses_at(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
-    """One row per run with its losses at one step; a diverged run that did not reach it has +inf.
+    """One row per run with its losses at one step; a diverged run that did not reach it has +inf (accuracies −inf).
 
     Args:
         frame: of `tidy`, of one model, dataset and batch size.
@@ -46,6 +47,7 @@ def losses_at(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     if step == last:
         lost |= rows["status"] == "diverged"
     rows.loc[lost, ["train_loss", "validation_loss", "test_loss"]] = math.inf
+    rows.loc[lost, [name for name in ACCURACIES if name in rows]] = -math.inf
     twice = rows[rows.duplicated(RUN)]
     if len(twice):
         run = twice.iloc[0]
@@ -85,6 +87,8 @@ def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
 def best_rate_by_validation(frame: pd.DataFrame, size: Size = "record", step: int | None = None) -> pd.DataFrame:
     """Each arm's runs at the trained rate with the least mean validation loss over seeds: one row per arm and seed.
 
+    The rows of RL runs have their accuracies, too.
+
     Args:
         frame: of `tidy`, of one model, dataset and batch size.
         size: a best rate at the grid's edge is an error at `record`, a warning at `live`.
@@ -101,7 +105,8 @@ def best_rate_by_validation(frame: pd.DataFrame, size: Size = "record", step: in
         best = float(table.mean().idxmin())
         edge_of(table.columns.tolist(), best, arm=arm, size=size)
         chosen.append(rows[(rows["arm"] == arm) & (rows["learning_rate"] == best)])
-    return pd.concat(chosen)[BEST_COLUMNS].reset_index(drop=True)
+    found = pd.concat(chosen)
+    return found[[*BEST_COLUMNS, *(name for name in ACCURACIES if name in found)]].reset_index(drop=True)
 
 
 def pointwise_minimum(frame: pd.DataFrame) -> pd.DataFrame:

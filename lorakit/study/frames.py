@@ -14,8 +14,8 @@ from lorakit.specs import LoRASpec
 if TYPE_CHECKING:
     from lorakit.records import Record
 
-RUN_COLUMNS = ("id", "model", "dataset", "method", "rank", "arm", "alpha", "targets", "learning_rate", "seed",
-               "batch_size")
+RUN_COLUMNS = ("id", "model", "dataset", "method", "rank", "arm", "plain", "alpha", "targets", "expert_rank",
+               "learning_rate", "seed", "batch_size")
 LOSS_COLUMNS = ("train_loss", "validation_loss", "test_loss")
 NORM_COLUMNS = ("norm_a", "norm_b")  # missing for full fine-tuning
 CURVE_COLUMNS = (*RUN_COLUMNS, "step", "tokens", *LOSS_COLUMNS, *NORM_COLUMNS, "status")
@@ -52,8 +52,9 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     """One row per (record, curve point), with the columns of `CURVE_COLUMNS`; losses in nats per label token.
 
     A diverged run keeps its rows: a point whose validation loss was not finite has losses of +inf, so that it loses
-    every comparison instead of vanishing from it. Failed runs left no result and are absent. `rank`, `alpha` and
-    `targets` are missing for full fine-tuning. RL runs give the frame of `tidy_rl`.
+    every comparison instead of vanishing from it. Failed runs left no result and are absent. `plain` is whether nothing
+    but the rank departs from a default; `expert_rank` is that of an adapter for each expert; `rank`, `alpha`, `targets`
+    and it are missing for full fine-tuning. RL runs give the frame of `tidy_rl`.
 
     Args:
         records: runs of supervised specs, or of RL specs.
@@ -128,8 +129,10 @@ def _run(record: Record) -> dict[str, Any]:
         "method": spec.method,
         "rank": math.nan if lora is None else float(lora.rank),
         "arm": arm_name(lora, spec.full_targets),
+        "plain": spec.full_targets == "all" if lora is None else lora == LoRASpec(rank=lora.rank),
         "alpha": math.nan if lora is None else lora.alpha,
         "targets": None if lora is None else _targets(lora),
+        "expert_rank": math.nan if lora is None or lora.shared_outer else float(lora.expert_rank or math.nan),
         "learning_rate": spec.learning_rate,
         "seed": spec.seed,
         "batch_size": (spec.episodes_per_step if isinstance(spec, GRPOSpec)

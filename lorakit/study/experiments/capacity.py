@@ -21,6 +21,7 @@ LORA_RATES, FULL_RATES = [5e-4, 1.25e-3, 3e-3], [1e-3, 2.15e-3, 4.64e-3, 1e-2]
 PASSES = replace(STRINGS, lora=LoRASpec(rank=16), dataset="reworded-skills", max_length=40, evaluations=2,
                  evaluation_tokens=2048)
 PASS_RATES = grid(2e-3, 5, per_decade=2)
+STRING_SETS = {f"random-strings-{count}": count for count in (12, 24, 48, 96, 192, 384, 1536)}  # strings of each set
 NEW = SFTSpec(model="tiny-w64-s0", dataset="new-skills", learning_rate=1e-3, batch_size=8, max_length=40,
               evaluations=14)
 

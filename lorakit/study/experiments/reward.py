@@ -13,6 +13,7 @@ from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.study.experiments.definition import Experiment
 
 STEPS = {10: 40, 26: 60, 100: 120, 676: 450, 10_000: 5000}
+SECRETS = {f"secret-{count}": count for count in STEPS}  # how many secrets there could be
 TOKENS = {10: 1, 26: 1, 100: 2, 676: 2, 10_000: 5}
 REWARDED = GRPOSpec(task="secret-10", learning_rate=1e-3, prompts_per_step=1, group_size=16, evaluations=20,
                     evaluation_problems=1)

@@ -1,34 +1,26 @@
-"""The rule of the claim on batch size, fixed before its records were looked at: evidence in, finding out."""
+"""The rule of the claim on batch size: evidence in, finding out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 
 import pandas as pd
 
+from lorakit.study.claim import claim
 from lorakit.study.curves import best_rate_by_validation
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED, Evidence, Finding, Outcome, combine, percent_text
+from lorakit.study.decisions import OPEN, PERCENT, UNTESTED, Finding, Limit, combine, decide, over_seeds, paired
+from lorakit.study.evidence import Evidence
 from lorakit.study.regime import Regime, regime_of
-from lorakit.study.rules.rank import HIGH_RANK, MARGIN
-from lorakit.study.statistics import Interval, mean_interval, paired_difference
+from lorakit.study.rules.learning_rate import by_rank, plain
+from lorakit.study.rules.rank import HIGH_RANK, PER_CENT
+from lorakit.study.statistics import mean_interval
 
 APART = 8
 
-C5_RULE = (
-    "Data: every dataset of the experiment. All batch sizes saw the same number of samples, and the rate of every arm "
-    f"is chosen anew at each batch size. Ranks of {HIGH_RANK} or more, A trained. The small and the large batch are "
-    "the smallest and the largest one at which the regime gate says post-training, if the large one is "
-    f"{APART} times the small one or more; otherwise the dataset is not tested. Gap: test loss of LoRA minus that of "
-    "full fine-tuning, each at its best rate by mean validation loss, at the last step, by seed. Growth: the gap at "
-    f"the large batch minus that at the small one. Margin: {MARGIN:.0%} of full fine-tuning's mean improvement over "
-    "the base at the small batch. Holds if (a) for every rank the 95 % interval of the growth lies above zero, with a "
-    "mean of the margin or more, and (b) the interval of the highest rank's growth minus the lowest rank's lies within "
-    "± the margin: rank does not change it. Does not hold if, at 95 % after Bonferroni's correction over all these "
-    "intervals, the growth of a rank lies below the margin, or the difference of (b) wholly beyond it, on either "
-    "side. Otherwise inconclusive, also with a single rank, or if full fine-tuning's improvement is not clearly above "
-    "zero."
-)
+GROWTH = Limit("growth of the gap to full fine-tuning from the small to the large batch, in % of its improvement at "
+               "the small one", (0, math.inf), PERCENT, outside=(PER_CENT, math.inf), least_mean=PER_CENT)
+ALIKE = Limit("the highest rank's growth minus the lowest rank's", (-PER_CENT, PER_CENT), PERCENT)
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,18 @@ def growth(small: Gaps, large: Gaps, arm: str) -> dict[int, float]:
     return {seed: large.by_arm[arm][seed] - gap for seed, gap in small.by_arm[arm].items()}
 
 
+@claim("C5", source="schulman2025lora", chapter="07-batch-size", experiments=("batch-size",), limits=[GROWTH, ALIKE],
+       scope="In some settings: 10,000 examples of OpenThoughts3, batches of 32 and more.")
 def gap_grows_with_batch(evidence: Evidence) -> Finding:
-    """C5, by `C5_RULE`."""
+    """the gap between LoRA and full fine-tuning grows with the batch size, alike at every rank
+
+    Data: every dataset of the experiment. All batch sizes saw the same number of samples, and the rate of every arm is
+    chosen anew at each batch size. Ranks of {HIGH_RANK} or more, A trained. The small and the large batch are the
+    smallest and the largest one at which the regime gate says post-training, if the large one is {APART} times the
+    small one or more; otherwise the dataset is not tested. Gap: test loss of LoRA minus that of full fine-tuning, each
+    at its best rate by mean validation loss, at the last step, by seed. Inconclusive also with a single rank, or if
+    full fine-tuning's improvement at the small batch is not clearly above zero.
+    """
     return combine({d: _growths(*evidence.of(d), evidence.peak_learning_rate) for d in evidence.datasets})
 
 
@@ -91,36 +93,15 @@ def _growths(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | Non
         return Finding(UNTESTED, f"Batch sizes in post-training: {batches}; they must span a factor of {APART}.",
                        regime=regimes)
     small, large = inside[0], inside[-1]
-    lora = curves.loc[(curves["method"] == "lora") & (curves["rank"] >= HIGH_RANK), ["arm", "rank"]].drop_duplicates()
-    ranks = [arm for arm, rank in lora.sort_values("rank").itertuples(index=False) if arm == f"rank {rank:g}"]
+    lora = [arm for rank, arm in by_rank(plain(curves)).items() if rank >= HIGH_RANK]
     gain = mean_interval(list(small.improvement.values()))
-    if len(ranks) < 2 or gain.low <= 0:
+    if len(lora) < 2 or gain.low <= 0:
         return Finding(OPEN, f"Needs two ranks of {HIGH_RANK} or more and a clear improvement of full fine-tuning.",
                        regime=regimes)
-    growths = [growth(small, large, arm) for arm in ranks]
-    strict = 1 - 0.05 / (len(ranks) + 1)
+    growths = [growth(small, large, arm) for arm in lora]
     unit = 100 / gain.mean
-
-    def spans(confidence: float) -> tuple[list[Interval], Interval]:
-        rises = [mean_interval(list(by_seed.values()), confidence).scaled(unit) for by_seed in growths]
-        return rises, paired_difference(growths[-1], growths[0], confidence).scaled(unit)
-
-    rises, difference = spans(0.95)
-    outcome = _outcome(rises, difference, *spans(strict))
-    words = ", ".join(f"{arm} {percent_text(rise)}" for arm, rise in zip(ranks, rises, strict=True))
-    reason = (f"From batch {small.batch} to {large.batch} the gap to full fine-tuning grew by, in % of its improvement "
-              f"at batch {small.batch} (margin {MARGIN:.0%}): {words}; {ranks[-1]} against {ranks[0]}: "
-              f"{percent_text(difference)}.")
-    effect = f"{ranks[-1]}, growth of the gap from batch {small.batch} to {large.batch}, % of full's improvement"
-    return Finding(outcome, reason, effect, rises[-1], regimes)
-
-
-def _outcome(rises: Sequence[Interval], difference: Interval, strict_rises: Sequence[Interval],
-             strict_difference: Interval) -> Outcome:
-    margin = 100 * MARGIN
-    if any(rise.high < margin for rise in strict_rises):
-        return FAILS
-    if strict_difference.low > margin or strict_difference.high < -margin:
-        return FAILS
-    grows = all(rise.low > 0 and rise.mean >= margin for rise in rises)
-    return HOLDS if grows and -margin <= difference.low and difference.high <= margin else OPEN
+    way = f"growth of the gap from batch {small.batch} to {large.batch}"
+    grown = [GROWTH.measured(f"{arm}, {way}", over_seeds(list(by_seed.values()), unit))
+             for arm, by_seed in zip(lora, growths, strict=True)]
+    alike = ALIKE.measured(f"{lora[-1]} − {lora[0]}", paired(growths[-1], growths[0], unit))
+    return decide([*grown, alike], shown=grown[-1], regime=regimes)

@@ -7,13 +7,30 @@ weight after 200 exposures. It chose the rates and the alphabet; the rule of C10
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lorakit.study.claim import claim
 from lorakit.study.curves import best_rate_by_validation, pointwise_minimum
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED, Evidence, Finding, Outcome, Scale
+from lorakit.study.decisions import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    RATIO,
+    UNTESTED,
+    Finding,
+    Limit,
+    Unit,
+    decide,
+    exactly,
+    over_seeds,
+)
+from lorakit.study.evidence import Evidence, Scale
+from lorakit.study.experiments.capacity import STRING_SETS
+from lorakit.study.rules.learning_rate import ARTICLE, SMOLLM2_RATES
 from lorakit.study.statistics import Interval, mean_interval
 from lorakit.theory.capacity import BITS_PER_PARAMETER, adapter_bits, association_bits, episode_bits
 from lorakit.theory.shapes import ModelShape
@@ -21,43 +38,19 @@ from lorakit.theory.shapes import ModelShape
 if TYPE_CHECKING:
     from lorakit.records import Store
 
-STRINGS = "random-strings-"
 SYMBOLS, LENGTH = 64, 63  # of a random string: 378 bits
 ENOUGH_EXPOSURES = 1000
 SATURATED = 0.05  # doubling the exposures adds less
 ABOUT_TWO = (1.5, 2.5)  # bits a weight
 ABOUT_ONE = (0.5, 2.0)  # bits a token
-BYTE_TOKENS = "tiny"  # the embedded models: a token is a byte, not a piece of a word
 
-C10_RULE = (
-    "Three parts. (a) One bit a token: for every dataset of text that was met once, the first pass's total log loss "
-    "in bits per label token, at the rate and arm with the least mean over seeds; the 95 % interval lies within "
-    f"{ABOUT_ONE[0]:g} to {ABOUT_ONE[1]:g}. Not judged on the embedded models, whose tokens are bytes. (b) The first "
-    "pass bounds the information: for random strings, whose bits are known, no run's first pass costs less than 99 % "
-    f"of them. (c) Two bits a weight: of the LoRA arms that met random strings {ENOUGH_EXPOSURES} times, as in the "
-    "source, the one that stored most a weight, at its best rate (chosen on one half of the strings); the 95 % "
-    f"interval lies within {ABOUT_TWO[0]:g} to {ABOUT_TWO[1]:g}. Bits stored are a lower bound of what fits: an "
-    "interval wholly above that range fails, and one wholly below fails only if the arm is saturated, that is if the "
-    f"whole interval of what the last doubling of exposures added lies under {SATURATED:.0%}. Does not hold if a part "
-    "fails; holds if all three hold; otherwise inconclusive, also where a part could not be judged at this scale."
-)
-C9_RULE = (
-    "Arithmetic. (a) A reward with B values that are told apart tells at most log2 B bits, so a binary one at most one "
-    "bit an episode: the entropy is computed at every success rate from 0.01 to 0.99. (b) The source's example, 10,000 "
-    "problems × 32 samples, is 320,000 episodes, and rank 1 on every linear layer of Llama-3.1-8B, which the source "
-    "rounds to 3 million weights, holds as many bits at two bits a weight. (c) DeepSeek-R1-Zero's 10,400 steps × 32 × "
-    "16 are 5.3 million episodes. Holds if all three come out; does not hold if one does not."
-)
-
-
-def strings_of(dataset: str) -> int | None:
-    """How many random strings a dataset has, by its name; None if it is another.
-
-    >>> strings_of("random-strings-24@c4a2e72d67ff"), strings_of("real-text@1")
-    (24, None)
-    """
-    name = dataset.partition("@")[0]
-    return int(name.removeprefix(STRINGS)) if name.startswith(STRINGS) else None
+PER_TOKEN = Limit("(a) bits a label token of a first pass over a dataset of text", ABOUT_ONE,
+                  Unit("", "bits a token", form=".2f"))
+BOUND = Limit("(b) least cost of a first pass over random strings, in their bits", (0.99, math.inf),
+              Unit("", "", form=".3f"))
+ONE_BIT = Limit("bits that a binary reward tells an episode", (1 - 1e-9, 1 + 1e-9), Unit("", "", form=".3f"))
+ROOM = Limit("bits held by rank 1 / bits of the example", (1, math.inf), RATIO)
+PER_WEIGHT = Limit("(c) bits stored a weight", ABOUT_TWO, Unit("", "bits stored a weight, a lower bound", form=".2f"))
 
 
 def stored_bits(curves: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +69,7 @@ def stored_bits(curves: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """
     parts = []
     for (model, dataset, _), rows in curves.groupby(["model", "dataset", "batch_size"], sort=False):
-        count = strings_of(dataset)
+        count = STRING_SETS.get(dataset.partition("@")[0])
         if count is None:
             continue
         best = pointwise_minimum(rows)
@@ -122,86 +115,98 @@ def first_pass(metrics: pd.DataFrame) -> pd.DataFrame:
     if "train_nats" not in metrics:
         return metrics.iloc[:0].assign(bits_per_token=[], cost=[])
     rows = metrics[metrics["train_nats"].notna()].copy()
-    strings = rows["dataset"].map(strings_of).astype(float)
+    strings = rows["dataset"].str.split("@").str[0].map(STRING_SETS).astype(float)
     rows = rows[strings.isna() | (rows["steps"] * rows["batch_size"] <= strings)]
     per_token = rows["train_nats"] / rows["tokens"] / math.log(2)
-    known = rows["dataset"].map(lambda name: math.log2(SYMBOLS) if strings_of(name) else math.nan).astype(float)
-    return rows.assign(bits_per_token=per_token, cost=per_token / known)
+    return rows.assign(bits_per_token=per_token, cost=(per_token / math.log2(SYMBOLS)).where(strings.notna()))
 
 
+@claim("C10", source=ARTICLE, chapter="03-capacity", experiments=("capacity", "dataset-bits", *SMOLLM2_RATES), seeds=3,
+       limits=[PER_TOKEN, BOUND, PER_WEIGHT], corrected=False,
+       scope="Datasets for language models, tokens that are pieces of words; two bits a weight is from pre-training.")
 def bits_of_tokens_and_weights(evidence: Evidence) -> Finding:
-    """C10, by `C10_RULE`."""
+    """fine-tuning data carry about one bit a token, measured by the loss of the first pass, and a trained weight holds
+    about two
+
+    Three parts. (a) One bit a token: for every dataset of text that was met once, the first pass's total log loss in
+    bits per label token, at the rate and arm with the least mean over seeds. Not judged on the embedded models, whose
+    tokens are bytes. (b) The first pass bounds the information: for random strings, whose bits are known, the cheapest
+    run's first pass. (c) Two bits a weight: of the LoRA arms that met random strings {ENOUGH_EXPOSURES} times, as in
+    the source, the one that stored most a weight, at its best rate (chosen on one half of the strings). Bits stored are
+    a lower bound of what fits: an interval wholly below the range fails only if the arm is saturated, that is if the
+    whole interval of what the last doubling of exposures added lies under {SATURATED:.0%}. Inconclusive also where a
+    part could not be judged at this scale.
+    """
     passes = first_pass(evidence.metrics)
-    parts = [_per_token(evidence.model, passes), _bound(passes), _per_weight(evidence)]
-    outcomes = [part.outcome for part in parts]
-    outcome: Outcome = FAILS if FAILS in outcomes else HOLDS if set(outcomes) == {HOLDS} else OPEN
-    outcome = UNTESTED if set(outcomes) == {UNTESTED} else outcome
-    deciding = next((part for part in reversed(parts) if part.outcome == outcome and part.interval), None)
-    deciding = deciding or next((part for part in reversed(parts) if part.interval), parts[-1])
-    reason = " ".join(f"({letter}) {part.reason}" for letter, part in zip("abc", parts, strict=True))
-    return Finding(outcome, reason, deciding.effect, deciding.interval)
+    parts = [_per_token(evidence.embedded, passes), _bound(passes), _per_weight(evidence)]
+    limits = [limit for _, mine in parts for limit in mine]
+    reason = " ".join(f"({letter}) {words}" for letter, (words, _) in zip("abc", parts, strict=True) if words)
+    if not limits:
+        return Finding(UNTESTED, reason)
+    found = decide(limits, corrected=False, before=reason)
+    if found.outcome != HOLDS:
+        return found
+    return replace(found, limit=limits[-1], outcome=HOLDS if all(mine for _, mine in parts) else OPEN)
 
 
-def _per_token(model: str, passes: pd.DataFrame) -> Finding:
-    if model.startswith(BYTE_TOKENS):
-        return Finding(UNTESTED, "Not judged: a token of this base is a byte.")
-    text = passes[passes["cost"].isna()]
-    found = {}
-    for dataset, rows in text.groupby("dataset"):
+def _per_token(bytes_alone: bool, passes: pd.DataFrame) -> tuple[str, list[Limit]]:
+    if bytes_alone:
+        return "Not judged: a token of this base is a byte.", []
+    limits = []
+    for dataset, rows in passes[passes["cost"].isna()].groupby("dataset"):
         table = rows.pivot_table(index="seed", columns=["arm", "learning_rate", "batch_size"], values="bits_per_token")
-        found[str(dataset).partition("@")[0]] = mean_interval(table[table.mean().idxmin()].tolist())
-    if not found:
-        return Finding(UNTESTED, "No first pass over text was run.")
-    low, high = ABOUT_ONE
-    outside = {name: span for name, span in found.items() if span.low > high or span.high < low}
-    inside = all(span.low >= low and span.high <= high for span in found.values())
-    name, span = max((outside or found).items(), key=lambda item: abs(math.log(max(item[1].mean, 1e-9))))
-    words = "; ".join(f"{one}: {s.mean:.2f} ({s.low:.2f} to {s.high:.2f})" for one, s in found.items())
-    outcome: Outcome = FAILS if outside else HOLDS if inside else OPEN
-    return Finding(outcome, f"First pass, bits a token: {words}.", f"{name}, bits a token", span)
+        name, least = str(dataset).partition("@")[0], table[table.mean().idxmin()].tolist()
+        limits.append(PER_TOKEN.measured(name, over_seeds(least)))
+    return "" if limits else "No first pass over text was run.", limits
 
 
-def _bound(passes: pd.DataFrame) -> Finding:
+def _bound(passes: pd.DataFrame) -> tuple[str, list[Limit]]:
     control = passes["cost"].dropna()
     if control.empty:
-        return Finding(UNTESTED, "No first pass over random strings was run.")
-    words = f"{len(control)} first passes over random strings cost {control.min():.3f} times their bits or more."
-    return Finding(HOLDS if control.min() >= 0.99 else FAILS, words)
+        return "No first pass over random strings was run.", []
+    least = float(control.min())
+    return (f"{len(control)} first passes over random strings cost {least:.3f} times their bits or more.",
+            [BOUND.measured("", exactly(least))])
 
 
-def _per_weight(evidence: Evidence) -> Finding:
+def _per_weight(evidence: Evidence) -> tuple[str, list[Limit]]:
     lora = evidence.curves[evidence.curves["method"] == "lora"]
     stored = stored_bits(lora, evidence.metrics)
     rows = stored[stored["exposures"] >= ENOUGH_EXPOSURES - 0.5]
     if rows.empty:
-        return Finding(UNTESTED, f"No LoRA arm met random strings {ENOUGH_EXPOSURES} times.")
+        return f"No LoRA arm met random strings {ENOUGH_EXPOSURES} times.", []
     arm, dataset = rows.groupby(["arm", "dataset"])["per_parameter"].mean().idxmax()
     best_rate_by_validation(lora[(lora["arm"] == arm) & (lora["dataset"] == dataset)])  # raises at a grid's edge
     whole = stored[(stored["arm"] == arm) & (stored["dataset"] == dataset)]
-    span = mean_interval(whole[whole["step"] == whole["step"].max()]["per_parameter"].tolist())
     added = last_doubling(whole)
-    low, high = ABOUT_TWO
     full = added.high < SATURATED
-    inside = span.low >= low and span.high <= high
-    outcome: Outcome = HOLDS if inside else FAILS if span.low > high or (span.high < low and full) else OPEN
-    words = (f"{arm} on {dataset.partition('@')[0]}: {span.mean:.2f} ({span.low:.2f} to {span.high:.2f}) bits a "
-             f"weight, {'saturated' if full else 'not saturated'}: the last doubling of exposures added "
-             f"{added.mean:.0%} ({added.low:.0%} to {added.high:.0%}).")
-    return Finding(outcome, words, f"{arm}, bits stored a weight, a lower bound", span)
+    words = (f"{arm} on {dataset.partition('@')[0]} is {'saturated' if full else 'not saturated'}: the last doubling "
+             f"of exposures added {added.mean:.0%} ({added.low:.0%} to {added.high:.0%}).")
+    at = over_seeds(whole[whole["step"] == whole["step"].max()]["per_parameter"].tolist())
+    return words, [PER_WEIGHT.measured(arm, at, outside=ABOUT_TWO if full else (-math.inf, ABOUT_TWO[1]))]
 
 
+@claim("C9", source=ARTICLE, chapter="03-capacity", computed=True, limits=[ONE_BIT, ROOM], corrected=False,
+       scope="Policy gradients with a scalar advantage; an upper bound, computed, about no model in particular.")
 def episodes_fit_rank_one(store: Store) -> list[tuple[Scale | None, Finding]]:
-    """C9, by `C9_RULE`; the store is not read."""
+    """an episode of reinforcement learning tells about one bit, so that rank 1 has room for what such a run tells
+
+    Arithmetic, so that an interval is a number. A reward with B values that are told apart tells at most log2 B bits:
+    the entropy of a binary one is computed at every success rate from 0.01 to 0.99. The source's example, 10,000
+    problems × 32 samples, is 320,000 episodes; rank 1 on every linear layer of Llama-3.1-8B, which the source rounds to
+    3 million weights, holds two bits a weight. DeepSeek-R1-Zero's 10,400 steps × 32 × 16 must come out as the source's
+    5.3 million episodes, and rank 1's weights as its 3 million.
+    """
     rates = np.linspace(0.01, 0.99, 99)
     bits = [episode_bits(1, success_rate=float(rate)) for rate in rates]
     weights = sum(ModelShape.of("llama-3.1-8b").lora_parameters(1).values())
     episodes, zero = 10_000 * 32, 10_400 * 32 * 16
     held = adapter_bits(weights)
-    passed = (max(bits) <= 1.0 and math.isclose(max(bits), 1.0), round(weights / 1e6) == 3 and held >= episodes,
-              round(zero / 1e6, 1) == 5.3)
     words = (f"A binary reward tells {max(bits):.3f} bits an episode at most, {bits[0]:.3f} at a success rate of 1 %. "
              f"{episodes:,} episodes tell {episodes:,} bits at most; rank 1 of Llama-3.1-8B has {weights:,} weights "
              f"and holds {held:,.0f} bits at {BITS_PER_PARAMETER:g} a weight. R1-Zero's {zero:,} episodes are "
              f"{zero / held:.3f} times that, though its base is a larger model.")
-    span = Interval(held / episodes, held / episodes, held / episodes, 1)
-    return [(None, Finding(HOLDS if all(passed) else FAILS, words, "bits held by rank 1 / bits of the example", span))]
+    room = ROOM.measured("", exactly(held / episodes))
+    found = decide([ONE_BIT.measured("most", exactly(max(bits))), room], corrected=False, shown=room, before=words)
+    rounds = round(weights / 1e6) == 3 and round(zero / 1e6, 1) == 5.3
+    return [(None, found if rounds else replace(found, outcome=FAILS))]

@@ -1,4 +1,4 @@
-"""The rules of the claims on reinforcement learning, each fixed before its records: evidence in, finding out.
+"""The rules of the claims on reinforcement learning: evidence in, finding out.
 
 Accuracy is the share of held-out problems answered rightly, greedily; differences are in points (hundredths).
 """
@@ -6,96 +6,46 @@ Accuracy is the share of held-out problems answered rightly, greedily; differenc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pandas as pd
 
+from lorakit.study.claim import claim
 from lorakit.study.curves import arms, best_rate_by_validation, losses_at, optima
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, UNTESTED, Evidence, Finding, Outcome, combine
+from lorakit.study.decisions import OPEN, POINTS, UNTESTED, Finding, Limit, Unit, combine, decide, paired, ratio_of
+from lorakit.study.evidence import Evidence
 from lorakit.study.rules.layers import pairs
-from lorakit.study.rules.learning_rate import ABOUT, TEN, Part, plain, ratio_text
-from lorakit.study.statistics import Interval, Size, mean_interval, paired_difference
+from lorakit.study.rules.learning_rate import TEN, TENFOLD, by_rank, plain
+from lorakit.study.rules.rank import by_seed
+from lorakit.study.statistics import Size, paired_difference
 
 MARGIN = 2.0  # points of accuracy
 BAND = 5.0  # points below an arm's best within which a rate is good
 BEHIND = 10.0  # points: far behind
 SAME = 0.02  # rates of two grids that differ by less, through rounding, are one
+ARTICLE = "schulman2025lora"
+EXPERIMENTS = ("grpo", "grpo-form")
+OWN_RATE = ("Each arm at its own best learning rate by mean validation accuracy at the last step, read on test "
+            "accuracy there, paired by seed.")
+GAIN = "Inconclusive also where full fine-tuning's gain in accuracy over the base is not clearly above zero."
 
-_OWN_RATE = (
-    "Each arm at its own best learning rate by mean validation accuracy at the last step, read on test accuracy "
-    "there, paired by seed."
-)
-_GAIN = "Inconclusive also where full fine-tuning's gain in accuracy over the base is not clearly above zero."
-C8_RULE = (
-    f"Data: every RL task of the experiments, runs with alpha 32 on every linear layer. {_OWN_RATE} (a) Test "
-    f"accuracy of every rank minus full fine-tuning's; margin: {MARGIN:g} points. (b) The band of good rates: for "
-    f"each seed, how many rates of the grid (equally dense in all arms) end within {BAND:g} points of the arm's best "
-    "mean validation accuracy; every rank minus full fine-tuning. Holds if every 95 % interval of (a) lies within "
-    "the margin and every one of (b) above zero. Does not hold if, at 95 % after Bonferroni's correction over all "
-    "these intervals, one of (a) lies wholly beyond the margin on LoRA's bad side, or one of (b) below zero. "
-    f"Otherwise inconclusive. {_GAIN}"
-)
-C3_RL_RULE = (
-    "Data: every RL task of the experiments. An arm's best rate is the minimum of its U-curve of validation error "
-    "at the last step, seed by seed. For every rank, its best rate over full fine-tuning's: geometric mean over "
-    f"seeds with its paired 95 % interval. Holds if every interval lies within a factor {ABOUT:g} of {TEN:g}; does "
-    "not hold if one lies wholly outside, at 95 % after Bonferroni's correction; otherwise inconclusive."
-)
-C6_RL_RULE = (
-    f"Data: every RL task of the experiments. {_OWN_RATE} (a) Attention alone minus the MLP alone, with equally many "
-    f"adapter weights; (b) attention and MLP minus the MLP alone, at the same rank. Margin: {MARGIN:g} points. Holds "
-    "if every 95 % interval of (a) lies below zero and every one of (b) below the margin. Does not hold if, at 95 % "
-    "after Bonferroni's correction, one of (a) lies above minus the margin while its 95 % interval reaches zero "
-    "(attention is as good, or better), or one of (b) lies above the margin. Otherwise inconclusive."
-)
-O1_RULE = (
-    "Data: every RL task of the experiments. The highest rank at full fine-tuning's best learning rate (best by "
-    "mean validation accuracy at the last step) and full fine-tuning at the same rate, equal steps and rewards: "
-    f"test accuracy of LoRA minus full, paired by seed. Holds if every 95 % interval lies below −{BEHIND:g} points; "
-    f"does not hold if one lies wholly above it; otherwise inconclusive. {_GAIN}"
-)
-O2_RULE = (
-    f"Data: every RL task of the experiments. {_OWN_RATE} The highest rank minus full fine-tuning. Holds if every 95 "
-    f"% interval lies below −{MARGIN:g} points; does not hold if one lies wholly above it; otherwise inconclusive. "
-    f"{_GAIN}"
-)
-T1_RULE = (
-    "Data: every RL task of the experiments. Rank 1 at ten times full fine-tuning's best learning rate (best by mean "
-    "validation accuracy at the last step) and full fine-tuning at that best rate, equal steps and rewards: test "
-    f"accuracy of LoRA minus full, paired by seed; margin: {MARGIN:g} points. Holds if every 95 % interval lies above "
-    f"−{MARGIN:g} points; does not hold if one lies wholly below it; otherwise inconclusive. {_GAIN}"
-)
-P1_RULE = (
-    f"Data: every RL task of the experiments, alpha 32. {_OWN_RATE} Rank 1 minus the highest rank. Holds if every 95 "
-    f"% interval lies below −{MARGIN:g} points; does not hold if one lies wholly above it; otherwise inconclusive."
-)
+EQUAL = Limit("test accuracy of a rank minus full fine-tuning's", (-MARGIN, MARGIN), POINTS,
+              outside=(-MARGIN, math.inf))
+WIDER = Limit("good rates of a rank more than full fine-tuning has", (0, math.inf), Unit("", "good rates", signed=True))
+IN_RL = replace(TENFOLD, what="best rate of a rank over full fine-tuning's")
+APART = Limit("test accuracy of attention alone minus the MLP alone, with equally many adapter weights", (-math.inf, 0),
+              POINTS, outside=(-math.inf, -MARGIN))
+ADDED = Limit("test accuracy of attention and MLP minus the MLP alone, at the same rank", (-math.inf, MARGIN), POINTS)
+FAR_BEHIND = Limit("test accuracy of the highest rank at full fine-tuning's rate minus full fine-tuning's",
+                   (-math.inf, -BEHIND), POINTS)
+LESS = Limit("test accuracy of the highest rank minus full fine-tuning's", (-math.inf, -MARGIN), POINTS)
+AS_WELL = Limit("test accuracy of rank 1 at ten times full fine-tuning's rate minus full fine-tuning's",
+                (-MARGIN, math.inf), POINTS)
+NARROW = Limit("test accuracy of rank 1 minus the highest rank's", (-math.inf, -MARGIN), POINTS)
 
-
-@dataclass(frozen=True)
-class Difference:
-    """Two arms' test accuracies by seed: `a` minus `b`, in points."""
-
-    label: str
-    a: dict[int, float]
-    b: dict[int, float]
-
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """Of a − b, in points."""
-        return paired_difference(self.a, self.b, confidence).scaled(100)
-
-    def __str__(self) -> str:
-        return f"{self.label} {points_text(self.interval())}"
-
-
-def points_text(interval: Interval) -> str:
-    """`+1.2 points (−0.3 to +2.8)`.
-
-    >>> points_text(Interval(1.2, -0.31, 2.8, 5))
-    '+1.2 points (−0.3 to +2.8)'
-    """
-    mean, low, high = (f"{value:+.1f}".replace("-", "−") for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} points ({low} to {high})"
+points_text = POINTS.text  # `+1.2 points (−0.3 to +2.8)`
+Judge = Callable[[pd.DataFrame, pd.DataFrame], Finding]
 
 
 def accuracies(curves: pd.DataFrame, size: Size = "record") -> dict[str, dict[int, float]]:
@@ -108,65 +58,66 @@ def accuracies(curves: pd.DataFrame, size: Size = "record") -> dict[str, dict[in
         GridEdgeError: at the record size, a best rate at the edge of its grid.
     """
     best = best_rate_by_validation(curves, size)
-    return {arm: dict(zip(rows["seed"], 1 - rows["test_loss"], strict=True)) for arm, rows in best.groupby("arm")}
+    return {arm: by_seed(best, arm, "test_accuracy") for arm in arms(best)}
 
 
 def good_rates(curves: pd.DataFrame) -> dict[str, dict[int, int]]:
     """How many rates of each arm end within `BAND` points of the arm's best mean validation accuracy, by seed."""
-    rows = losses_at(curves)
     counts: dict[str, dict[int, int]] = {}
-    for arm, runs in rows.groupby("arm"):
+    for arm, runs in losses_at(curves).groupby("arm"):
         table = runs.pivot(index="seed", columns="learning_rate", values="validation_loss")
         limit = float(table.mean().min()) + BAND / 100
         counts[str(arm)] = {int(seed): int(n) for seed, n in (table <= limit).sum(axis=1).items()}
     return counts
 
 
+@claim("C8", source=ARTICLE, chapter="09-grpo", experiments=EXPERIMENTS, limits=[EQUAL, WIDER],
+       scope="Policy gradients, the group's mean subtracted; Llama-3.1-8B on MATH and GSM8K, Qwen3-8B on DeepMath.")
 def equal_in_a_wider_band(evidence: Evidence) -> Finding:
-    """C8, by `C8_RULE`."""
+    """in reinforcement learning LoRA reaches full fine-tuning's accuracy down to rank 1, over a wider band of good
+    learning rates
+
+    Data: every RL task of the experiments, runs with alpha 32 on every linear layer. {OWN_RATE} Good rates: for each
+    seed, those of the grid (equally dense in all arms) that end within {BAND:g} points of the arm's best mean
+    validation accuracy. {GAIN}
+    """
     return _on_each(evidence, _equal_in_a_wider_band)
 
 
 def _equal_in_a_wider_band(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     reached, counts = accuracies(curves), good_rates(curves)
     lora = [arm for arm in arms(curves) if arm != "full"]
-    gaps = [Difference(arm, reached[arm], reached["full"]) for arm in lora]
-    wider = {arm: {seed: float(n - counts["full"][seed]) for seed, n in counts[arm].items()} for arm in lora}
-    strict = 1 - 0.05 / (2 * len(lora))
-    bands = [mean_interval(list(difference.values())) for difference in wider.values()]
-    narrow = [mean_interval(list(difference.values()), strict).high < 0 for difference in wider.values()]
-    behind = [gap.interval(strict).high < -MARGIN for gap in gaps]
-    equal = all(gap.interval().low > -MARGIN and gap.interval().high < MARGIN for gap in gaps)
-    outcome: Outcome = FAILS if any(behind) or any(narrow) else OPEN
-    if equal and all(band.low > 0 for band in bands):
-        outcome = HOLDS
-    numbers = "; ".join(f"{arm} {band.mean:+.1f} ({band.low:+.1f} to {band.high:+.1f})".replace("-", "−")
-                        for arm, band in zip(lora, bands, strict=True))
-    reason = (f"Test accuracy minus full fine-tuning's: {'; '.join(map(str, gaps))}. Good rates more than full "
-              f"fine-tuning has: {numbers}.")
-    worst = max(gaps, key=lambda gap: abs(gap.interval().mean))
-    return Finding(outcome, reason, f"{worst.label} − full, points of accuracy", worst.interval())
+    gaps = [EQUAL.measured(f"{arm} − full", paired(reached[arm], reached["full"], 100)) for arm in lora]
+    bands = [WIDER.measured(f"{arm} − full", paired(counts[arm], counts["full"])) for arm in lora]
+    return decide([*gaps, *bands], shown=max(gaps, key=lambda gap: abs(gap.span.mean)))
 
 
+@claim("C3-RL", source=ARTICLE, chapter="09-grpo", experiments=EXPERIMENTS, limits=[IN_RL],
+       scope="The same runs as C8.")
 def ten_times_in_rl(evidence: Evidence) -> Finding:
-    """C3-RL, by `C3_RL_RULE`."""
-    return _on_each(evidence, _ten_times, gain=False)
+    """in reinforcement learning, as in supervised training, LoRA's best learning rate is about ten times full
+    fine-tuning's
+
+    Data: every RL task of the experiments. An arm's best rate is the minimum of its U-curve of validation error at the
+    last step, seed by seed; ratios are geometric means over seeds with paired intervals.
+    """
+    return _on_each(evidence, _ten_times_in_rl, gain=False)
 
 
-def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+def _ten_times_in_rl(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     best = optima(curves)
-    parts = [Part(f"{arm} / full", best[arm], best["full"], TEN / ABOUT, TEN * ABOUT)
-             for arm in arms(curves) if arm != "full"]
-    strict = 1 - 0.05 / len(parts)
-    inside = all(part.low < part.ratio().low and part.ratio().high < part.high for part in parts)
-    outside = any(part.ratio(strict).low > part.high or part.ratio(strict).high < part.low for part in parts)
-    outcome: Outcome = FAILS if outside else HOLDS if inside else OPEN
-    words = "; ".join(f"{part.label} {ratio_text(part.ratio())}" for part in parts)
-    return Finding(outcome, f"Ratios of best rates: {words}.", f"best rate of {parts[-1].label}", parts[-1].ratio())
+    limits = [IN_RL.measured(f"{arm} / full", ratio_of(best[arm], best["full"])) for arm in best if arm != "full"]
+    return decide(limits, shown=replace(limits[-1], label=f"best rate of {limits[-1].label}"))
 
 
+@claim("C6-RL", source=ARTICLE, chapter="09-grpo", experiments=("grpo-layers",), limits=[APART, ADDED],
+       scope="Llama-3.1-8B on MATH.")
 def mlp_carries_it_in_rl(evidence: Evidence) -> Finding:
-    """C6-RL, by `C6_RL_RULE`."""
+    """in reinforcement learning, too, attention alone does worse than the MLP alone with equally many weights, and
+    adding attention to the MLP gains nothing
+
+    Data: every RL task of the experiments. {OWN_RATE}
+    """
     return combine({name: _layers(*evidence.of(name)) for name in evidence.datasets})
 
 
@@ -175,81 +126,96 @@ def _layers(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     if {question for question, *_ in found} != {"apart", "added"}:
         return Finding(UNTESTED, "Attention and MLP were not run with equally many weights, apart and together.")
     reached = accuracies(curves)
-    apart = [Difference(f"{a} − {b}", reached[a], reached[b]) for question, a, b in found if question == "apart"]
-    added = [Difference(f"{b} − {a}", reached[b], reached[a]) for question, a, b in found if question == "added"]
-    strict = 1 - 0.05 / len(found)
-    fails = (any(d.interval(strict).low > -MARGIN and d.interval().high >= 0 for d in apart)
-             or any(d.interval(strict).low > MARGIN for d in added))
-    holds = all(d.interval().high < 0 for d in apart) and all(d.interval().high < MARGIN for d in added)
-    outcome: Outcome = FAILS if fails else HOLDS if holds else OPEN
-    return Finding(outcome, f"Test accuracy: {'; '.join(map(str, apart + added))}.",
-                   f"{apart[0].label}, points of accuracy", apart[0].interval())
+    apart = [APART.measured(f"{a} − {b}", paired(reached[a], reached[b], 100)) for q, a, b in found if q == "apart"]
+    added = [ADDED.measured(f"{b} − {a}", paired(reached[b], reached[a], 100)) for q, a, b in found if q == "added"]
+    return decide([*apart, *added], shown=apart[0])
 
 
+@claim("O1", source="osmosis2025limits", chapter="10-disagreement", experiments=EXPERIMENTS, limits=[FAR_BEHIND],
+       scope="Qwen3-4B on DAPO-Math-17k, rewards for form and answer, settings kept largely similar.")
 def behind_at_the_same_rate(evidence: Evidence) -> Finding:
-    """O1, by `O1_RULE`."""
-    def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-        gap = at_a_multiple(curves, arms(curves)[-1], 1)
-        return _is_behind(gap, BEHIND) if gap else Finding(UNTESTED, "LoRA was not run at that rate.")
+    """trained by GRPO with the learning rate of full fine-tuning, LoRA stays far behind it
 
-    return _on_each(evidence, judge)
+    Data: every RL task of the experiments. The highest rank at full fine-tuning's best learning rate (best by mean
+    validation accuracy at the last step) and full fine-tuning at the same rate, equal steps and rewards, paired by
+    seed. {GAIN}
+    """
+    return _on_each(evidence, lambda curves, _: _at_a_multiple(FAR_BEHIND, curves, arms(curves)[-1:], 1))
 
 
-def at_a_multiple(curves: pd.DataFrame, arm: str, times: float) -> Difference | None:
-    """An arm at `times` full fine-tuning's best rate minus full fine-tuning at that rate; None if it was not run."""
+def _at_a_multiple(limit: Limit, curves: pd.DataFrame, arm: Iterable[str], times: float) -> Finding:
+    found = next((gap for one in arm if (gap := at_a_multiple(curves, one, times))), None)
+    if found is None:
+        return Finding(UNTESTED, "LoRA was not run at that rate.")
+    label, lora, full = found
+    return decide([limit.measured(label, paired(lora, full, 100))])
+
+
+def at_a_multiple(curves: pd.DataFrame, arm: str,
+                  times: float) -> tuple[str, dict[int, float], dict[int, float]] | None:
+    """An arm at `times` full fine-tuning's best rate and full fine-tuning at that rate; None if it was not run.
+
+    Returns:
+        a label, and the test accuracies of both by seed.
+    """
     full = best_rate_by_validation(curves[curves["arm"] == "full"])
     rate = times * float(full["learning_rate"].iloc[0])
     rows = losses_at(curves[curves["arm"] == arm])
     nearest = min(rows["learning_rate"].unique(), key=lambda other: abs(math.log(other / rate)))
     if abs(nearest / rate - 1) > SAME:
         return None
-    copied = rows[rows["learning_rate"] == nearest]
-    return Difference(f"{arm} at {nearest:.2g} − full at {rate / times:.2g}",
-                      dict(zip(copied["seed"], 1 - copied["test_loss"], strict=True)),
-                      dict(zip(full["seed"], 1 - full["test_loss"], strict=True)))
+    return (f"{arm} at {nearest:.2g} − full at {rate / times:.2g}",
+            by_seed(rows[rows["learning_rate"] == nearest], arm, "test_accuracy"),
+            by_seed(full, "full", "test_accuracy"))
 
 
+@claim("T1", source="trl2025lora", chapter="09-grpo", experiments=EXPERIMENTS, limits=[AS_WELL],
+       scope="SmolLM3-3B, 500 steps on mathematics, training reward of one run.")
 def ten_times_at_rank_one(evidence: Evidence) -> Finding:
-    """T1, by `T1_RULE`."""
+    """GRPO with LoRA of rank 1, at ten times full fine-tuning's learning rate, does as well as full fine-tuning
+
+    Data: every RL task of the experiments. Rank 1 at ten times full fine-tuning's best learning rate (best by mean
+    validation accuracy at the last step) and full fine-tuning at that best rate, equal steps and rewards, paired by
+    seed. {GAIN}
+    """
     def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-        gap = at_a_multiple(curves, "rank 1", TEN) if "rank 1" in set(curves["arm"]) else None
-        if gap is None:
-            return Finding(UNTESTED, "Rank 1 was not run at that rate.")
-        span = gap.interval()
-        outcome: Outcome = HOLDS if span.low > -MARGIN else FAILS if span.high < -MARGIN else OPEN
-        return Finding(outcome, f"Test accuracy: {gap}.", f"{gap.label}, points of accuracy", span)
+        return _at_a_multiple(AS_WELL, curves, (arm for rank, arm in by_rank(curves).items() if rank == 1), TEN)
 
     return _on_each(evidence, judge)
 
 
+@claim("O2", source="osmosis2025limits", chapter="10-disagreement", experiments=EXPERIMENTS, limits=[LESS],
+       scope="The source's conclusion from one comparison; judged here with a learning rate chosen for each method.")
 def behind_at_its_own_rate(evidence: Evidence) -> Finding:
-    """O2, by `O2_RULE`."""
+    """LoRA as such is less effective than full fine-tuning in reinforcement learning
+
+    Data: every RL task of the experiments. {OWN_RATE} {GAIN}
+    """
     def judge(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
         reached, top = accuracies(curves), arms(curves)[-1]
-        return _is_behind(Difference(f"{top} − full", reached[top], reached["full"]), MARGIN)
+        return decide([LESS.measured(f"{top} − full", paired(reached[top], reached["full"], 100))])
 
     return _on_each(evidence, judge)
 
 
+@claim("P1", source="yin2025perl", chapter="10-disagreement", experiments=EXPERIMENTS, limits=[NARROW],
+       scope="PeRL: R1-Distill-Qwen 1.5B and 7B at one rate with alpha = 2 r; verl's manual asks for rank 32.")
 def rank_one_is_a_bottleneck(evidence: Evidence) -> Finding:
-    """P1, by `P1_RULE`."""
+    """a very small rank is a bottleneck in reinforcement learning
+
+    Data: every RL task of the experiments, alpha 32. {OWN_RATE}
+    """
     def judge(curves: pd.DataFrame) -> Finding:
-        lora = [arm for arm in arms(curves) if arm != "full"]
-        if "rank 1" not in lora[:-1] or "test_accuracy" not in curves:
+        lora = by_rank(curves)
+        if 1 not in lora or len(lora) < 2 or "test_accuracy" not in curves:
             return Finding(UNTESTED, "Needs RL runs of rank 1 and of a higher rank.")
-        reached = accuracies(curves)
-        return _is_behind(Difference(f"rank 1 − {lora[-1]}", reached["rank 1"], reached[lora[-1]]), MARGIN)
+        reached, top = accuracies(curves), lora[max(lora)]
+        return decide([NARROW.measured(f"{lora[1]} − {top}", paired(reached[lora[1]], reached[top], 100))])
 
     return combine({task: judge(plain(evidence.of(task)[0])) for task in evidence.datasets})
 
 
-def _is_behind(gap: Difference, margin: float) -> Finding:
-    span = gap.interval()
-    outcome: Outcome = HOLDS if span.high < -margin else FAILS if span.low > -margin else OPEN
-    return Finding(outcome, f"Test accuracy: {gap}.", f"{gap.label}, points of accuracy", span)
-
-
-def _on_each(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding], gain: bool = True) -> Finding:
+def _on_each(evidence: Evidence, judge: Judge, gain: bool = True) -> Finding:
     """`judge` on plain adapters and full fine-tuning of every task; with `gain`, where the latter clearly gains."""
     findings = {}
     for task in evidence.datasets:
@@ -258,12 +224,9 @@ def _on_each(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], F
             findings[task] = Finding(UNTESTED, "Needs RL runs of LoRA and of full fine-tuning.")
             continue
         full = accuracies(curves[curves["arm"] == "full"])["full"]
-        if gain and paired_difference(full, _base(full, metrics)).low <= 0:
+        base = dict.fromkeys(full, float(metrics["base_test_accuracy"].mean()))
+        if gain and paired_difference(full, base).low <= 0:
             findings[task] = Finding(OPEN, "Full fine-tuning did not clearly improve on the base.")
             continue
         findings[task] = judge(curves, metrics)
     return combine(findings)
-
-
-def _base(seeds: Sequence[int] | dict[int, float], metrics: pd.DataFrame) -> dict[int, float]:
-    return dict.fromkeys(seeds, float(metrics["base_test_accuracy"].mean()))

@@ -1,29 +1,20 @@
-"""The rules of the claims on layers and experts, each fixed before its records: evidence in, finding out."""
+"""The rules of the claims on layers and experts: evidence in, finding out."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lorakit.study.claim import claim
 from lorakit.study.curves import best_rate_by_validation
-from lorakit.study.evidence import (
-    FAILS,
-    HOLDS,
-    OPEN,
-    UNTESTED,
-    Evidence,
-    Finding,
-    Outcome,
-    Scale,
-    combine,
-    percent_text,
-)
+from lorakit.study.decisions import FAILS, HOLDS, OPEN, PERCENT, UNTESTED, Finding, Limit, combine, decide, paired
+from lorakit.study.evidence import Evidence, Scale
 from lorakit.study.regime import regime_of
-from lorakit.study.rules.rank import MARGIN
-from lorakit.study.statistics import Interval, Size, paired_difference
+from lorakit.study.rules.rank import PER_CENT, by_seed, improvement
+from lorakit.study.statistics import Interval, Size
 from lorakit.theory.shapes import ModelShape
 
 if TYPE_CHECKING:
@@ -34,79 +25,59 @@ CLOSE = 0.1
 FAMILIES = (("attention", "mlp", "all-linear"), ("attention+head", "mlp+head", "all-linear+head"),
             ("attention", "experts", "attention+experts"))
 MIXTURE = "qwen3-30b-a3b"
+ARTICLE = "schulman2025lora"
 
-C6_RULE = (
-    "Data: every dataset of the experiments; the regime gate is reported and bars nothing. Each arm at its own best "
-    "learning rate by mean validation loss, read on test data at the last step, paired by seed; once with the head "
-    "adapted in all arms and once without, wherever both were run; in a mixture of experts the experts stand for the "
-    f"MLP. Margin: {MARGIN:.0%} of full fine-tuning's mean improvement over the base. (a) Attention alone minus MLP "
-    f"alone, with equally many adapter weights (within {MATCHED:.0%}). (b) MLP alone minus MLP and attention, the MLP "
-    "at the same rank in both. Holds if every 95 % interval of (a) lies above zero and every one of (b) lies below the "
-    "margin. Does not hold if, at 95 % after Bonferroni's correction over all these intervals, one of (a) lies below "
-    "the margin while its 95 % interval reaches zero (attention alone is as good, or better), or one of (b) lies above "
-    "the margin (attention adds something). Otherwise inconclusive, also if full fine-tuning's improvement is not "
-    "clearly above zero. With no pair of (a) or of (b): not tested."
-)
-C7_RULE = (
-    "Counted, not trained, from the shape of the article's mixture, Qwen3-30B-A3B; the embedded mixture beside it. "
-    "Ratio: adapter weights over base weights. Every expert has an adapter on its gate, up and down projections, of "
-    "the total rank divided by the number of active experts. Its ratio is divided by the ratio that the total rank "
-    "gives (a) the attention matrices of the same model, and (b) a dense MLP with as many weights as the active "
-    f"experts of a layer. Holds if one of the two quotients lies within {CLOSE:.0%} of 1, since the source does not "
-    "say which other layers it means; does not hold if neither does. The rule is arithmetic, so it was not blind."
-)
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Two arms at their best rates: `a` minus `b` in test loss by seed, in nats per label token.
-
-    `question` is "apart" (attention alone − MLP alone) or "added" (MLP alone − MLP and attention).
-    """
-
-    question: str
-    a: str
-    b: str
-    difference: dict[int, float]
-
-    def interval(self, unit: float, confidence: float = 0.95) -> Interval:
-        """In per cent of `unit`."""
-        zero = dict.fromkeys(self.difference, 0.0)
-        return paired_difference(self.difference, zero, confidence).scaled(100 / unit)
+APART = Limit("test loss of attention alone minus the MLP alone with equally many adapter weights, in % of full "
+              "fine-tuning's improvement over the base", (0, math.inf), PERCENT, outside=(PER_CENT, math.inf))
+ADDED = Limit("test loss of the MLP alone minus the MLP and attention, the MLP at the same rank in both, in % of the "
+              "same", (-math.inf, PER_CENT), PERCENT)
+QUESTIONS = {"apart": APART, "added": ADDED}
 
 
 def pairs(metrics: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     """What C6 compares among the arms of one dataset: (question, arm, arm).
 
+    The questions are "apart" (attention alone − MLP alone) and "added" (MLP alone − MLP and attention).
+
     Args:
         metrics: of `runs`, with the number of trained `parameters`.
     """
-    arms = metrics.groupby("arm")[["targets", "rank", "parameters"]].first()
+    arms = metrics.groupby("arm")[["targets", "rank", "expert_rank", "parameters"]].first()
     for attention, mlp, both in FAMILIES:
-        for one, (_, rank, weights) in arms[arms["targets"] == mlp].iterrows():
-            for other, size in arms.loc[arms["targets"] == attention, "parameters"].items():
-                if abs(size / weights - 1) <= MATCHED:
-                    yield "apart", str(other), str(one)
-            for other, total in arms.loc[arms["targets"] == both, "rank"].items():
-                if str(other).endswith(f", expert rank {rank:.0f}") if mlp == "experts" else total == rank:
-                    yield "added", str(one), str(other)
+        for one, row in arms[arms["targets"] == mlp].iterrows():
+            near = (arms["parameters"] / row["parameters"] - 1).abs() <= MATCHED
+            yield from (("apart", str(other), str(one)) for other in arms[near & (arms["targets"] == attention)].index)
+            same = arms["expert_rank" if mlp == "experts" else "rank"] == row["rank"]
+            yield from (("added", str(one), str(other)) for other in arms[same & (arms["targets"] == both)].index)
 
 
-def contrasts(curves: pd.DataFrame, metrics: pd.DataFrame, size: Size = "record") -> tuple[list[Contrast], Interval]:
-    """The comparisons of C6 on one model and dataset, and full fine-tuning's improvement over the base in nats.
+def contrasts(curves: pd.DataFrame, metrics: pd.DataFrame,
+              size: Size = "record") -> tuple[dict[tuple[str, str], Limit], Interval]:
+    """The comparisons of C6 on one model and dataset, by question and label, and full fine-tuning's improvement in nats.
 
     Raises:
         GridEdgeError: at the record size, a best rate at the edge of its grid.
     """
     best = best_rate_by_validation(curves, size)
-    loss = best.pivot(index="seed", columns="arm", values="test_loss")
-    full = loss["full"].to_dict()
-    gain = paired_difference(dict.fromkeys(full, float(metrics["base_test_loss"].mean())), full)
-    return [Contrast(question, a, b, (loss[a] - loss[b]).to_dict()) for question, a, b in pairs(metrics)], gain
+    gain = improvement(by_seed(best, "full"), metrics)
+    return {(question, f"{a} − {b}"): QUESTIONS[question].measured(
+        f"{a} − {b}", paired(by_seed(best, a), by_seed(best, b), 100 / gain.mean))
+        for question, a, b in pairs(metrics)}, gain
 
 
+@claim("C6", source=ARTICLE, chapter="05-layers", experiments=("layers", "moe"), limits=[APART, ADDED],
+       scope="Llama-3.1-8B and Qwen3-30B-A3B (rank 256 against 128) in supervised fine-tuning, and in RL on MATH; all "
+       "arms with the head.")
 def mlp_carries_it(evidence: Evidence) -> Finding:
-    """C6, by `C6_RULE`."""
+    """attention alone does worse than the MLP alone even with equally many weights, and adding attention to the MLP
+    gains nothing
+
+    Data: every dataset of the experiments; the regime gate is reported and bars nothing. Each arm at its own best
+    learning rate by mean validation loss, read on test data at the last step, paired by seed; once with the head
+    adapted in all arms and once without, wherever both were run; in a mixture of experts the experts stand for the MLP.
+    Equally many adapter weights: within {MATCHED:.0%}. Inconclusive also if full fine-tuning's improvement is not
+    clearly above zero. Without a pair for each quantity: not tested.
+    """
     return combine({name: _layers(*evidence.of(name), evidence.peak_learning_rate) for name in evidence.datasets})
 
 
@@ -117,22 +88,7 @@ def _layers(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None
     regime = str(regime_of(curves, metrics, peak_rate))
     if gain.low <= 0:
         return Finding(OPEN, "Full fine-tuning did not clearly improve on the base.", regime=regime)
-    strict = 1 - 0.05 / len(found)
-    margin = 100 * MARGIN
-    outcomes = [_outcome(c.question, c.interval(gain.mean), c.interval(gain.mean, strict), margin) for c in found]
-    order = (FAILS, OPEN, HOLDS)
-    outcome = min(outcomes, key=order.index)
-    shown = found[outcomes.index(outcome)]
-    words = "; ".join(f"{c.a} − {c.b}: {percent_text(c.interval(gain.mean))}" for c in found)
-    reason = f"Difference in test loss, in % of full fine-tuning's improvement (margin {MARGIN:.0%}): {words}."
-    effect = f"{shown.a} − {shown.b}, % of full's improvement"
-    return Finding(outcome, reason, effect, shown.interval(gain.mean), regime)
-
-
-def _outcome(question: str, interval: Interval, strict: Interval, margin: float) -> Outcome:
-    if question == "apart":
-        return HOLDS if interval.low > 0 else FAILS if strict.high < margin else OPEN
-    return HOLDS if interval.high < margin else FAILS if strict.low > margin else OPEN
+    return decide(list(found.values()), regime=regime)
 
 
 def expert_ratios(shape: ModelShape, share: float) -> dict[str, float]:
@@ -159,14 +115,27 @@ def expert_ratios(shape: ModelShape, share: float) -> dict[str, float]:
     return {"attention": expert / attention, "a dense MLP": expert / dense}
 
 
+@claim("C7", source=ARTICLE, chapter="05-layers", computed=True,
+       scope="Mixtures of experts; Qwen3-30B-A3B with 8 active experts.")
 def same_ratio(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
-    """C7, by `C7_RULE`; reads no record."""
-    return [_same_ratio(profile, ModelShape.of(name)) for profile, name in (("paper", MIXTURE), ("cpu", "tiny-moe"))]
+    """an adapter for each expert, of the total rank divided by the number of active experts, keeps the ratio of adapter
+    weights to full weights the same as in other layers
+
+    Counted, not trained, from the shape of the article's mixture, Qwen3-30B-A3B; the embedded mixture beside it. Ratio:
+    adapter weights over base weights. Every expert has an adapter on its gate, up and down projections, of the total
+    rank divided by the number of active experts. Its ratio is divided by the ratio that the total rank gives (a) the
+    attention matrices of the same model, and (b) a dense MLP with as many weights as the active experts of a layer.
+    Holds if one of the two quotients lies within {CLOSE:.0%} of 1, since the source does not say which other layers it
+    means; does not hold if neither does. The rule is arithmetic, so it was not blind.
+    """
+    return [_same_ratio(profile, ModelShape.of(name), name != MIXTURE)
+            for profile, name in (("paper", MIXTURE), ("cpu", "tiny-moe"))]
 
 
-def _same_ratio(profile: str, shape: ModelShape) -> tuple[Scale, Finding]:
+def _same_ratio(profile: str, shape: ModelShape, embedded: bool = False) -> tuple[Scale, Finding]:
     found = expert_ratios(shape, 1 / (shape.active_experts or 1))
     same = [name for name, value in found.items() if abs(value - 1) <= CLOSE]
     words = " and ".join(f"{value:.2f} of that of {name}" for name, value in found.items())
     reason = f"With the total rank divided by {shape.active_experts} active experts, an expert's ratio is {words}."
-    return Scale(profile, shape.name, shape.parameters, None), Finding(HOLDS if same else FAILS, reason)
+    scale = Scale(profile, shape.name, shape.parameters, None, embedded)
+    return scale, Finding(HOLDS if same else FAILS, reason)

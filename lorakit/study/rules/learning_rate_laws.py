@@ -12,8 +12,10 @@ import pandas as pd
 
 from lorakit.specs import SFTSpec
 from lorakit.study import experiments
+from lorakit.study.claim import claim
 from lorakit.study.curves import optima
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, SEEDS_NEEDED, UNTESTED, Finding, Outcome, Scale
+from lorakit.study.decisions import OPEN, UNTESTED, Finding, Limit, Unit, decide, exactly
+from lorakit.study.evidence import SEEDS_NEEDED, Scale
 from lorakit.study.experiments.learning_rate import LEAST_EPSILON
 from lorakit.study.frames import runs, tidy
 from lorakit.study.rates import power_law
@@ -28,21 +30,9 @@ WIDTH_RANK = 4
 WIDTHS = "learning-rate-width"
 WIDEST = "learning-rate-width-256"  # joins the ladder when all of its runs are recorded
 
-C12_RULE = (
-    "Runs in float64 of 50 steps on `tiny`, rank 4, in twins: one at the default setting, the other with (alpha, "
-    "init_A, LR_A, LR_B) turned into (alpha / (p q), p init_A, p LR_A, q LR_B), for three pairs (p, q) and five "
-    f"seeds, with Adam's epsilon at {LEAST_EPSILON:g}. Holds if the final validation and test losses of all twins "
-    "agree within 1e-9 nats; does not hold if two differ by more than 1e-6; otherwise inconclusive. What the "
-    "usual epsilon does is shown beside it and judges nothing."
-)
-C13_RULE = (
-    "Data: the width ladder of embedded models with the same data and steps, full fine-tuning and rank "
-    f"{WIDTH_RANK}, each width where the regime gate says post-training. For each seed, the slope of log(LoRA's "
-    "best rate / full fine-tuning's) on log(width). Paper predicts the slopes 0 (constant), 1/2 and 1. Holds if "
-    f"the slope's 95 % interval over seeds lies within ± {FLAT:g}, that is nearer to 0 than to 1/2; does not hold "
-    "if it lies wholly beyond, on either side; otherwise inconclusive. Fewer than three widths in post-training: "
-    "not tested. The seeds are those of fine-tuning: each width is one pre-trained base."
-)
+TWINS = Limit("largest difference of final validation and test losses between twins", (-math.inf, 1e-9),
+              Unit(" nats", "nats", form=".1e"), outside=(-math.inf, 1e-6))
+SLOPE = Limit("power of the width that the ratio follows", (-FLAT, FLAT), Unit("", "", form=".2f", signed=True))
 
 
 def recorded_ladder(store: Store) -> list[Record]:
@@ -80,13 +70,22 @@ def width_ladder(records: Sequence[Record], size: Size = "record") -> pd.DataFra
     return pd.DataFrame(rows)
 
 
-def slope_by_width(ladder: pd.DataFrame, column: str = "ratio") -> Interval:
+def slope_by_width(ladder: pd.DataFrame, column: str = "ratio", confidence: float = 0.95) -> Interval:
     """The power of the width that a column of `width_ladder` follows: a fit for each seed, its interval over seeds."""
-    return power_law(ladder["width"], ladder[column], ladder["seed"])
+    return power_law(ladder["width"], ladder[column], ladder["seed"], confidence)
 
 
+@claim("C13", source="schulman2025lora", chapter="06-learning-rate", computed=True, experiments=(WIDTHS, WIDEST),
+       limits=[SLOPE], corrected=False, scope="A fit over 14 Llama and Qwen models on Tulu 3.")
 def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
-    """C13, by `C13_RULE`."""
+    """the ratio of the best learning rates of LoRA and full fine-tuning does not depend on the model's width
+
+    Data: the width ladder of embedded models with the same data and steps, full fine-tuning and rank {WIDTH_RANK}, each
+    width where the regime gate says post-training. For each seed, the slope of log(LoRA's best rate / full
+    fine-tuning's) on log(width). Paper predicts the slopes 0 (constant), 1/2 and 1, and the limits are nearer to 0 than
+    to 1/2. Fewer than three widths in post-training: not tested. The seeds are those of fine-tuning: each width is one
+    pre-trained base.
+    """
     try:
         ladder = width_ladder(recorded_ladder(store))
     except LookupError as error:
@@ -97,23 +96,29 @@ def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     inside = ladder[[gate.name == "post-training" for gate in ladder["regime"]]]
     said = "; ".join(f"width {width}: {gate}" for width, gate in regimes.items())
     seeds, widths = ladder["seed"].nunique(), sorted(inside["width"].unique())
-    scale = Scale("cpu", "the width ladder of tiny", None, None)
+    scale = Scale("cpu", "the width ladder of tiny", None, None, embedded=True)
     if len(widths) < 3 or seeds < SEEDS_NEEDED["cpu"]:
+        every = SLOPE.measured("", lambda confidence: slope_by_width(ladder, confidence=confidence))
         why = (f"Of {len(regimes)} widths {len(widths)} are in post-training; over all of them the ratio goes with the "
-               f"width to the power {_power(slope_by_width(ladder))}, which judges nothing.")
+               f"width to the power {every}, which judges nothing.")
         return [(scale, Finding(UNTESTED, why, regime=said, seeds=seeds))]
-    slope = slope_by_width(inside)
-    inside_band, beyond = slope.low >= -FLAT and slope.high <= FLAT, slope.low > FLAT or slope.high < -FLAT
-    outcome: Outcome = HOLDS if inside_band else FAILS if beyond else OPEN
     means = {width: float(np.exp(np.log(rows["ratio"]).mean())) for width, rows in inside.groupby("width")}
     words = ", ".join(f"{mean:.1f} at width {width}" for width, mean in means.items())
-    reason = (f"Ratio of best rates, rank {WIDTH_RANK} over full: {words}; it goes with the width to the power "
-              f"{_power(slope)}.")
-    return [(scale, Finding(outcome, reason, "power of the width that the ratio follows", slope, said, seeds))]
+    slope = SLOPE.measured("", lambda confidence: slope_by_width(inside, confidence=confidence))
+    return [(scale, decide([slope], before=f"Ratio of best rates, rank {WIDTH_RANK} over full: {words}.", regime=said,
+                           seeds=seeds))]
 
 
+@claim("C12", source="schulman2025lora", chapter="06-learning-rate", computed=True, limits=[TWINS], corrected=False,
+       experiments=("learning-rate-invariance",), scope="Adam with an epsilon of zero, no weight decay.")
 def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
-    """C12, by `C12_RULE`."""
+    """training with (alpha, init_A, LR_A, LR_B) is the same as with (alpha / (p q), p init_A, p LR_A, q LR_B), so that
+    the four settings have two degrees of freedom
+
+    Runs in float64 of 50 steps on `tiny`, rank 4, in twins: one at the default setting, the other with the four turned
+    as the claim says, for three pairs (p, q) and five seeds, with Adam's epsilon at {LEAST_EPSILON:g}. What the usual
+    epsilon does is shown beside it and judges nothing.
+    """
     specs = experiments.get("learning-rate-invariance").specs("cpu", "record")
     found = store.find([spec.id for spec in specs])
     if len(found) < len(specs):
@@ -121,10 +126,10 @@ def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Find
     twins = invariance_gaps(list(found.values()))
     worst = float(twins.loc[twins["epsilon"] == LEAST_EPSILON, "gap"].max())
     usual = float(twins.loc[twins["epsilon"] != LEAST_EPSILON, "gap"].max())
-    outcome: Outcome = HOLDS if worst <= 1e-9 else FAILS if worst > 1e-6 else OPEN
     reason = (f"Largest difference of final losses between twins: {worst:.1e} nats with epsilon {LEAST_EPSILON:g}, "
               f"{usual:.1e} among those with a usual epsilon.")
-    return [(Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), None), Finding(outcome, reason))]
+    scale = Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), None, embedded=True)
+    return [(scale, replace(decide([TWINS.measured("", exactly(worst))], corrected=False), reason=reason, limit=None))]
 
 
 def invariance_gaps(records: Sequence[Record]) -> pd.DataFrame:
@@ -152,7 +157,3 @@ def invariance_gaps(records: Sequence[Record]) -> pd.DataFrame:
         p, q = lora.init_a_scale, lora.learning_rate_b_ratio * lora.init_a_scale
         rows.append({"setting": f"p = {p:g}, q = {q:g}", "epsilon": spec.epsilon, "seed": spec.seed, "gap": gap})
     return pd.DataFrame(rows)
-
-
-def _power(interval: Interval) -> str:
-    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})".replace("-", "−")

@@ -8,13 +8,18 @@ so episodes · `reward_entropy`, summed over stretches, bounds what a run was to
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from lorakit.study import experiments
+from lorakit.study.claim import claim
 from lorakit.study.curves import losses_at
-from lorakit.study.evidence import FAILS, HOLDS, OPEN, SEEDS_NEEDED, UNTESTED, Finding, Outcome, Scale
+from lorakit.study.decisions import FAILS, OPEN, UNTESTED, Finding, Limit, Unit, decide
+from lorakit.study.evidence import SEEDS_NEEDED, Scale
+from lorakit.study.experiments.reward import SECRETS
 from lorakit.study.frames import tidy
 from lorakit.study.rates import geometric_interval, power_law
 from lorakit.study.regime import pretraining_facts
@@ -29,30 +34,12 @@ ABOUT = math.sqrt(10)  # to the nearest power of ten
 REWARDED, SHOWN = "secret-reward", "secret-example"
 POWER, NEAR = 0.89, 0.15
 FLAT = 0.1
-PARTS = 4  # two arms by reward, two by example
 
-C10_RL_RULE = (
-    "Data, all on `tiny`, so that tokens are the same on both sides. Bits a supervised label token: the total log loss "
-    "of one pass over reworded skills (experiment `rank`, which meets no question twice), at the arm and rate with the "
-    "least mean over seeds. Bits an episode, at most: over a whole run, episodes times entropy of the rewards, stretch "
-    "by stretch of the curve, divided by the episodes; every RL task of the experiments, every arm at the rate with "
-    "the best mean validation accuracy at the last step. For each task and arm, bits a token over bits an episode: "
-    f"geometric mean over seeds with its 95 % interval. Holds if every interval lies within a factor {ABOUT:.2g} of 1 "
-    "(1, to the nearest power of ten); does not hold if one lies wholly outside, at 95 % after Bonferroni's "
-    "correction; otherwise inconclusive. Episodes here have a few tokens, so what is judged is the reason of the "
-    "thousandfold difference, not the number."
-)
-M1_RULE = (
-    "Data: one secret out of N = 10, 26, 100, 676 and 10,000 on `tiny`, rank 1 and full fine-tuning. By reward it is "
-    "learnt at the first point of the curve whose stretch earned a mean reward of 1/2 or more; the cost is the "
-    "episodes until there. By example it is learnt at the first point where the model gives it a probability of 1/2 "
-    "or more; the cost is the examples until there. Each arm's rate at each N: most seeds that learn, then the least "
-    "geometric mean cost. A run that never learns counts with all of its episodes, a lower bound. The power k of cost "
-    f"~ N^k is fitted seed by seed. By reward: k is about {POWER:g}, that is within ± {NEAR:g}; by example: k is about "
-    f"0, within ± {FLAT:g}. Holds if the 95 % intervals of both arms lie within both bands and every run at the chosen "
-    "rates learns; does not hold if an interval lies wholly outside its band, at 95 % after Bonferroni's correction "
-    "(wholly above, where runs never learnt); otherwise inconclusive."
-)
+TOKEN_OVER_EPISODE = Limit("bits a supervised token over bits an episode", (1 / ABOUT, ABOUT),
+                           Unit("", "bits a supervised token / bits an episode", form=".2f"))
+POWER_UNIT = Unit("", "power of N", form=".2f")
+BY_REWARD = Limit("power of N that the cost by reward follows", (POWER - NEAR, POWER + NEAR), POWER_UNIT)
+BY_EXAMPLE = Limit("power of N that the cost by example follows", (-FLAT, FLAT), POWER_UNIT)
 
 
 def told(curves: pd.DataFrame) -> pd.DataFrame:
@@ -135,25 +122,20 @@ def surprise(curves: pd.DataFrame, metrics: pd.DataFrame) -> dict[int, float]:
     """
     labels = (curves["tokens"] / curves["step"]).groupby(curves["dataset"]).max()
     nats = metrics.groupby("dataset")["base_validation_loss"].mean() * labels
-    return dict(sorted((secrets_of(name), bits) for name, bits in (nats / math.log(2)).items()))
+    return dict(sorted(zip(secrets(nats.index.to_series()), nats / math.log(2), strict=True)))
+
+
+def secrets(datasets: pd.Series) -> pd.Series:
+    """How many secrets there could be, for pinned names of datasets or tasks."""
+    return datasets.str.split("@").str[0].map(SECRETS)
 
 
 def _first(rows: pd.DataFrame, reached: pd.Series, cost: str, more: list[str]) -> pd.DataFrame:
     hits = rows[reached.reindex(rows.index)].groupby("id").head(1)
     missed = rows[~rows["id"].isin(hits["id"])].groupby("id").tail(1)
     found = pd.concat([hits.assign(learnt=True), missed.assign(learnt=False)])
-    count = found["dataset"].map(secrets_of)
     kept = found[["id", "dataset", "arm", "rank", "learning_rate", "seed", "learnt", *more]]
-    return kept.assign(secrets=count, cost=found[cost].astype(float)).reset_index(drop=True)
-
-
-def secrets_of(name: str) -> int:
-    """N of `secret-N`.
-
-    >>> secrets_of("secret-676@0f3e8d3a1b2c")
-    676
-    """
-    return int(name.partition("@")[0].removeprefix("secret-"))
+    return kept.assign(secrets=secrets(found["dataset"]), cost=found[cost].astype(float)).reset_index(drop=True)
 
 
 def at_chosen_rate(learnt: pd.DataFrame) -> pd.DataFrame:
@@ -175,8 +157,21 @@ def geometric_mean(values: pd.Series) -> float:
     return math.exp(sum(math.log(value) for value in values) / len(values))
 
 
+@claim("C10-RL", source="schulman2025lora", chapter="08-reward", computed=True, experiments=(SUPERVISED, *TASKS),
+       limits=[TOKEN_OVER_EPISODE],
+       scope="Policy gradients with a reward for the whole episode, episodes of thousands of tokens; an argument.")
 def bits_of_episodes_and_tokens(store: Store) -> list[tuple[Scale | None, Finding]]:
-    """C10-RL, by `C10_RL_RULE`."""
+    """an episode of reinforcement learning tells about as many bits as one token of supervised training, so that with
+    episodes of a thousand tokens and more a token tells about a thousand times less
+
+    Data, all on `tiny`, so that tokens are the same on both sides. Bits a supervised label token: the total log loss of
+    one pass over reworded skills (experiment `rank`, which meets no question twice), at the arm and rate with the least
+    mean over seeds. Bits an episode, at most: over a whole run, episodes times entropy of the rewards, stretch by
+    stretch of the curve, divided by the episodes; every RL task of the experiments, every arm at the rate with the best
+    mean validation accuracy at the last step. For each task and arm the ratio, a geometric mean over seeds; the limits
+    are 1, to the nearest power of ten. Episodes here have a few tokens, so what is judged is the reason of the
+    thousandfold difference, not the number.
+    """
     try:
         shown, *rewarded = (_records(store, name) for name in (SUPERVISED, *TASKS))
     except LookupError as error:
@@ -190,49 +185,45 @@ def bits_of_episodes_and_tokens(store: Store) -> list[tuple[Scale | None, Findin
         for (task, arm), rows in runs.groupby(["dataset", "arm"], sort=False):
             ratios[f"{str(task).partition('@')[0]}, {arm}"] = [
                 token.mean / bits if bits > 0 else math.inf for bits in rows["per_episode"]]
-    spans = {name: geometric_interval(values) for name, values in ratios.items()}
-    strict = {name: geometric_interval(values, 1 - 0.05 / len(ratios)) for name, values in ratios.items()}
-    outside = [name for name, span in strict.items() if span.low > ABOUT or span.high < 1 / ABOUT]
-    inside = all(span.low >= 1 / ABOUT and span.high <= ABOUT for span in spans.values())
-    outcome: Outcome = FAILS if outside else HOLDS if inside else OPEN
-    worst = max(spans, key=lambda name: abs(math.log(spans[name].mean)))
-    words = "; ".join(f"{name} {_words(span)}" for name, span in spans.items())
-    reason = f"A supervised label token brought {token.mean:.2f} bits. Bits a token over bits an episode: {words}."
-    seeds = min(len(values) for values in ratios.values())
-    if seeds < SEEDS_NEEDED["cpu"]:
-        outcome = OPEN
-    return [(_scale(tokens), Finding(outcome, reason, f"{worst}: bits a supervised token / bits an episode",
-                                     spans[worst], seeds=seeds))]
+    limits = [TOKEN_OVER_EPISODE.measured(name, partial(geometric_interval, values)) for name, values in ratios.items()]
+    worst = max(limits, key=lambda limit: abs(math.log(limit.span.mean)))
+    return [_with_seeds(min(map(len, ratios.values())), tokens, decide(
+        limits, shown=worst, before=f"A supervised label token brought {token.mean:.2f} bits."))]
 
 
+@claim("M1", source="bledden2025memorization", chapter="08-reward", computed=True, experiments=(REWARDED, SHOWN),
+       limits=[BY_REWARD, BY_EXAMPLE],
+       scope="A small network from scratch, N of 10, 100 and 500, 10 seeds; 19, 129 and 599 episodes, 2 examples.")
 def episodes_against_examples(store: Store) -> list[tuple[Scale | None, Finding]]:
-    """M1, by `M1_RULE`."""
+    """to learn one secret out of N takes a number of episodes that grows as about the 0.9th power of N where a reward
+    says right or wrong, and one number of examples whatever N where the answer is shown
+
+    Data: one secret out of N = 10, 26, 100, 676 and 10,000 on `tiny`, rank 1 and full fine-tuning. By reward it is
+    learnt at the first point of the curve whose stretch earned a mean reward of 1/2 or more; the cost is the episodes
+    until there. By example it is learnt at the first point where the model gives it a probability of 1/2 or more; the
+    cost is the examples until there. Each arm's rate at each N: most seeds that learn, then the least geometric mean
+    cost. A run that never learns counts with all of its episodes, a lower bound: the power of such an arm cannot hold,
+    and fails only wholly above. The power k of cost ~ N^k is fitted seed by seed.
+    """
     try:
         rewarded, shown = (_records(store, name) for name in (REWARDED, SHOWN))
     except LookupError as error:
         return [(None, Finding(UNTESTED, str(error)))]
     curves = tidy(rewarded)
-    costs = {"reward": at_chosen_rate(learnt_by_reward(curves)),
-             "example": at_chosen_rate(learnt_by_example(tidy(shown)))}
-    bands = {"reward": (POWER - NEAR, POWER + NEAR), "example": (-FLAT, FLAT)}
-    words, inside, outside, spans = [], [], [], {}
-    for way, rows in costs.items():
-        low, high = bands[way]
+    costs = {"reward": (BY_REWARD, at_chosen_rate(learnt_by_reward(curves))),
+             "example": (BY_EXAMPLE, at_chosen_rate(learnt_by_example(tidy(shown))))}
+    limits, bounds = [], []
+    for way, (limit, rows) in costs.items():
         for arm, mine in rows.groupby("arm", sort=False):
-            span, strict = (power(mine, confidence) for confidence in (0.95, 1 - 0.05 / PARTS))
             never = int((~mine["learnt"]).sum())
-            inside.append(low <= span.low and span.high <= high and not never)
-            outside.append(strict.low > high or (strict.high < low and not never))
-            lost = f", a lower bound: {never} runs never learnt" if never else ""
-            words.append(f"{arm} by {way} {_words(span)}{lost}")
-            spans[f"{arm} by {way}: power of N"] = span
-    outcome: Outcome = FAILS if any(outside) else HOLDS if all(inside) else OPEN
-    seeds = int(min(rows.groupby(["arm", "secrets"])["seed"].nunique().min() for rows in costs.values()))
-    effect = list(spans)[outside.index(True) if any(outside) else 0]
-    if seeds < SEEDS_NEEDED["cpu"]:
-        outcome = OPEN
-    return [(_scale(int(curves["tokens"].max())), Finding(
-        outcome, f"Power of N that the cost follows: {'; '.join(words)}.", effect, spans[effect], seeds=seeds))]
+            open_below = {"can_hold": False, "outside": (-math.inf, limit.inside[1])} if never else {}
+            limits.append(limit.measured(f"{arm} by {way}", partial(power, mine), **open_below))
+            bounds += [f"{arm} by {way} is a lower bound: {never} runs never learnt."] if never else []
+    seeds = min(rows.groupby(["arm", "secrets"])["seed"].nunique().min() for _, rows in costs.values())
+    found = decide(limits, after=" ".join(bounds))
+    if found.outcome != FAILS:
+        found = replace(found, limit=limits[0])
+    return [_with_seeds(int(seeds), int(curves["tokens"].max()), found)]
 
 
 def power(rows: pd.DataFrame, confidence: float = 0.95) -> Interval:
@@ -252,9 +243,8 @@ def _records(store: Store, name: str) -> list[Record]:
     return [found[spec.id] for spec in specs]
 
 
-def _scale(tokens: int) -> Scale:
-    return Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), tokens)
-
-
-def _words(span: Interval) -> str:
-    return f"{span.mean:.2f} ({span.low:.2f} to {span.high:.2f})".replace("-", "−")
+def _with_seeds(seeds: int, tokens: int, found: Finding) -> tuple[Scale, Finding]:
+    """The finding at the scale of `tiny`, inconclusive where a verdict needs more seeds."""
+    outcome = found.outcome if seeds >= SEEDS_NEEDED["cpu"] else OPEN
+    return (Scale("cpu", "tiny", pretraining_facts("tiny").get("parameters"), tokens, embedded=True),
+            replace(found, outcome=outcome, seeds=seeds))
