@@ -204,27 +204,25 @@ def _furthest(limits: Sequence[Limit]) -> Limit:
 def rule_words(limits: Sequence[Limit], corrected: bool = True) -> str:
     """The same decision in the words of a rule, before anything is measured.
 
-    >>> rule_words([Limit("the gap", (-5, 5), PERCENT)])
-    'Holds if every 95 % interval lies inside its limit: the gap within −5 % to 5 %. Does not hold if one lies wholly
-    outside, at 95 % after Bonferroni\\'s correction over all of them: the gap off −5 % to 5 %. Otherwise
-    inconclusive.'
+    >>> rule_words([Limit("the gap", (-5, 5), PERCENT)], corrected=False)
+    'Limits: the gap within −5 % to 5 %, refuted off that. Holds if every 95 % interval lies inside its limit; does not
+    hold if one that does not lies wholly in what refutes it; otherwise inconclusive.'
     """
     if not limits:
         return ""
-    inside = "; ".join(limit.what + " " + limit.unit.range(limit.inside) + (
-        f" with a mean of {limit.least_mean:g}{limit.unit.short} or more" if math.isfinite(limit.least_mean) else "")
-        for limit in limits)
-    outside = "; ".join(f"{limit.what} {_off(limit)}" for limit in limits)
-    strict = ", at 95 % after Bonferroni's correction over all of them" if corrected else ""
-    return (f"Holds if every 95 % interval lies inside its limit: {inside}. Does not hold if one lies wholly outside"
-            f"{strict}: {outside}. Otherwise inconclusive.")
+    strict = ", at 95 % after Bonferroni's correction over all of them," if corrected else ""
+    return (f"Limits: {'; '.join(map(_limit_words, limits))}. Holds if every 95 % interval lies inside its limit; does "
+            f"not hold if one that does not lies{strict} wholly in what refutes it; otherwise inconclusive.")
 
 
-def _off(limit: Limit) -> str:
+def _limit_words(limit: Limit) -> str:
     low, high = limit.outside or limit.inside
-    if math.isinf(high):
-        return limit.unit.range((-INF, low))
-    return limit.unit.range((high, INF)) if math.isinf(low) else limit.unit.range((low, high)).replace("within", "off")
+    off = limit.unit.range((-INF, low) if math.isinf(high) else (high, INF))
+    if not math.isinf(low) and not math.isinf(high):
+        off = limit.unit.range((low, high)).replace("within", "off")
+        off = "off that" if limit.outside in (None, limit.inside) else off
+    mean = f" with a mean of {limit.least_mean:g}{limit.unit.short} or more" if math.isfinite(limit.least_mean) else ""
+    return f"{limit.what} {limit.unit.range(limit.inside)}{mean}, refuted {off}"
 
 
 def combine(findings: Mapping[str, Finding]) -> Finding:

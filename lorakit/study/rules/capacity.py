@@ -48,7 +48,7 @@ PER_TOKEN = Limit("(a) bits a label token of a first pass over a dataset of text
                   Unit("", "bits a token", form=".2f"))
 BOUND = Limit("(b) least cost of a first pass over random strings, in their bits", (0.99, math.inf),
               Unit("", "", form=".3f"))
-ONE_BIT = Limit("bits that a binary reward tells an episode", (1 - 1e-9, 1 + 1e-9), Unit("", "", form=".3f"))
+ONE_BIT = Limit("bits that a binary reward tells an episode", (0.99, 1.01), Unit("", "", form=".3f"))
 ROOM = Limit("bits held by rank 1 / bits of the example", (1, math.inf), RATIO)
 PER_WEIGHT = Limit("(c) bits stored a weight", ABOUT_TWO, Unit("", "bits stored a weight, a lower bound", form=".2f"))
 

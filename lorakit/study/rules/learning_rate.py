@@ -84,7 +84,7 @@ def ten_times(evidence: Evidence) -> Finding:
     Data: every dataset of the experiment where the regime gate says post-training, runs with alpha 32. An arm's best
     rate is the minimum of its U-curve of validation loss at the last step, seed by seed; ratios of best rates are
     geometric means over seeds with paired intervals. High ranks are those of {HIGH_RANK} or more, middle ones those of
-    {MIDDLE_RANK} or more; about ten is within a factor {ABOUT:g} of it. Inconclusive also where the ranks that a limit
+    {MIDDLE_RANK} or more. Inconclusive also where the ranks that a limit
     needs were not trained. No dataset in post-training: not tested.
     """
     return _in_post_training(evidence, _ten_times)
