@@ -136,7 +136,7 @@ def test_claims_are_complete_and_their_rules_name_their_thresholds():
         assert f"{{{each.source}," in references
         assert each.limits or each.id == "C7", "C7 asks for one of two numbers"
         for limit in each.limits:
-            assert f"{limit.what} {limit.unit.range(limit.inside)}" in each.rule_text
+            assert f"{limit.what}: {limit.unit.range(limit.inside)}" in each.rule_text
         assert not each.statement.endswith(".")
         assert each.rule_text.endswith(".")
         assert not set("{}") & set(each.statement + each.rule_text)

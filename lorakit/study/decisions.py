@@ -205,7 +205,7 @@ def rule_words(limits: Sequence[Limit], corrected: bool = True) -> str:
     """The same decision in the words of a rule, before anything is measured.
 
     >>> rule_words([Limit("the gap", (-5, 5), PERCENT)], corrected=False)
-    'Limits: the gap within −5 % to 5 %, refuted off that. Holds if every 95 % interval lies inside its limit; does not
+    'Limits: the gap: within −5 % to 5 %, refuted off that. Holds if every 95 % interval lies inside its limit; does not
     hold if one that does not lies wholly in what refutes it; otherwise inconclusive.'
     """
     if not limits:
@@ -222,7 +222,7 @@ def _limit_words(limit: Limit) -> str:
         off = limit.unit.range((low, high)).replace("within", "off")
         off = "off that" if limit.outside in (None, limit.inside) else off
     mean = f" with a mean of {limit.least_mean:g}{limit.unit.short} or more" if math.isfinite(limit.least_mean) else ""
-    return f"{limit.what} {limit.unit.range(limit.inside)}{mean}, refuted {off}"
+    return f"{limit.what}: {limit.unit.range(limit.inside)}{mean}, refuted {off}"
 
 
 def combine(findings: Mapping[str, Finding]) -> Finding:

@@ -53,7 +53,7 @@ def pairs(metrics: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 def contrasts(curves: pd.DataFrame, metrics: pd.DataFrame,
               size: Size = "record") -> tuple[dict[tuple[str, str], Limit], Interval]:
-    """The comparisons of C6 on one model and dataset, by question and label, and full fine-tuning's improvement in nats.
+    """C6's comparisons on one model and dataset, by question and label; full fine-tuning's improvement in nats.
 
     Raises:
         GridEdgeError: at the record size, a best rate at the edge of its grid.
