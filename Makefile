@@ -43,7 +43,7 @@ help:
 	@echo "make clean             remove what was built; .venv and records stay"
 	@echo "PYTHON=python3.12 names the interpreter; UV_TORCH_BACKEND=cpu gets the small torch on Linux without a GPU."
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml book/lorabook/pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(SUITABLE)' || { \
 	  echo "error: lorakit needs Python 3.11, 3.12 or 3.13; $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
 	  echo "Name one of these: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 	@echo "installing the pinned packages into .venv"
 	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
-	  --editable '.[train,book,dev]'
+	  --editable '.[train,dev]' --editable book/lorabook
 	@touch $@
 
 book: $(READY)

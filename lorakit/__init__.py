@@ -6,30 +6,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorakit.adapters.export import export as export
+    from lorakit.adapters.inspector import inspect_targets as inspect_targets
+    from lorakit.analysis.frames import tidy as tidy
     from lorakit.analysis.sweep import Sweep as Sweep
+    from lorakit.bases.models import load_model as load_model
+    from lorakit.bases.models import register_model as register_model
+    from lorakit.data.tasks import register_dataset as register_dataset
     from lorakit.grpo_spec import GRPOSpec as GRPOSpec
+    from lorakit.packed.dataset_bits import measure_dataset_bits as measure_dataset_bits
     from lorakit.records import Record as Record
     from lorakit.records import Store as Store
     from lorakit.specs import LoRASpec as LoRASpec
     from lorakit.specs import SFTSpec as SFTSpec
     from lorakit.specs import vary as vary
-    from lorakit.study.claims import expect_verdict as expect_verdict
-    from lorakit.study.claims import ledger as ledger
-    from lorakit.study.experiments import get as experiment  # noqa: F401
-    from lorakit.study.frames import tidy as tidy
-    from lorakit.study.sweeps import plan as plan
-    from lorakit.study.sweeps import run as run
+    from lorakit.sweep.sweeps import plan as plan
+    from lorakit.sweep.sweeps import run as run
     from lorakit.theory.capacity import recommend_rank as recommend_rank
     from lorakit.theory.estimate import estimate as estimate
     from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate
     from lorakit.theory.learning_rate import translate as translate
     from lorakit.theory.shapes import ModelShape as ModelShape
-    from lorakit.train.dataset_bits import measure_dataset_bits as measure_dataset_bits
-    from lorakit.train.inspector import inspect_targets as inspect_targets
-    from lorakit.train.models import load_model as load_model
-    from lorakit.train.models import register_model as register_model
-    from lorakit.train.packed.export import export as export
-    from lorakit.train.tasks import register_dataset as register_dataset
 
 _HOME = {
     "Record": "lorakit.records:Record",
@@ -39,23 +36,20 @@ _HOME = {
     "SFTSpec": "lorakit.specs:SFTSpec",
     "GRPOSpec": "lorakit.grpo_spec:GRPOSpec",
     "vary": "lorakit.specs:vary",
-    "expect_verdict": "lorakit.study.claims:expect_verdict",
-    "ledger": "lorakit.study.claims:ledger",
-    "experiment": "lorakit.study.experiments:get",
-    "tidy": "lorakit.study.frames:tidy",
-    "plan": "lorakit.study.sweeps:plan",
-    "run": "lorakit.study.sweeps:run",
+    "tidy": "lorakit.analysis.frames:tidy",
+    "plan": "lorakit.sweep.sweeps:plan",
+    "run": "lorakit.sweep.sweeps:run",
     "recommend_learning_rate": "lorakit.theory.learning_rate:recommend_learning_rate",
     "translate": "lorakit.theory.learning_rate:translate",
     "estimate": "lorakit.theory.estimate:estimate",
     "ModelShape": "lorakit.theory.shapes:ModelShape",
     "recommend_rank": "lorakit.theory.capacity:recommend_rank",
-    "measure_dataset_bits": "lorakit.train.dataset_bits:measure_dataset_bits",
-    "inspect_targets": "lorakit.train.inspector:inspect_targets",
-    "load_model": "lorakit.train.models:load_model",
-    "register_model": "lorakit.train.models:register_model",
-    "export": "lorakit.train.packed.export:export",
-    "register_dataset": "lorakit.train.tasks:register_dataset",
+    "measure_dataset_bits": "lorakit.packed.dataset_bits:measure_dataset_bits",
+    "inspect_targets": "lorakit.adapters.inspector:inspect_targets",
+    "load_model": "lorakit.bases.models:load_model",
+    "register_model": "lorakit.bases.models:register_model",
+    "export": "lorakit.adapters.export:export",
+    "register_dataset": "lorakit.data.tasks:register_dataset",
 }
 __version__ = "0.1.0"
 __all__ = [*_HOME, "__version__"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lorabook.experiments import Experiment
     from lorakit.records import Store
     from lorakit.specs import SFTSpec
-    from lorakit.study.experiments import Experiment
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lorakit.study.experiments import EXPERIMENTS, PROFILES, SIZES
+    from lorabook.experiments import EXPERIMENTS, PROFILES, SIZES
     from lorakit.theory.estimate import MFU
 
     parser = argparse.ArgumentParser(prog="lorakit", description="LoRA, measured: run, plan and refresh experiments.")
@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lorakit.study import experiments, sweeps
+    from lorabook import experiments
+    from lorakit.sweep import sweeps
 
     specs = _specs(options.experiment, options)
     if not specs:
@@ -100,8 +101,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from lorakit.study import experiments, sweeps
-    from lorakit.study import sweep_call as call
+    from lorabook import experiments
+    from lorakit.sweep import call, sweeps
     from lorakit.theory.fitting import require_fit
 
     store = _store(options)
@@ -154,7 +155,7 @@ def _estimate(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from lorakit import refresh
+    from lorabook import refresh
 
     os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
     parameters = refresh.parse_parameters(options.parameters)
@@ -166,14 +167,14 @@ def _refresh(options: argparse.Namespace) -> int:
 
 
 def _store(options: argparse.Namespace) -> Store:
+    from lorabook.experiments import results
     from lorakit.records import Store
-    from lorakit.study import results
 
     return results.store() if options.results is None else Store(options.results)
 
 
 def _specs(name: str, options: argparse.Namespace) -> list[SFTSpec]:
-    from lorakit.study import experiments
+    from lorabook import experiments
 
     return experiments.get(name).specs(options.profile, options.size)
 

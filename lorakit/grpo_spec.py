@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lorakit.names import resolve_name
 from lorakit.specs import PLAIN, LoRASpec, RunSpec, SFTSpec, SpecError, _is_count, _is_positive
 
-# Reward schemes and the number of their components; `lorakit.train.rewards` holds the functions.
+# Reward schemes and the number of their components; `lorakit.rewards` holds the functions.
 REWARDS = {"exact": 1, "numeric": 1, "marked": 1, "boxed": 1, "math": 1, "format": 1, "reasoning": 1,
            "osmosis": 2, "osmosis-line": 2}
 OWN_REWARD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*@[0-9a-f]{16}")
@@ -148,7 +148,7 @@ class GRPOSpec(RunSpec):
     def _check_reward(self) -> None:
         own = isinstance(self.reward, str) and OWN_REWARD.fullmatch(self.reward) is not None
         self._check(self.reward is None or own or self.reward in REWARDS, "reward",
-                    f"{', '.join(REWARDS)}, what lorakit.train.rewards.register_reward(…) returns, or None for the "
+                    f"{', '.join(REWARDS)}, what lorakit.rewards.register_reward(…) returns, or None for the "
                     "task's own")
         components = REWARDS.get(self.reward or "", 1)
         if isinstance(self.reward_weights, list):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 REGISTER = {"models": "lorakit.register_model", "datasets": "lorakit.register_dataset",
-            "tasks": "lorakit.train.rl_tasks.register_task"}
+            "tasks": "lorakit.data.rl_tasks.register_task"}
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PINNED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?@[0-9a-f]{1,64}", re.ASCII)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
+from lorakit.bases.models import load_model
+from lorakit.data.tasks import load_dataset
+from lorakit.data.tokens import tokenize
 from lorakit.grpo_spec import GRPO_OBJECTIVE, GRPOSpec, read_spec
+from lorakit.packed.engine import evaluation_steps, train_pack
+from lorakit.packed.grpo import Batch, accumulate, layout
+from lorakit.packed.model import PackedModel
+from lorakit.rl.rollout import Rollout, log_probs
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.train.models import load_model
-from lorakit.train.packed.engine import evaluation_steps, train_pack
-from lorakit.train.packed.grpo import Batch, accumulate, layout
-from lorakit.train.packed.model import PackedModel
-from lorakit.train.packed.rollout import Rollout, log_probs
-from lorakit.train.tasks import load_dataset
-from lorakit.train.tokens import tokenize
 
 FILE = Path(__file__).with_name("data") / "golden.json"
 STEPS = 50
@@ -94,11 +94,11 @@ def supervised(engine, spec):
     if engine == "packed":
         result = train_pack([spec], model, splits)[0]
     elif engine == "peft":
-        from lorakit.train.peft_loop import train_peft
+        from lorakit.reference.peft_loop import train_peft
 
         result = train_peft(spec, model, splits)
     else:
-        from lorakit.train.sft import train_sft
+        from lorakit.reference.sft import train_sft
 
         result = train_sft(spec, model, tokenizer, splits)
     return {"step": result.curve["step"]} | {name: result.curve[name] for name in COLUMNS}

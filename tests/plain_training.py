@@ -5,10 +5,10 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
+from lorakit.adapters.peft_layers import attach
+from lorakit.data.tokens import TokenSplit, order
+from lorakit.packed.engine import evaluation_steps
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.train.adapters import attach
-from lorakit.train.packed.engine import evaluation_steps
-from lorakit.train.tokens import TokenSplit, order
 
 VOCABULARY, PAD, WIDTH, LENGTH = 40, 0, 32, 16
 LOSSES = ("train_loss", "validation_loss", "test_loss")

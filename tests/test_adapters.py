@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lorakit.adapters.inspector import meta_model
+from lorakit.adapters.peft_layers import TargetsError, TiedHeadWarning, adapted_layers, attach, peft_config
 from lorakit.specs import LoRASpec
 from lorakit.theory.configs import known_config
 from lorakit.theory.shapes import RankWasteWarning
-from lorakit.train.adapters import TargetsError, TiedHeadWarning, adapted_layers, attach, peft_config
-from lorakit.train.inspector import meta_model
 
 IDS = torch.arange(12).view(2, 6)
 LINEAR = {f"model.layers.{layer}.{name}" for layer in range(2) for name in (

@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,30 +11,43 @@ from leaks import leaks, leaks_below
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lorakit"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+BOOK = ROOT / "book" / "lorabook"
+MODULES = sorted(PACKAGE.rglob("*.py")) + sorted(
+    path for path in BOOK.rglob("*.py") if path.relative_to(BOOK).parts[0] not in ("pretrain", "benchmarks"))
 HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm")
 PLOTTING = ("altair", "vl_convert", "tyro")
-# A layer may import those to its left in the design's arrow, never those to its right; each line says what is not
-# allowed, as prefixes of module names, at import time or (deep) anywhere in the file.
-FORBIDDEN = {
-    "lorakit": (*HEAVY, *PLOTTING),
-    "lorakit.specs": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
-    "lorakit.names": (*HEAVY, *PLOTTING, "lorakit.specs", "lorakit.records", "lorakit.theory", "lorakit.train",
-                      "lorakit.study"),
-    "lorakit.grpo_spec": (*HEAVY, *PLOTTING, "lorakit.records", "lorakit.theory", "lorakit.train", "lorakit.study"),
-    "lorakit.records": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
-    "lorakit.codehash": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
-    "lorakit.epochs": (*HEAVY, *PLOTTING, "lorakit.theory", "lorakit.train", "lorakit.study"),
-    "lorakit.theory": (*HEAVY, *PLOTTING, "lorakit.train", "lorakit.study", "lorakit.records"),
-    "lorakit.train": (*PLOTTING, "lorakit.study"),
-    "lorakit.study": ("lorakit.refresh", "lorakit.cli"),
-}
-OUTERMOST = ("lorakit.refresh", "lorakit.cli")
-HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorakit.study.sweeps", "lorakit.study.experiments")
+# Each line may import itself and the lines above it, anywhere in a file.
+LAYERS = (
+    ("lorakit.names", "lorakit.lora_spec", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
+    ("lorakit.specs",),
+    ("lorakit.grpo_spec",),
+    ("lorakit.records", "lorakit.epochs"),
+    ("lorakit.theory",),
+    ("lorakit.bases",),
+    ("lorakit.rewards",),
+    ("lorakit.data",),
+    ("lorakit.adapters",),
+    ("lorakit.packed", "lorakit.rl"),
+    ("lorakit.reference",),
+    ("lorakit.analysis",),
+    ("lorakit.sweep",),
+    ("lorabook.experiments", "lorabook.probes"),
+    ("lorabook.claims",),
+    ("lorabook.page", "lorabook.chapter_parameters"),
+    ("lorabook.refresh",),
+    ("lorakit.cli",),
+)
+FLOOR = {layer: number for number, layers in enumerate(LAYERS) for layer in layers}
+FREE = ("lorakit", "lorakit.cli")  # the faces: one imports when it is asked, the other is the outermost
+TRAINS = ("lorakit.bases", "lorakit.data", "lorakit.adapters", "lorakit.packed", "lorakit.rl", "lorakit.reference",
+          "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.worker",
+          "lorakit.sweep.worker_process", "lorabook.probes")
+LIGHT = ("lorakit.packed.packing",)
+HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = path.relative_to(BOOK.parent if path.is_relative_to(BOOK) else ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -88,29 +102,36 @@ def test_the_parser_sees_every_form_of_import():
     assert imported("from .d import e", "p.q", package=True, deep=False) == {"p.q.d", "p.q.d.e"}
 
 
+def floor(name: str) -> int:
+    """The number of the layer that a module belongs to."""
+    return next(FLOOR[layer] for layer in sorted(FLOOR, key=len, reverse=True) if within(name, layer))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_data_flows_one_way(path):
+def test_imports_go_down(path):
     name = module_name(path)
-    for layer, forbidden in FORBIDDEN.items():
-        if name == layer or (layer != "lorakit" and within(name, layer)):
-            assert not trespasses(path, forbidden, deep=layer != "lorakit"), f"{name} may not import these"
-    if not within(name, "lorakit.cli"):
-        assert not trespasses(path, ("lorakit.cli",), deep=True), "only the command line knows the command line"
-    if name not in OUTERMOST:
-        assert not trespasses(path, OUTERMOST, deep=True), "nothing but the command line calls refresh"
+    if name in FREE or name in ("lorabook",):
+        return
+    above = [other for other in imports(path, deep=True)
+             if within(other, "lorakit") or within(other, "lorabook")
+             if other not in ("lorakit", "lorabook", "lorakit.MissingExtraError") and floor(other) > floor(name)]
+    assert not above, f"{name} may not import these"
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if within(module_name(p), "lorakit.study")], ids=module_name)
-def test_only_sweeps_reach_for_training(path):
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_only_what_trains_needs_torch_at_import(path):
     name = module_name(path)
-    assert not trespasses(path, HEAVY, deep=False), f"{name} is read on machines without torch"
-    if not name.startswith("lorakit.study.sweep"):
-        assert not trespasses(path, ("lorakit.train",), deep=False)
+    if not any(within(name, part) for part in TRAINS):
+        heavy = [other for other in trespasses(path, (*HEAVY, *TRAINS), deep=False) if not other.startswith(LIGHT)]
+        assert not heavy, f"{name} is read on machines without torch"
+    if name == "lorakit" or any(within(name, part) for part in TRAINS):
+        assert not trespasses(path, PLOTTING, deep=True)
 
 
 def loaded(statement: str) -> set[str]:
     code = f"import sys, json\n{statement}\nprint(json.dumps([m for m in sys.modules if '.' not in m]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}"})
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))
 
@@ -120,8 +141,7 @@ def test_import_lorakit_loads_no_torch():
 
 
 def test_light_modules_load_no_torch():
-    light = [module_name(p) for p in MODULES
-             if not within(module_name(p), "lorakit.train") and not module_name(p).startswith("lorakit.study.sweep")]
+    light = [module_name(p) for p in MODULES if not any(within(module_name(p), part) for part in TRAINS)]
     assert not loaded(f"import {', '.join(light)}") & set(HEAVY)
 
 

@@ -6,9 +6,9 @@ import shutil
 
 import pytest
 
-import lorakit
+from lorabook.claims.ledger import ledger
+from lorabook.experiments import results
 from lorakit.cli import main
-from lorakit.study import results
 
 CLONE = results.PACKAGE.parent
 REFUSED = [["plan"], ["plan", "--no-probe"], ["plan", "rank", "--size", "live"], ["run", "rank", "--size", "live"],
@@ -45,7 +45,7 @@ def test_a_command_says_where_the_records_are_and_touches_nothing(command, insid
 
 def test_verdicts_without_records_say_where_those_are(stranger):
     with pytest.raises(results.MissingRecordsError, match=r"book/results of a clone.*LORAKIT_RESULTS"):
-        lorakit.ledger()
+        ledger()
     with pytest.raises(results.MissingRecordsError, match="book/results of a clone"):
         results.results("rank")
 

@@ -47,7 +47,7 @@ def foreign_imports(css):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A book of two pages, built as the real one is: same configuration, extension and static files."""
-    pytest.importorskip("jupyter_book", reason="needs the extra 'book'")
+    pytest.importorskip("jupyter_book", reason="needs the book's packages")
     folder = tmp_path_factory.mktemp("mini")
     (folder / "book" / "results").mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", folder)
@@ -58,7 +58,7 @@ def built(tmp_path_factory):
     shutil.copy(ROOT / "tests" / "mini_book" / "mini.md", folder / "book")
     (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", str(folder), "-W", "-n", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)

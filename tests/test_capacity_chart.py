@@ -2,8 +2,8 @@
 
 import pytest
 
-from lorakit.study.capacity_chart import RANKS, adapter_weights, held_against_needed
-from lorakit.study.rendering import mimebundle, theme
+from lorabook.page.capacity_chart import RANKS, adapter_weights, held_against_needed
+from lorabook.page.rendering import mimebundle, theme
 from lorakit.theory.capacity import recommend_rank
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-jupytext = pytest.importorskip("jupytext", reason="needs the extra 'book'")
+jupytext = pytest.importorskip("jupytext", reason="needs the book's packages")
 
 BOOK = Path(__file__).parent.parent / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9][0-9]-*.md"))

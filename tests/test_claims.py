@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from synthetic_records import changed, curve_loss, make
 
-from lorakit.records import Store
-from lorakit.specs import SFTSpec
-from lorakit.study.claim import claim
-from lorakit.study.claims import (
+from lorabook.claims.claim import claim
+from lorabook.claims.decisions import OUTCOMES, Finding, Limit, Unit, exactly
+from lorabook.claims.evidence import Evidence, Scale
+from lorabook.claims.ledger import (
     CLAIMS,
     UnknownClaimError,
     VerdictChanged,
@@ -18,11 +18,11 @@ from lorakit.study.claims import (
     ledger,
     verdict,
 )
-from lorakit.study.claims_page import ledger_markdown, outcome_words, sentence
-from lorakit.study.decisions import OUTCOMES, Finding, Limit, Unit, exactly
-from lorakit.study.evidence import Evidence, Scale
-from lorakit.study.frames import runs, tidy
-from lorakit.study.statistics import Interval
+from lorabook.page.claims_page import ledger_markdown, outcome_words, sentence
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import Interval
+from lorakit.records import Store
+from lorakit.specs import SFTSpec
 
 C1 = CLAIMS[0]
 

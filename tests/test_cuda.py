@@ -15,9 +15,9 @@ import pytest
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
-from lorakit.study import sweeps
-from lorakit.study.devices import DeviceError, Devices, device_of
-from lorakit.study.workers import Worker
+from lorakit.sweep import sweeps
+from lorakit.sweep.devices import DeviceError, Devices, device_of
+from lorakit.sweep.workers import Worker
 
 SFT = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=2, batch_size=2,
               evaluations=2, evaluation_tokens=64, lora=LoRASpec(rank=2))
@@ -104,7 +104,7 @@ def test_a_sweep_uses_every_visible_gpu_one_process_each(machine, tmp_path):
 def test_devices_are_the_visible_ones(machine, monkeypatch):
     machine()
     assert Devices().device == "cuda"
-    monkeypatch.setattr("lorakit.study.devices._usable_gpus", lambda: ["C", "A"])
+    monkeypatch.setattr("lorakit.sweep.devices._usable_gpus", lambda: ["C", "A"])
     assert Devices().gpus == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
     asked = Devices("cuda:1")
@@ -183,8 +183,8 @@ cells = [cell for cell in cells if any(f"def {name}(" in cell for name in ("draw
          "one_cycle"))]
 import torch
 from lorakit import LoRASpec
-from lorakit.train.adapters import adapted_layers, attach
-from lorakit.train.models import load_model
+from lorakit.adapters.peft_layers import adapted_layers, attach
+from lorakit.bases.models import load_model
 base, device, spec, size = "tiny-w32-s0", sys.argv[2], LoRASpec(rank=2), "live"
 dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
 for cell in cells:
@@ -200,7 +200,7 @@ def test_the_code_of_chapter_1_moves_to_the_device_of_its_profile(machine, tmp_p
     (tmp_path / "cells.py").write_text(CHAPTER_CODE)
     said = []
     for device in ("cpu", "cuda"):
-        done = subprocess.run([sys.executable, str(tmp_path / "cells.py"), "lorakit.train.device", device],
+        done = subprocess.run([sys.executable, str(tmp_path / "cells.py"), "lorakit.sweep.device", device],
                               capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
         assert done.returncode == 0, done.stderr[-3000:]
         said.append(done.stdout.split())
@@ -210,7 +210,7 @@ def test_the_code_of_chapter_1_moves_to_the_device_of_its_profile(machine, tmp_p
 
 def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):
     machine(HOPPER)
-    monkeypatch.setattr("lorakit.study.devices._usable_gpus", lambda: [HOPPER])
+    monkeypatch.setattr("lorakit.sweep.devices._usable_gpus", lambda: [HOPPER])
     assert (device_of("cpu"), device_of("gpu"), device_of("paper")) == ("cpu", "cuda", "cuda")
     monkeypatch.setenv("LORAKIT_DEVICE", "cpu")
     assert device_of("gpu") == "cpu"

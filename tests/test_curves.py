@@ -3,7 +3,7 @@ import math
 import pytest
 from synthetic_records import RATES, STEPS, make
 
-from lorakit.study.curves import (
+from lorakit.analysis.curves import (
     FrameError,
     arms,
     best_rate_by_validation,
@@ -16,8 +16,8 @@ from lorakit.study.curves import (
     pointwise_minimum,
     sweep,
 )
-from lorakit.study.frames import tidy
-from lorakit.study.statistics import GridEdgeError, GridEdgeWarning
+from lorakit.analysis.frames import tidy
+from lorakit.analysis.statistics import GridEdgeError, GridEdgeWarning
 
 
 def shape(best=1e-3, lag=lambda rank, step: 0.0):

@@ -11,8 +11,8 @@ import datasets
 import pandas
 import pytest
 
-from lorakit.train.data_files import DatasetError
-from lorakit.train.rows import rows_of
+from lorakit.data.data_files import DatasetError
+from lorakit.data.rows import rows_of
 
 ROWS = [{"prompt": f"question {i}: ", "completion": f"né\u2028{i}\u0085\u2029, \"so\"\r\nso"} for i in range(4)]
 MADE = {"train": [[(row["prompt"], False), (row["completion"], True)] for row in ROWS]}

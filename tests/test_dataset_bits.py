@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from lorakit.bases.models import load_model
+from lorakit.data.tasks import DatasetError, load_dataset
+from lorakit.data.tokens import tokenize
+from lorakit.packed.dataset_bits import DatasetBits, measure_dataset_bits
+from lorakit.packed.engine import train_pack
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.train.dataset_bits import DatasetBits, measure_dataset_bits
-from lorakit.train.models import load_model
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.tasks import DatasetError, load_dataset
-from lorakit.train.tokens import tokenize
 
 MODEL = "tiny-w32-s0"
 ROWS = [{"prompt": f"{i % 7}? ", "completion": "yes it is\n"} for i in range(40)]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 import lorakit as lk
+from lorabook.claims.cost import flops_ratio, peaks_lower_in_rl
+from lorabook.claims.decisions import FAILS, HOLDS, OPEN
 from lorakit.cli import main
 from lorakit.records import Record, Store
-from lorakit.study.decisions import FAILS, HOLDS, OPEN
-from lorakit.study.rules.cost import flops_ratio, peaks_lower_in_rl
 from lorakit.theory.compute import training_flops
 from lorakit.theory.configs import ConfigError, known_config
 from lorakit.theory.estimate import EstimateError
@@ -166,7 +166,7 @@ def test_c11_follows_its_rule(tmp_path, ranks, factor, outcome):
 
 
 def test_c11_fails_where_a_low_rank_saves_nothing(tmp_path, monkeypatch):
-    from lorakit.study.rules import cost
+    from lorabook.claims import cost
 
     monkeypatch.setattr(cost, "training_flops", lambda shape, lora, length: {"all": 10.0 if lora else 10.1})
     store = Store(tmp_path)

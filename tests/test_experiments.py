@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lorabook.experiments import EXPERIMENTS
+from lorabook.experiments.smollm2 import CHOSEN, SCREENED, rank_arms
 from lorakit.records import Store
-from lorakit.study.experiments import EXPERIMENTS
-from lorakit.study.experiments.smollm2 import CHOSEN, SCREENED, rank_arms
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 SIZES = {"live": ("cpu", "live"), "record": ("cpu", "record"), "gpu": ("gpu", "record"), "paper": ("paper", "record")}

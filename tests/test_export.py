@@ -11,13 +11,13 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from plain_training import data, mean_loss, spec, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from lorakit.adapters.export import export
+from lorakit.bases.model_checks import weights_hash
+from lorakit.bases.models import load_model
+from lorakit.packed.engine import train_pack
+from lorakit.packed.model import PackedModel
 from lorakit.records import Record
 from lorakit.specs import LoRASpec
-from lorakit.train.model_checks import weights_hash
-from lorakit.train.models import load_model
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.packed.export import export
-from lorakit.train.packed.model import PackedModel
 
 SPLITS = data()
 IDS = SPLITS["test"].input_ids

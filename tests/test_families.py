@@ -7,14 +7,14 @@ from toy_rl import words
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lorakit as lk
-from lorakit.train.packed import families
-from lorakit.train.packed.agreement import Own
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.packed.families import FAMILIES, Family, UnsupportedModelError, refusal
-from lorakit.train.packed.model import PackedModel
-from lorakit.train.packed.rollout import log_probs, sample
-from lorakit.train.peft_loop import train_peft
-from lorakit.train.sft import train_sft
+from lorakit.bases import families
+from lorakit.bases.families import FAMILIES, Family, UnsupportedModelError, refusal
+from lorakit.packed.agreement import Own
+from lorakit.packed.engine import train_pack
+from lorakit.packed.model import PackedModel
+from lorakit.reference.peft_loop import train_peft
+from lorakit.reference.sft import train_sft
+from lorakit.rl.rollout import log_probs, sample
 
 SPLITS = data()
 LOSSES = ("base_test_loss", "train_loss", "test_loss")
@@ -114,7 +114,7 @@ def test_a_forward_pass_that_is_not_the_models_own_is_refused_before_training(ki
 
 def test_padding_inside_a_window_would_be_noticed(monkeypatch):
     model, _ = special("mistral")
-    from lorakit.train.packed import rollout
+    from lorakit.rl import rollout
 
     own = Own(model)
     monkeypatch.setattr(rollout, "DynamicLayer", rollout.DynamicCache(config=model.config).layers[0].__class__)

@@ -6,8 +6,8 @@ import pytest
 
 from lorakit.cli import main
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study import sweeps
-from lorakit.study.workers import Worker
+from lorakit.sweep import sweeps
+from lorakit.sweep.workers import Worker
 from lorakit.theory.fitting import DoesNotFitError, least_bytes, needed_bytes, require_fit
 from lorakit.theory.hardware import GPUS
 
@@ -35,7 +35,7 @@ def test_a_model_that_nobody_knows_is_left_to_the_probe():
 
 
 def test_a_plan_on_a_machine_asks_of_its_own_card(monkeypatch, tmp_path):
-    monkeypatch.setattr("lorakit.study.devices._usable_gpus", lambda: ["Tesla T4", "a card of tomorrow"])
+    monkeypatch.setattr("lorakit.sweep.devices._usable_gpus", lambda: ["Tesla T4", "a card of tomorrow"])
     monkeypatch.setattr(Worker, "ask", lambda *_: pytest.fail("a probe was started"))
     with pytest.raises(DoesNotFitError, match="cannot fit on one T4"):
         sweeps.plan([LLAMA], tmp_path, device="cuda")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorakit.train.forecast import Forecast, OverBudgetError
-from lorakit.train.packed.engine import evaluation_steps
+from lorakit.packed.engine import evaluation_steps
+from lorakit.sweep.forecast import Forecast, OverBudgetError
 
 
 def given_up(seconds_left, steps=300, evaluations=12, step=1.0, evaluation=4.0, warm_up=0.0):

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from synthetic_records import BASE, STEPS, make
 
+from lorakit.analysis.frames import CURVE_COLUMNS, arm_name, runs, tidy
 from lorakit.records import Record
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study.frames import CURVE_COLUMNS, arm_name, runs, tidy
 
 
 def test_one_row_per_curve_point():

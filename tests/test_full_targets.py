@@ -6,10 +6,10 @@ import pytest
 import torch
 from plain_training import data, largest_difference, mean_loss, spec, tiny
 
+from lorakit.packed.engine import train_pack
+from lorakit.reference.peft_loop import train_peft
+from lorakit.reference.sft import train_sft
 from lorakit.specs import LoRASpec, SpecError, vary
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.peft_loop import train_peft
-from lorakit.train.sft import train_sft
 
 SPLITS = data()
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from golden import CASES, measure, stored
 
-from lorakit.train.packed import layers, optimizer
-from lorakit.train.packed.cpu import FusedAdamW
-from lorakit.train.packed.optimizer import PackedAdamW
+from lorakit.packed import layers, optimizer
+from lorakit.packed.cpu import FusedAdamW
+from lorakit.packed.optimizer import PackedAdamW
 
 BOUND = 1e-6
 STORED = stored()

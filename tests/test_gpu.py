@@ -9,8 +9,8 @@ import pytest
 from test_cuda import ENGINES, SFT
 
 from lorakit.specs import vary
-from lorakit.study import sweeps
-from lorakit.study.devices import default_device
+from lorakit.sweep import sweeps
+from lorakit.sweep.devices import default_device
 
 pytestmark = pytest.mark.gpu
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.train.rewards import RewardError, load_rewards, register_reward
-from lorakit.train.rewards.gradable import FORMS, ungradable
-from lorakit.train.rewards.symbolic import is_gradable, same_mathematics
-from lorakit.train.rl_tasks import register_task
-from lorakit.train.tasks import DatasetError
+from lorakit.data.rl_tasks import register_task
+from lorakit.data.tasks import DatasetError
+from lorakit.rewards import RewardError, load_rewards, register_reward
+from lorakit.rewards.gradable import FORMS, ungradable
+from lorakit.rewards.symbolic import is_gradable, same_mathematics
 
 TABLE = Path(__file__).parent / "data" / "graded_answers.tsv"
 

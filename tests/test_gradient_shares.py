@@ -4,9 +4,9 @@ import pytest
 import torch
 from plain_training import split, tiny
 
+from lorabook.probes.gradient_shares import gradient_shares
+from lorakit.data.tokens import TokenSplit
 from lorakit.specs import LoRASpec
-from lorakit.train.gradient_shares import gradient_shares
-from lorakit.train.tokens import TokenSplit
 
 
 def by_hand(model, part):

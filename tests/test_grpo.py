@@ -11,13 +11,13 @@ from transformers import TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
 from lorakit.grpo_spec import GRPO_OBJECTIVE
-from lorakit.train import grpo as module
-from lorakit.train.grpo import grpo_options, train_grpo
-from lorakit.train.packed.grpo import train_grpo_pack
-from lorakit.train.packed.rollout import sample, uniforms
-from lorakit.train.rewards import SCHEMES
-from lorakit.train.stops import Stops
-from lorakit.train.vllm import loading, require_vllm
+from lorakit.packed.grpo import train_grpo_pack
+from lorakit.reference import grpo as module
+from lorakit.reference.grpo import grpo_options, train_grpo
+from lorakit.reference.vllm import loading, require_vllm
+from lorakit.rewards import SCHEMES
+from lorakit.rl.rollout import sample, uniforms
+from lorakit.rl.stops import Stops
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")
@@ -136,7 +136,7 @@ def test_missing_vllm_and_an_unmerged_adapter_are_clear_errors(monkeypatch):
         pass
 
 
-@pytest.mark.filterwarnings("ignore::lorakit.train.adapters.TiedHeadWarning")
+@pytest.mark.filterwarnings("ignore::lorakit.adapters.peft_layers.TiedHeadWarning")
 def test_an_adapter_on_the_head_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"adapt the head.*engine='packed'"):
         train_grpo(spec(lora={"targets": "all-linear+head"}), model(), words(), task(even_words))

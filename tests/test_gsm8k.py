@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.data import gsm8k
+from lorakit.data.tasks import DatasetError, load_dataset
 from lorakit.names import known_names
-from lorakit.train import gsm8k
-from lorakit.train.tasks import DatasetError, load_dataset
 
 # hand-written, in the schema of GSM8K
 ROWS = {"train": [{"question": f"Ann has {n} pens and buys {n + 1} more. How many are there?",

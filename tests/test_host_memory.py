@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lorakit import host_memory
+from lorakit.sweep import host_memory
 
 GB = 10**9
 

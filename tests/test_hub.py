@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import lorakit
+from lorakit.data import hub
+from lorakit.data.hub import SOURCES, load_conversations, load_problems
+from lorakit.data.rl_tasks import load_task
+from lorakit.data.tasks import DatasetError, load_dataset
 from lorakit.names import UnknownNameError, known_names
-from lorakit.train import hub
-from lorakit.train.hub import SOURCES, load_conversations, load_problems
-from lorakit.train.rewards import load_rewards
-from lorakit.train.rl_tasks import load_task
-from lorakit.train.tasks import DatasetError, load_dataset
+from lorakit.rewards import load_rewards
 
 ROWS = Path(__file__).parent / "data" / "hub"
 FILES = {"openai/gsm8k": "gsm8k", "EleutherAI/hendrycks_math": "hendrycks_math", "zwhe99/DeepMath-103K": "deepmath",

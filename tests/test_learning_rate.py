@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.study import public
+from lorabook.page import public
 from lorakit.theory import learning_rate as theory
 from lorakit.theory.configs import ConfigError
 from lorakit.theory.learning_rate import CONVENTIONS, LearningRateError, recommend_learning_rate, translate
@@ -19,7 +19,7 @@ def twins(settings, epsilons, **fields):
     from plain_training import data, spec, tiny
     from torch import float64
 
-    from lorakit.train.packed.engine import train_pack
+    from lorakit.packed.engine import train_pack
 
     losses = []
     for (alpha, start, rate, ratio), epsilon in zip(settings, epsilons, strict=True):
@@ -152,7 +152,7 @@ def test_a_small_model_gets_the_smaller_ratio_that_was_measured_on_one():
 
 
 def test_what_the_docstring_says_of_public_cells_is_what_they_say(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "book" / "lorabook" / "benchmarks")
     fit = pytest.importorskip("learning_rate_fit")
     if not (fit.DATA / "peers_tinker_sft_sweep.csv").is_file():
         pytest.skip(f"{fit.DATA} does not hold the public sweep (LORAKIT_DATA names its folder)")

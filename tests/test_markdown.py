@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lorabook.page.status import status_page
 from lorakit.markdown import LONGEST, cell, table
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
-from lorakit.study.status import status_page
 
 EXTENSIONS = yaml.safe_load((Path(__file__).parents[1] / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
 HOSTILE = [

@@ -5,13 +5,13 @@ import torch
 import toy_rl
 from plain_training import data, spec, tiny
 
-from lorakit.train.adamw import MasterAdamW
-from lorakit.train.grpo import train_grpo
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.packed.grpo import train_grpo_pack
-from lorakit.train.packed.optimizer import PackedAdamW
-from lorakit.train.peft_loop import train_peft
-from lorakit.train.sft import train_sft
+from lorakit.packed.engine import train_pack
+from lorakit.packed.grpo import train_grpo_pack
+from lorakit.packed.optimizer import PackedAdamW
+from lorakit.reference.adamw import MasterAdamW
+from lorakit.reference.grpo import train_grpo
+from lorakit.reference.peft_loop import train_peft
+from lorakit.reference.sft import train_sft
 
 SPLITS = data()
 RATE = 1e-4  # of weights of about 0.15, whose last digits in bfloat16 are 1e-3 apart

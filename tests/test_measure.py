@@ -4,12 +4,12 @@ pytest.importorskip("torch", reason="needs the extra 'train'")
 
 import torch
 
+from lorabook.probes.measure import count_step
+from lorakit.bases.models import cache_folder, load_model
 from lorakit.specs import LoRASpec
 from lorakit.theory.compute import training_flops
 from lorakit.theory.memory import training_bytes
 from lorakit.theory.shapes import ModelShape
-from lorakit.train.measure import count_step
-from lorakit.train.models import cache_folder, load_model
 
 TINY = ModelShape.of("tiny")
 ADAPTERS = [None, *[LoRASpec(rank=rank) for rank in (1, 16, 128)], LoRASpec(rank=4, targets="mlp"),

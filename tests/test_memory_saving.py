@@ -8,14 +8,14 @@ import pytest
 import torch
 from test_rollout import drawn, keep_float64, model
 
+from lorakit.bases.memory_saving import fitted, recomputed, smaller
+from lorakit.bases.models import load_model
 from lorakit.grpo_spec import GRPOSpec, read_spec
+from lorakit.packed.packing import pack_key
 from lorakit.records import Record
+from lorakit.rl.rollout import log_probs
 from lorakit.specs import LoRASpec, SFTSpec, SpecError
-from lorakit.train.memory_saving import fitted, recomputed, smaller
-from lorakit.train.models import load_model
-from lorakit.train.packed.rollout import log_probs
-from lorakit.train.packing import pack_key
-from lorakit.train.worker import answer
+from lorakit.sweep.worker import answer
 
 # Rows of this dataset differ in their number of label tokens.
 SFT = SFTSpec(model="tiny-w32-s0", dataset="reworded-skills", learning_rate=1e-3, steps=3, batch_size=4,
@@ -34,7 +34,7 @@ def run(spec, engine: str) -> Record:
     return Record.from_json(events[-1]["records"][0])
 
 
-@pytest.mark.filterwarnings("ignore::lorakit.train.episodes.NoRewardWarning")
+@pytest.mark.filterwarnings("ignore::lorakit.rl.episodes.NoRewardWarning")
 @pytest.mark.parametrize("lora", [LoRASpec(rank=2), None], ids=["lora", "full"])
 @pytest.mark.parametrize(("base", "engine"), CASES.values(), ids=CASES)
 def test_every_engine_gives_the_same_numbers_with_less_memory(base, engine, lora):

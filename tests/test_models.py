@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaForCausalLM, Qwen3MoeForCausalLM
 
-from lorakit.specs import SFTSpec, UnknownNameError, known_names, resolve_name
-from lorakit.train import models
-from lorakit.train.model_checks import weights_hash
-from lorakit.train.models import (
+from lorakit.bases import models
+from lorakit.bases.model_checks import weights_hash
+from lorakit.bases.models import (
     SMOLLM2,
     WEIGHTS,
     ModelError,
@@ -23,6 +22,7 @@ from lorakit.train.models import (
     load_model,
     register_model,
 )
+from lorakit.specs import SFTSpec, UnknownNameError, known_names, resolve_name
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
 EMBEDDED = sorted(set(known_names()["models"]) - {SMOLLM2})

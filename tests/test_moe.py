@@ -6,15 +6,15 @@ from plain_training import VOCABULARY, data, largest_difference, plain_run, spec
 from torch.nn.utils import parametrize
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from lorakit.adapters.inspector import inspect_targets, meta_model
+from lorakit.adapters.peft_layers import TargetsError, attach, peft_config
+from lorakit.bases.models import embedded_record, load_model
+from lorakit.packed.engine import train_pack
+from lorakit.reference.peft_loop import probe_peft, train_peft
 from lorakit.specs import LoRASpec, SpecError
+from lorakit.sweep.worker import run_specs
 from lorakit.theory.configs import known_config
 from lorakit.theory.shapes import ModelShape
-from lorakit.train.adapters import TargetsError, attach, peft_config
-from lorakit.train.inspector import inspect_targets, meta_model
-from lorakit.train.models import embedded_record, load_model
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.peft_loop import probe_peft, train_peft
-from lorakit.train.worker import run_specs
 
 BOTH = LoRASpec(rank=16, targets="attention+experts")
 

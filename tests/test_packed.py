@@ -4,8 +4,8 @@ import pytest
 import torch
 from plain_training import data, largest_difference, plain_run, spec, tiny
 
-from lorakit.train.packed import engine
-from lorakit.train.packed.engine import train_pack
+from lorakit.packed import engine
+from lorakit.packed.engine import train_pack
 
 FP64, FP32 = 1e-9, 1e-5
 SPLITS = data()
@@ -86,7 +86,7 @@ def test_other_architectures_with_lora(kind, dtype):
     assert max(differences(specs, kind=kind)) <= (FP64 if dtype == "float64" else FP32)
 
 
-@pytest.mark.filterwarnings("ignore::lorakit.train.adapters.TiedHeadWarning")
+@pytest.mark.filterwarnings("ignore::lorakit.adapters.peft_layers.TiedHeadWarning")
 def test_lora_on_a_tied_head_leaves_the_embedding_alone():
     specs = [spec(rank=rank, dtype="float64", lora={"targets": "all-linear+head"}) for rank in (2, 6)]
     assert max(differences(specs, tied=True)) <= FP64

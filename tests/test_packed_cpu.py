@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorakit.train.packed import attention, cpu, llama, onednn
-from lorakit.train.packed.attention import ATTENTION, LONGEST, causal_attention
-from lorakit.train.packed.cpu import FusedAdamW, hastened
-from lorakit.train.packed.engine import accumulate, train_pack
-from lorakit.train.packed.llama import QuickDecoder
-from lorakit.train.packed.model import PackedModel
-from lorakit.train.packed.onednn import FrozenLinear, QuickLinear, QuickLoRALinear, products
-from lorakit.train.packed.optimizer import Group, PackedAdamW
+from lorakit.packed import attention, cpu, llama, onednn
+from lorakit.packed.attention import ATTENTION, LONGEST, causal_attention
+from lorakit.packed.cpu import FusedAdamW, hastened
+from lorakit.packed.engine import accumulate, train_pack
+from lorakit.packed.llama import QuickDecoder
+from lorakit.packed.model import PackedModel
+from lorakit.packed.onednn import FrozenLinear, QuickLinear, QuickLoRALinear, products
+from lorakit.packed.optimizer import Group, PackedAdamW
 
 SPLITS = data()
 needs_onednn = pytest.mark.skipif(not onednn.onednn_multiplies(), reason="this build of torch has no oneDNN products")

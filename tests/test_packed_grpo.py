@@ -8,18 +8,18 @@ import pytest
 import torch
 from toy_rl import broken, keep_float64, model, names_the_goal, not_a_number, silent, spec, task, words
 
+from lorakit.adapters.peft_layers import adapted_layers, attach
+from lorakit.data.rl_tasks import DatasetError
 from lorakit.grpo_spec import ARTICLE_OBJECTIVE, GRPO_OBJECTIVE
-from lorakit.train.adapters import adapted_layers, attach
-from lorakit.train.episodes import Episodes, NoRewardWarning, bits
-from lorakit.train.grpo import _trainer
-from lorakit.train.objective import advantages, importance, token_losses
-from lorakit.train.packed import grpo as module
-from lorakit.train.packed.grpo import FrozenWeightsError, accumulate, layout, train_grpo_pack
-from lorakit.train.packed.merging import MergingLoRALinear, base_only, give_bases, sampler
-from lorakit.train.packed.model import PackedModel
-from lorakit.train.packed.rollout import sample, stop_tokens, uniforms
-from lorakit.train.rewards import RewardError
-from lorakit.train.rl_tasks import DatasetError
+from lorakit.packed import grpo as module
+from lorakit.packed.grpo import FrozenWeightsError, accumulate, layout, train_grpo_pack
+from lorakit.packed.merging import MergingLoRALinear, base_only, give_bases, sampler
+from lorakit.packed.model import PackedModel
+from lorakit.reference.grpo import _trainer
+from lorakit.rewards import RewardError
+from lorakit.rl.episodes import Episodes, NoRewardWarning, bits
+from lorakit.rl.objective import advantages, importance, token_losses
+from lorakit.rl.rollout import sample, stop_tokens, uniforms
 
 LIMIT = 1e-9
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")

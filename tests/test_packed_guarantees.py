@@ -7,13 +7,13 @@ import torch
 from plain_training import VOCABULARY, data, largest_difference, mean_loss, plain_run, spec, tiny
 from torch.nn import functional
 
-from lorakit.train.adapters import TargetsError, attach
-from lorakit.train.model_checks import weights_hash
-from lorakit.train.packed import engine
-from lorakit.train.packed import model as packed_model
-from lorakit.train.packed.engine import evaluate, evaluation_steps, pack_key, train_pack
-from lorakit.train.packed.model import PackedModel
-from lorakit.train.packed.truncation import truncated_losses
+from lorakit.adapters.peft_layers import TargetsError, attach
+from lorakit.bases.model_checks import weights_hash
+from lorakit.packed import engine
+from lorakit.packed import model as packed_model
+from lorakit.packed.engine import evaluate, evaluation_steps, pack_key, train_pack
+from lorakit.packed.model import PackedModel
+from lorakit.packed.truncation import truncated_losses
 
 SPLITS = data()
 

@@ -5,9 +5,9 @@ import torch
 from plain_training import data, spec, tiny
 from torch import nn
 
-from lorakit.train.packed.engine import evaluate, train_pack
-from lorakit.train.packed.layers import PackedLoRALinear, PackedRMSNorm, merging_pays
-from lorakit.train.packed.model import PackedModel
+from lorakit.packed.engine import evaluate, train_pack
+from lorakit.packed.layers import PackedLoRALinear, PackedRMSNorm, merging_pays
+from lorakit.packed.model import PackedModel
 
 SPLITS = data()
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.study.public import kept
+from lorabook.page.public import kept
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(ROOT / "book" / "lorabook" / "benchmarks"))
 import public_estimates  # noqa: E402
 
 sys.path.pop(0)

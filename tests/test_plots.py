@@ -5,8 +5,9 @@ import altair as alt
 import pandas as pd
 import pytest
 
+from lorabook.page import rendering
 from lorakit.analysis import marks as marks_of
-from lorakit.study import palette, plots, rendering
+from lorakit.analysis import palette, plots
 
 WHITE, DARK = "#ffffff", "#121212"
 
@@ -221,7 +222,7 @@ def test_a_warning_on_a_page_names_no_folder_of_the_machine(book_rendering):
 
 
 def test_a_chart_leaves_its_cell_in_three_forms(book_rendering):
-    pytest.importorskip("vl_convert", reason="needs the extra 'book'")
+    pytest.importorskip("vl_convert", reason="needs the book's packages")
     forms = plots.u_curve(sweep_frame(), note="illustration: 2 seeds")._repr_mimebundle_()
     assert set(forms) == {"text/html", "image/svg+xml", "image/png", "text/plain"}
     assert forms["text/html"].count("<img alt=") == 1

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy
 import pytest
 
+from lorakit.bases.models import WEIGHTS, embedded_record, load_model
+from lorakit.data.skills import HELD_OUT_WORDING, SKILLS, split_of
 from lorakit.specs import known_names
-from lorakit.train.models import WEIGHTS, embedded_record, load_model
-from lorakit.train.skills import HELD_OUT_WORDING, SKILLS, split_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,16 +21,16 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def scripts():
     """The pre-training scripts, imported from their folder."""
-    sys.path.insert(0, str(ROOT / "pretrain"))
+    sys.path.insert(0, str(ROOT / "book" / "lorabook" / "pretrain"))
     try:
         found = {}
         for name in ("corpus", "pretrain"):
-            spec = importlib.util.spec_from_file_location(name, ROOT / "pretrain" / f"{name}.py")
+            spec = importlib.util.spec_from_file_location(name, ROOT / "book" / "lorabook" / "pretrain" / f"{name}.py")
             found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(found[name])
         yield found
     finally:
-        sys.path.remove(str(ROOT / "pretrain"))
+        sys.path.remove(str(ROOT / "book" / "lorabook" / "pretrain"))
 
 
 def test_pretraining_never_shows_the_held_out_wording_or_a_test_argument(scripts):
@@ -79,7 +79,7 @@ def test_the_weights_are_what_greedy_decoding_says():
     """One skill's recorded accuracy is measured again from the shipped weights."""
     import torch
 
-    from lorakit.train.skills import draw_question, generator
+    from lorakit.data.skills import draw_question, generator
 
     model, _ = load_model("tiny")
     skill = next(s for s in SKILLS if s.name == "maximum")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from plain_training import data, spec, tiny
 
-from lorakit.train.packed import probe
+from lorakit.sweep import probe
 
 
 @pytest.mark.parametrize(("steps", "runs", "trained"), [

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import lorakit as lk
+
+ROOT = Path(__file__).parents[1]
+PATH = f"{ROOT}{os.pathsep}{ROOT / 'book'}"
 
 WITHOUT_TORCH = """
 import sys
@@ -20,7 +24,7 @@ import lorakit as lk
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONWARNINGS": "default"})
+                          env=os.environ | {"PYTHONWARNINGS": "default", "PYTHONPATH": PATH})
 
 
 def test_every_public_name_exists_and_is_documented():
@@ -39,8 +43,10 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_without_the_extra_specs_records_statistics_and_shapes_work():
     done = python(WITHOUT_TORCH + """
 spec = lk.SFTSpec(learning_rate=1e-3)
-print(spec.id, len(lk.experiment("rank").specs("cpu", "record")), lk.ModelShape.of("tiny").parameters)
-from lorakit.study import claims, plots
+from lorabook.experiments import get
+print(spec.id, len(get("rank").specs("cpu", "record")), lk.ModelShape.of("tiny").parameters)
+from lorabook.claims import ledger
+from lorakit.analysis import plots
 """)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[1:] == ["720", "393856"]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lorakit.study import public
+from lorabook.page import public
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT.parent / "shared" / "data"

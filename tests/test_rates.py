@@ -3,8 +3,8 @@ import math
 import pytest
 from synthetic_records import BASE, make
 
-from lorakit.study.frames import tidy
-from lorakit.study.rates import best_by_length, ratios, regret
+from lorakit.analysis.frames import tidy
+from lorakit.analysis.rates import best_by_length, ratios, regret
 
 RATES = [10 ** (exponent / 2) for exponent in range(-8, -2)]  # 1e-4 to 3.2e-2
 

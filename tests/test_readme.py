@@ -23,7 +23,8 @@ def test_the_calculators_answer_as_the_readme_calls_them(capsys):
 
 
 def test_its_speeds_are_the_last_recorded_ones():
-    lines = (README.parent / "benchmarks/results/cpu/packed-sweep.jsonl").read_text(encoding="utf-8").splitlines()
+    path = README.parent / "book/lorabook/benchmarks/results/cpu/packed-sweep.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
     last = {record["spec"]["name"]: record["metrics"].get("peft_tuned_over_packed_median")
             for record in map(json.loads, lines)}
     said = re.search(r"take ([\d.]+) times less than .* and ([\d.]+) times less for `tiny`", README.read_text("utf-8"))
@@ -48,7 +49,7 @@ def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatc
         bare = names["tuned"](input_ids=ids).logits
     assert (names["tuned"](input_ids=ids).logits - bare).abs().max() > 0.01
     # called again, nothing is trained
-    from lorakit.study.workers import Worker
+    from lorakit.sweep.workers import Worker
 
     monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
     assert len(names["lk"].run(names["specs"], "runs")) == len(names["specs"])

@@ -3,9 +3,9 @@ import math
 import pandas as pd
 import pytest
 
-from lorakit.study.experiments import get
-from lorakit.study.experiments.recipes import FACTORS, FORM_FACTORS, MANY_SYNCS, RECIPES, SYNCS
-from lorakit.study.recipes import milestones, name_recipes
+from lorabook.experiments import get
+from lorabook.experiments.recipes import FACTORS, FORM_FACTORS, MANY_SYNCS, RECIPES, SYNCS
+from lorabook.page.recipes import milestones, name_recipes
 
 
 @pytest.mark.parametrize(("experiment", "recipes"), [

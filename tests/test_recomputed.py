@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from lorabook.claims.ledger import ledger
 from lorakit.records import Store
-from lorakit.study.claims import ledger
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
 REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10}

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from leaks import leaks
 
+from lorabook import experiments
+from lorabook.experiments import Experiment
+from lorabook.refresh import ParameterError, RefreshError, parse_parameters, refresh
 from lorakit.records import Record, Store
-from lorakit.refresh import ParameterError, RefreshError, parse_parameters, refresh
 from lorakit.specs import SFTSpec
-from lorakit.study import experiments
-from lorakit.study.devices import DeviceError
-from lorakit.study.experiments import Experiment
-from lorakit.study.sweeps import SweepError
+from lorakit.sweep.devices import DeviceError
+from lorakit.sweep.sweeps import SweepError
 
 HEAD = """---
 jupytext:
@@ -57,7 +57,7 @@ def quiet(line: str) -> None:
 @pytest.fixture
 def without_kernel(monkeypatch):
     """Nothing is executed: these tests are about what runs again, and a kernel takes seconds to start."""
-    monkeypatch.setattr("lorakit.refresh._execute", lambda root, stem, notebook, passed, report: notebook)
+    monkeypatch.setattr("lorabook.refresh._execute", lambda root, stem, notebook, passed, report: notebook)
 
 
 def test_chapters_run_in_book_with_parameters_and_then_are_up_to_date(tmp_path):
@@ -113,7 +113,7 @@ def test_each_input_makes_a_chapter_run_again(tmp_path, without_kernel, kind):
 def test_code_is_an_input(tmp_path, without_kernel, monkeypatch):
     write_chapter(tmp_path, "01-first", "print(1)")
     refresh(root=tmp_path, report=quiet)
-    monkeypatch.setattr("lorakit.refresh.code_hash", lambda modules: "another")
+    monkeypatch.setattr("lorabook.refresh.code_hash", lambda modules: "another")
     (done,) = refresh(root=tmp_path, report=quiet)
     assert done.changed == ("code changed",)
 
@@ -184,7 +184,7 @@ def two_experiments(monkeypatch):
     """A chapter with an experiment of three GPU runs and one without any; training is one line of a record."""
     three = Experiment("three", "Three?", {("gpu", "record"): lambda: runs(3), ("cpu", "record"): lambda: runs(1)})
     other = Experiment("other", "None?", {("cpu", "record"): lambda: runs(2, steps=7)})
-    monkeypatch.setattr("lorakit.study.experiments.of_chapter",
+    monkeypatch.setattr("lorabook.experiments.of_chapter",
                         lambda topic: [three, other] if topic == "first" else [])
     asked: list[list[str]] = []
 
@@ -196,7 +196,7 @@ def two_experiments(monkeypatch):
         if len(todo) > 2:
             raise RunsFailedError("1 of 3 runs failed: no memory")
 
-    monkeypatch.setattr("lorakit.study.sweeps.run", train)
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", train)
     return asked
 
 
@@ -225,7 +225,7 @@ def test_a_gpu_that_cannot_be_used_stops_a_refresh_before_any_chapter(tmp_path, 
     def refuse(*_, **__):
         raise DeviceError("nothing was trained: torch is built without CUDA")
 
-    monkeypatch.setattr("lorakit.study.sweeps.run", refuse)
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", refuse)
     with pytest.raises(DeviceError, match="without CUDA"):
         refresh(profile="gpu", root=tmp_path, report=quiet)
     assert not (tmp_path / "_build").exists()
@@ -238,7 +238,7 @@ def test_each_experiment_belongs_to_one_chapter_of_the_book():
 
 
 def test_a_refresh_says_where_a_long_chapter_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("lorakit.refresh.HEARTBEAT", 0.02)
+    monkeypatch.setattr("lorabook.refresh.HEARTBEAT", 0.02)
     code = 'import sys, time; print("step 7", file=sys.stderr, flush=True); time.sleep(0.5)'
     write_chapter(tmp_path, "01-first", code)
     lines: list[str] = []
@@ -263,7 +263,7 @@ def test_chapters_are_chosen_by_stem_file_or_topic(tmp_path, without_kernel):
 def test_missing_extra_says_what_to_install(tmp_path, monkeypatch):
     write_chapter(tmp_path, "01-first", "print(1)")
     monkeypatch.setitem(__import__("sys").modules, "papermill", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[book\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install ./book/lorabook"):
         refresh(root=tmp_path)
 
 

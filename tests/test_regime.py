@@ -3,9 +3,9 @@ import json
 import pytest
 from synthetic_records import make
 
-from lorakit.study import regime as module
-from lorakit.study.frames import runs, tidy
-from lorakit.study.regime import pretraining_facts, regime, regime_of
+from lorabook.claims import regime as module
+from lorabook.claims.regime import pretraining_facts, regime, regime_of
+from lorakit.analysis.frames import runs, tidy
 
 INSIDE = {"best_rate": 1e-3, "peak_rate": 1e-2, "delta_norm": 0.05, "base_text_before": 2.0, "base_text_after": 2.1}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lorabook import experiments
+from lorabook.experiments.results import MissingRecordsError, Results, StaleRecordsWarning, results
 from lorakit import epochs
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
-from lorakit.study import experiments, sweeps
-from lorakit.study.results import MissingRecordsError, Results, StaleRecordsWarning, results
+from lorakit.sweep import sweeps
 
 BOOK = Path(__file__).parent.parent / "book"
 

@@ -14,9 +14,9 @@ import pytest
 from hostile import HOSTILE
 
 import lorakit
+from lorakit import rewards
 from lorakit.grpo_spec import REWARDS
-from lorakit.train import rewards
-from lorakit.train.rewards import (
+from lorakit.rewards import (
     SCHEMES,
     RewardError,
     checked,
@@ -26,8 +26,8 @@ from lorakit.train.rewards import (
     symbolic_worker,
     total,
 )
-from lorakit.train.rewards.answers import boxes, number
-from lorakit.train.rewards.symbolic import UngradableError, same_mathematics
+from lorakit.rewards.answers import boxes, number
+from lorakit.rewards.symbolic import UngradableError, same_mathematics
 
 FORMS = ("{}", "{}\n", "So it is\n#### {}", r"So it is \boxed{{{}}}", "…</think>{}")
 watched: list[str] | None = None
@@ -121,7 +121,7 @@ def test_any_string_gets_a_number():
 def test_no_text_takes_more_than_linear_time():
     """Quadratic in 100,000 characters would be hours for what is done here in a second, in a process of its own."""
     code = """
-from lorakit.train.rewards import SCHEMES, load_rewards
+from lorakit.rewards import SCHEMES, load_rewards
 for text in (r"\\boxed{" * 14_000, "#" * 99_999, "1" * 99_999, "</think>" * 12_000, "{" * 99_999, "1," * 49_999):
     for scheme in set(SCHEMES) - {"math"}:
         for function in load_rewards(scheme):

@@ -11,16 +11,16 @@ from dataclasses import replace
 import pytest
 
 import lorakit
+from lorakit.analysis.curves import losses_at
+from lorakit.analysis.frames import runs, tidy, tidy_rl
+from lorakit.data.rl_tasks import register_task
 from lorakit.epochs import current
 from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
+from lorakit.rewards import register_reward
+from lorakit.rl.episodes import NoRewardWarning
 from lorakit.specs import LoRASpec, SFTSpec, vary
-from lorakit.study.curves import losses_at
-from lorakit.study.frames import runs, tidy, tidy_rl
-from lorakit.study.workers import Worker
-from lorakit.train.episodes import NoRewardWarning
-from lorakit.train.rewards import register_reward
-from lorakit.train.rl_tasks import register_task
+from lorakit.sweep.workers import Worker
 
 REWARD = '''
 def capitals(prompts, completions, letters, **columns):
@@ -135,7 +135,7 @@ def test_runs_that_sample_with_vllm_get_a_process_each(monkeypatch, tmp_path):
 
     monkeypatch.setattr(Worker, "ask", ask)
     monkeypatch.setattr(Worker, "stop", lambda self: done.append("stop"))
-    monkeypatch.setattr("lorakit.train.vllm.require_vllm", lambda spec: None)
+    monkeypatch.setattr("lorakit.reference.vllm.require_vllm", lambda spec: None)
     spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, merge_to_sample=True, use_vllm=True)
     for use_vllm, expected in ((True, ["run", "stop"] * 2), (False, ["run"] * 2)):
         done.clear()

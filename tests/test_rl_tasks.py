@@ -9,13 +9,13 @@ from types import ModuleType
 import pytest
 
 import lorakit
+from lorakit.bases.models import byte_tokenizer
+from lorakit.data import rl_tasks
+from lorakit.data.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
+from lorakit.data.skills import SKILLS, split_of
+from lorakit.data.tasks import SECRETS, DatasetError, load_dataset
 from lorakit.names import UnknownNameError, known_names
-from lorakit.train import rl_tasks
-from lorakit.train.models import byte_tokenizer
-from lorakit.train.rewards import SCHEMES, RewardError, load_rewards, register_reward
-from lorakit.train.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
-from lorakit.train.skills import SKILLS, split_of
-from lorakit.train.tasks import SECRETS, DatasetError, load_dataset
+from lorakit.rewards import SCHEMES, RewardError, load_rewards, register_reward
 
 OTHERS = {"sums", "ordered-sums", "number-words", *GENERATORS}
 SKILL_TASKS = sorted(name for name in set(TASKS) - OTHERS if not name.startswith("secret-"))

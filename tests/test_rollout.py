@@ -4,8 +4,8 @@ import pytest
 import torch
 from toy_rl import STOP, keep_float64, model, words
 
-from lorakit.train.packed import rollout as module
-from lorakit.train.packed.rollout import log_probs, sample, stop_tokens, uniforms
+from lorakit.rl import rollout as module
+from lorakit.rl.rollout import log_probs, sample, stop_tokens, uniforms
 
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11], [12], [13, 14, 15]]
 GROUP, LENGTH, TEMPERATURE = 3, 7, 0.7

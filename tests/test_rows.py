@@ -6,8 +6,8 @@ import pandas
 import pyarrow
 import pytest
 
-from lorakit.train.data_files import DatasetError
-from lorakit.train.rows import rows_of
+from lorakit.data.data_files import DatasetError
+from lorakit.data.rows import rows_of
 
 USER, ANSWER = {"role": "user", "content": "6 · 7?"}, {"role": "assistant", "content": "42"}
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -4,12 +4,12 @@ from dataclasses import replace
 import pytest
 from synthetic_records import BASE, jitter, make
 
+from lorabook.claims.batch_size import gap_grows_with_batch, gaps_by_batch, growth
+from lorabook.claims.evidence import Evidence
+from lorabook.experiments import get
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import GridEdgeError
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study.evidence import Evidence
-from lorakit.study.experiments import get
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.batch_size import gap_grows_with_batch, gaps_by_batch, growth
-from lorakit.study.statistics import GridEdgeError
 
 REGIMES = {2: 0.02, 8: 0.05, 32: 0.08, 128: 0.3}  # ‖ΔW‖/‖W‖: the largest batch is outside post-training
 

@@ -5,17 +5,17 @@ import math
 import pytest
 from synthetic_records import jitter, make
 
-from lorakit.records import Store
-from lorakit.study.evidence import Evidence
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.capacity import (
+from lorabook.claims.capacity import (
     bits_of_tokens_and_weights,
     episodes_fit_rank_one,
     first_pass,
     last_doubling,
     stored_bits,
 )
-from lorakit.study.statistics import GridEdgeError
+from lorabook.claims.evidence import Evidence
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import GridEdgeError
+from lorakit.records import Store
 
 STRINGS, WEIGHTS = 24, 2176
 KNOWN, LABELS = STRINGS * 378, STRINGS * 63

@@ -7,12 +7,8 @@ import pandas
 import pytest
 from synthetic_records import make
 
-from lorakit.grpo_spec import GRPOSpec
-from lorakit.records import Record
-from lorakit.specs import LoRASpec
-from lorakit.study.evidence import Evidence
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.grpo import (
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.grpo import (
     accuracies,
     at_a_multiple,
     behind_at_its_own_rate,
@@ -24,8 +20,12 @@ from lorakit.study.rules.grpo import (
     ten_times_at_rank_one,
     ten_times_in_rl,
 )
-from lorakit.study.rules.layers import pairs
-from lorakit.study.statistics import GridEdgeError
+from lorabook.claims.layers import pairs
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import GridEdgeError
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Record
+from lorakit.specs import LoRASpec
 
 BASE, TOP = 0.2, 0.9
 FULL, RANK_1, RANK_64 = None, LoRASpec(rank=1), LoRASpec(rank=64)

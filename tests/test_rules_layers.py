@@ -6,11 +6,11 @@ import pandas
 import pytest
 from synthetic_records import BASE, METRICS, RATES, STEPS, curve_loss, jitter
 
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.layers import _same_ratio, contrasts, expert_ratios, mlp_carries_it, pairs, same_ratio
+from lorakit.analysis.frames import runs, tidy
 from lorakit.records import Record
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study.evidence import Evidence
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.layers import _same_ratio, contrasts, expert_ratios, mlp_carries_it, pairs, same_ratio
 from lorakit.theory.configs import known_config
 from lorakit.theory.shapes import ModelShape
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from synthetic_records import BASE, jitter, make
 
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.learning_rate import more_sensitive, plain, rise_above_best, shorter_means_more, ten_times
+from lorakit.analysis.frames import runs, tidy
 from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study.evidence import Evidence
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.learning_rate import more_sensitive, plain, rise_above_best, shorter_means_more, ten_times
 
 GRID = [10 ** (exponent / 4) for exponent in range(-16, -6)]  # 1e-4 to 1.8e-2, four a decade
 STEPS = (10, 80, 160, 320)

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 
+from lorabook import experiments
+from lorabook.claims import learning_rate_laws as laws
+from lorabook.claims.learning_rate_laws import invariance_gaps, same_after_transformation, same_at_every_width
+from lorabook.claims.regime import pretraining_facts
+from lorabook.experiments.learning_rate import LEAST_EPSILON
 from lorakit.records import Record
-from lorakit.study import experiments
-from lorakit.study.experiments.learning_rate import LEAST_EPSILON
-from lorakit.study.regime import pretraining_facts
-from lorakit.study.rules import learning_rate_laws as laws
-from lorakit.study.rules.learning_rate_laws import invariance_gaps, same_after_transformation, same_at_every_width
 
 METRICS = {"base_test_loss": 3.0, "delta_norm": 0.02, "base_text_loss_before": 1.0, "base_text_loss_after": 1.03}
 

@@ -4,10 +4,10 @@ import re
 import pytest
 from synthetic_records import BASE, curve_loss, jitter, make
 
-from lorakit.study.decisions import PERCENT, Finding, Limit, combine, decide, exactly, over_seeds, paired
-from lorakit.study.evidence import Evidence
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules.rank import equal_to_full, rank_sets_departure, same_first_steps
+from lorabook.claims.decisions import PERCENT, Finding, Limit, combine, decide, exactly, over_seeds, paired
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.rank import equal_to_full, rank_sets_departure, same_first_steps
+from lorakit.analysis.frames import runs, tidy
 
 ASSOCIATIONS = "random-associations@1"
 

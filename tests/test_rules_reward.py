@@ -5,14 +5,9 @@ import math
 import pytest
 from synthetic_records import jitter, make
 
-from lorakit.grpo_spec import GRPOSpec
-from lorakit.records import Record, Store
-from lorakit.specs import LoRASpec, SFTSpec
-from lorakit.study import experiments
-from lorakit.study.experiments import Experiment
-from lorakit.study.frames import runs, tidy
-from lorakit.study.rules import reward
-from lorakit.study.rules.reward import (
+from lorabook import experiments
+from lorabook.claims import reward
+from lorabook.claims.reward import (
     at_best_rate,
     at_chosen_rate,
     bits_of_episodes_and_tokens,
@@ -24,6 +19,11 @@ from lorakit.study.rules.reward import (
     surprise,
     told,
 )
+from lorabook.experiments import Experiment
+from lorakit.analysis.frames import runs, tidy
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Record, Store
+from lorakit.specs import LoRASpec, SFTSpec
 
 COUNTS = (10, 100, 10_000)
 

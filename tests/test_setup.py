@@ -12,7 +12,8 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROJECT, BOOK = (tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+                 for folder in ("", "book/lorabook"))
 PINS = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
         if line and not line.startswith("#")]
 TORCH = {"torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm"}
@@ -43,7 +44,7 @@ def test_constraints_are_exact_and_name_no_place():
 
 def test_constraints_pin_every_direct_dependency():
     extras = PROJECT["optional-dependencies"]
-    direct = names(PROJECT["dependencies"] + extras["train"] + extras["book"] + extras["dev"])
+    direct = names(PROJECT["dependencies"] + extras["train"] + extras["dev"] + BOOK["dependencies"])
     assert direct <= {pin.split("==")[0] for pin in PINS}
 
 
@@ -71,8 +72,8 @@ def test_torchvision_is_never_let_in():
 def test_base_install_needs_no_torch():
     assert names(PROJECT["dependencies"]) == {"altair", "numpy", "pandas", "scipy"}
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"train", "book", "vllm", "gym", "dev"}
-    assert not TORCH & names(extras["book"] + extras["dev"])
+    assert set(extras) == {"train", "vllm", "gym", "dev"}
+    assert not TORCH & names(extras["dev"] + BOOK["dependencies"])
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
 
 
@@ -94,7 +95,7 @@ def test_nothing_sends_anyone_to_a_package_that_is_not_ours():
 def test_conda_environment_installs_the_pinned_extras():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    assert pip == ["-c constraints.txt", "-e .[train,book,dev,vllm]"]
+    assert pip == ["-c constraints.txt", "-e .[train,dev,vllm]", "-e ./book/lorabook"]
 
 
 def test_ci_runs_what_the_readme_says():
@@ -121,7 +122,8 @@ def test_make_refuses_an_unknown_size():
 
 
 def fresh_copy(folder: Path) -> Path:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    for name in ("Makefile", "pyproject.toml", "book/lorabook/pyproject.toml", "constraints.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     return folder
 

@@ -9,9 +9,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from transformers.integrations import integration_utils
 
-from lorakit.train.model_checks import weights_hash
-from lorakit.train.packed.engine import train_pack
-from lorakit.train.sft import train_sft
+from lorakit.bases.model_checks import weights_hash
+from lorakit.packed.engine import train_pack
+from lorakit.reference.sft import train_sft
 
 LIMIT = 1e-5  # nats, single precision, ten steps; seen: 2e-6 and less
 SPLITS = data()
@@ -70,7 +70,7 @@ def test_a_run_that_diverges_is_a_result():
     assert not math.isfinite(result.curve["validation_loss"][-1])
 
 
-@pytest.mark.filterwarnings("ignore::lorakit.train.adapters.TiedHeadWarning")
+@pytest.mark.filterwarnings("ignore::lorakit.adapters.peft_layers.TiedHeadWarning")
 def test_an_adapter_on_the_head_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"adapt the head.*engine='packed'"):
         train_sft(spec(lora={"targets": "all-linear+head"}), tiny(), tokenizer(), SPLITS)

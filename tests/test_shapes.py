@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
+from lorakit.adapters.inspector import inspect_targets, meta_model
+from lorakit.adapters.peft_layers import attach
 from lorakit.specs import LoRASpec, UnknownNameError
 from lorakit.theory.configs import KNOWN, ConfigError, known_config
 from lorakit.theory.known import SOURCES
 from lorakit.theory.shapes import ModelShape, RankWasteWarning
-from lorakit.train.adapters import attach
-from lorakit.train.inspector import inspect_targets, meta_model
 
 DATA = Path(os.environ.get("LORAKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

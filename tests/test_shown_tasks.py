@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from lorakit.data.rl_tasks import load_task
+from lorakit.data.shown_tasks import ONES, TENS, in_words
 from lorakit.names import known_names
-from lorakit.train.rewards import load_rewards
-from lorakit.train.rl_tasks import load_task
-from lorakit.train.shown_tasks import ONES, TENS, in_words
+from lorakit.rewards import load_rewards
 
 VALUES = {**{word: n for n, word in enumerate(ONES) if word}, **{word: 10 * n for n, word in enumerate(TENS) if word}}
 

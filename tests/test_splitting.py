@@ -2,9 +2,9 @@
 
 import pytest
 
-from lorakit.train.data_files import DatasetError
-from lorakit.train.rows import rows_of
-from lorakit.train.splitting import divide, prompt_and_answer, remarks
+from lorakit.data.data_files import DatasetError
+from lorakit.data.rows import rows_of
+from lorakit.data.splitting import divide, prompt_and_answer, remarks
 
 
 def rows(*pairs):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lorakit.study.statistics import (
+from lorakit.analysis.statistics import (
     GridEdgeError,
     GridEdgeWarning,
     Interval,

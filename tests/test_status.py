@@ -1,6 +1,6 @@
+from lorabook.page.status import status_page
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
-from lorakit.study.status import status_page
 
 
 def record(rate, status="ok", **provenance):

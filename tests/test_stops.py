@@ -8,16 +8,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lorakit.bases.models import load_model
+from lorakit.data.rl_tasks import Task
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.packed.grpo import train_grpo_pack
+from lorakit.reference.grpo import train_grpo
+from lorakit.rewards import register_reward
+from lorakit.rl.episodes import NoRewardWarning, rewards_of
+from lorakit.rl.rollout import sample, stop_tokens, uniforms
+from lorakit.rl.stops import Stops, without_stop
 from lorakit.specs import LoRASpec
-from lorakit.train.episodes import NoRewardWarning, rewards_of
-from lorakit.train.grpo import train_grpo
-from lorakit.train.models import load_model
-from lorakit.train.packed.grpo import train_grpo_pack
-from lorakit.train.packed.rollout import sample, stop_tokens, uniforms
-from lorakit.train.rewards import register_reward
-from lorakit.train.rl_tasks import Task
-from lorakit.train.stops import Stops, without_stop
 
 STOP, LENGTH = "e ", 24
 REWARD = f'''

@@ -11,10 +11,10 @@ import pytest
 from synthetic_records import BASE, RATES, make
 
 import lorakit as lk
+from lorakit.analysis.curves import FrameError
+from lorakit.analysis.statistics import GridEdgeError, GridEdgeWarning, SeedError
 from lorakit.analysis.tables import Table
 from lorakit.records import Record, Store
-from lorakit.study.curves import FrameError
-from lorakit.study.statistics import GridEdgeError, GridEdgeWarning, SeedError
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 LAG = {None: 0.0, 1: 0.4, 8: 0.0, 16: 0.1, 64: -0.4}  # of the end's loss; full fine-tuning gains 2 nats
@@ -211,7 +211,7 @@ def test_charts_say_what_was_found(sweep):
 
 def test_recorded_runs_give_the_numbers_of_the_ledger():
     """C1's gaps under replay, as the ledger has them: per cent of full fine-tuning's improvement."""
-    from lorakit.study.claims import verdict
+    from lorabook.claims.ledger import verdict
 
     store = Store(RESULTS)
     effect = verdict("C1", store)

@@ -12,9 +12,9 @@ import pytest
 from lorakit.epochs import current
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
-from lorakit.study import sweeps
-from lorakit.study.reservations import Reservations
-from lorakit.study.workers import Worker, WorkerError
+from lorakit.sweep import sweeps
+from lorakit.sweep.reservations import Reservations
+from lorakit.sweep.workers import Worker, WorkerError
 
 BASE = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, steps=100)
 EIGHT = vary(BASE, seed=range(8))
@@ -183,7 +183,7 @@ def test_runs_of_another_process_are_left_to_it(worker, tmp_path, capsys):
 
 
 def test_reservations_end_with_their_owner(tmp_path):
-    code = ("import sys, time; from pathlib import Path; from lorakit.study.reservations import Reservations\n"
+    code = ("import sys, time; from pathlib import Path; from lorakit.sweep.reservations import Reservations\n"
             "mine = Reservations(Path(sys.argv[1])); print(mine.take(['a', 'b']), flush=True); time.sleep(600)")
     mine = Reservations(tmp_path)
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as owner:
@@ -212,7 +212,7 @@ def test_nothing_is_asked_of_a_worker_without_a_budget_but_the_runs(monkeypatch,
 
 
 def test_a_script_hears_how_far_its_sweep_is(worker, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lorakit.study.progress.ELSEWHERE", 0.01)
+    monkeypatch.setattr("lorakit.sweep.progress.ELSEWHERE", 0.01)
     heard = threading.Event()
     say = sweeps.Progress.say
 

@@ -15,11 +15,11 @@ import pytest
 
 from lorakit.cli import main
 from lorakit.epochs import StaleRecordsWarning, current
+from lorakit.packed.packing import group, pack_key, split_evenly
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
-from lorakit.study import sweeps
-from lorakit.study.workers import Worker, WorkerError
-from lorakit.train.packing import group, pack_key, split_evenly
+from lorakit.sweep import sweeps
+from lorakit.sweep.workers import Worker, WorkerError
 
 BASE = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=3, batch_size=1,
                evaluations=2, evaluation_tokens=64)
@@ -202,7 +202,7 @@ def test_what_is_no_list_of_specs_is_refused(tmp_path, no_process, given, words)
 
 
 def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
-    code = ("import sys; from tests.test_sweeps import specs; from lorakit.study import sweeps\n"
+    code = ("import sys; from tests.test_sweeps import specs; from lorakit.sweep import sweeps\n"
             "sweeps.LARGEST_PACK = 1\n"
             f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."})
@@ -263,7 +263,7 @@ def test_a_record_is_not_lost_when_a_run_fails_after_it(copy):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_worker_ends_with_its_parent(number):
     """While it starts, before it can read a request; in training the same signal of Linux ends it."""
-    code = ("import time; from lorakit.study.workers import Worker\n"
+    code = ("import time; from lorakit.sweep.workers import Worker\n"
             "print(Worker('cpu')._start().pid, flush=True); time.sleep(600)")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         worker = Path(f"/proc/{int(parent.stdout.readline())}/stat")

@@ -8,10 +8,10 @@ from collections import Counter
 import datasets
 import pytest
 
+from lorakit.data.skills import NEW_SKILLS, SKILLS, draw_question, generator, split_of
+from lorakit.data.splitting import DatasetWarning
+from lorakit.data.tasks import BUILDERS, DatasetError, base_text, load_dataset, register_dataset
 from lorakit.specs import SFTSpec, UnknownNameError, known_names
-from lorakit.train.skills import NEW_SKILLS, SKILLS, draw_question, generator, split_of
-from lorakit.train.splitting import DatasetWarning
-from lorakit.train.tasks import BUILDERS, DatasetError, base_text, load_dataset, register_dataset
 
 ROWS = [{"prompt": f"question {i}: ", "completion": f"answer {i}\n"} for i in range(60)]
 
@@ -42,7 +42,7 @@ def test_the_list_and_the_builders_name_the_same_datasets():
 
 
 def test_a_hash_does_not_depend_on_the_process():
-    code = ("from lorakit.train.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items() "
+    code = ("from lorakit.data.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items() "
             "if n != 'gsm8k-answers'))")
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                            env={"PYTHONHASHSEED": "7"}).stdout.split()

@@ -7,14 +7,14 @@ import datasets
 import pytest
 from small_tokenizers import CHAT, MARKED, small_tokenizer
 
-from lorakit.train.data_files import DatasetError
-from lorakit.train.models import byte_tokenizer
-from lorakit.train.packed.rollout import stop_tokens
-from lorakit.train.rl_tasks import Task, encode_prompts
-from lorakit.train.rows import rows_of
-from lorakit.train.splitting import DatasetWarning
-from lorakit.train.tasks import TextData
-from lorakit.train.tokens import IGNORE, tokenize
+from lorakit.bases.models import byte_tokenizer
+from lorakit.data.data_files import DatasetError
+from lorakit.data.rl_tasks import Task, encode_prompts
+from lorakit.data.rows import rows_of
+from lorakit.data.splitting import DatasetWarning
+from lorakit.data.tasks import TextData
+from lorakit.data.tokens import IGNORE, tokenize
+from lorakit.rl.rollout import stop_tokens
 
 PAIRS = [("question ", "yes"), ("question", " answer one"), ("question\n", "two\n"), ("of the", "m three"),
          ("", "yes no"), ("one two ", "naïve 数"), ("question ", "yes</s>"), ("one", "\n\n")]

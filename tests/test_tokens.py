@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from lorakit.train.models import byte_tokenizer
-from lorakit.train.tasks import DatasetError, TextData, load_dataset
-from lorakit.train.tokens import IGNORE, TokenSplit, order, tokenize
+from lorakit.bases.models import byte_tokenizer
+from lorakit.data.tasks import DatasetError, TextData, load_dataset
+from lorakit.data.tokens import IGNORE, TokenSplit, order, tokenize
 
 TOKENIZER = byte_tokenizer()
 

@@ -6,11 +6,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
+from lorakit.data.rl_tasks import Task
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.packed.layers import PackedRMSNorm
+from lorakit.rewards import register_reward
 from lorakit.specs import LoRASpec
-from lorakit.train.packed.layers import PackedRMSNorm
-from lorakit.train.rewards import register_reward
-from lorakit.train.rl_tasks import Task
 
 STOP, PAD = "t2", "<pad>"
 

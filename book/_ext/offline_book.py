@@ -39,17 +39,17 @@ def write_generated_pages(app: Any, _config: Any) -> None:
 
 def claims_page(results: Path) -> str:
     """The ledger: every claim with the verdict of the records."""
+    from lorabook.claims.ledger import ledger
+    from lorabook.page.claims_page import ledger_markdown
     from lorakit.records import Store
-    from lorakit.study.claims import ledger
-    from lorakit.study.claims_page import ledger_markdown
 
     return ledger_markdown(ledger(Store(results)))
 
 
 def status_page(results: Path) -> str:
     """Where and when the records were made, and how long each chapter took in this build."""
+    from lorabook.page import status
     from lorakit.records import Store
-    from lorakit.study import status
 
     return status.status_page(Store(results))
 
@@ -72,7 +72,7 @@ def chapter_inputs(results: Path) -> str:
     from lorakit.codehash import code_hash
     from lorakit.specs import PACKAGE
 
-    digest = hashlib.sha256(f"{code_hash([PACKAGE])} {os.environ.get('LORAKIT_SIZE')}".encode())
+    digest = hashlib.sha256(f"{code_hash([PACKAGE, 'lorabook'])} {os.environ.get('LORAKIT_SIZE')}".encode())
     for path in [PACKAGE / "fingerprints.json", *sorted(results.rglob("*.jsonl"))]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()

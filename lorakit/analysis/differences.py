@@ -8,8 +8,8 @@ from typing import Literal
 
 import pandas as pd
 
-from lorakit.study.curves import FrameError
-from lorakit.study.statistics import Interval, equivalent, over_seeds
+from lorakit.analysis.curves import FrameError
+from lorakit.analysis.statistics import Interval, equivalent, over_seeds
 
 Word = Literal["equal", "worse", "better", "open"]
 

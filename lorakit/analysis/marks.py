@@ -11,8 +11,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from lorakit.study.palette import HEIGHT, arm_scales, axis_title
-from lorakit.study.statistics import over_seeds
+from lorakit.analysis.palette import HEIGHT, arm_scales, axis_title
+from lorakit.analysis.statistics import over_seeds
 
 MAX_ROWS = 5_000
 MAX_TICKS = 16

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import numpy as np
 import pandas as pd
 
+from lorakit.analysis import curves as by_arm
 from lorakit.analysis.arms import settings_that_vary
+from lorakit.analysis.curves import FrameError, arms, best_rate_by_validation, losses_at
 from lorakit.analysis.differences import POINTS, Difference, Unit, difference
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import Interval, Optimum, Size, over_seeds, ratio_interval
 from lorakit.analysis.tables import ByArm, Table
 from lorakit.records import Store
-from lorakit.study import curves as by_arm
-from lorakit.study.curves import FrameError, arms, best_rate_by_validation, losses_at
-from lorakit.study.frames import runs, tidy
-from lorakit.study.statistics import Interval, Optimum, Size, over_seeds, ratio_interval
 
 if TYPE_CHECKING:
     from lorakit.analysis.sweep_plots import SweepPlots

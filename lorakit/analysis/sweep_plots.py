@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import altair as alt
 import pandas as pd
 
+from lorakit.analysis import plots
 from lorakit.analysis.differences import Difference
 from lorakit.analysis.marks import checked, layered
-from lorakit.study import plots
-from lorakit.study.palette import INK, axis_title
+from lorakit.analysis.palette import INK, axis_title
 
 if TYPE_CHECKING:
     from lorakit.analysis.sweep import Sweep

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-if {"lorakit.train.worker_process", "lorakit.train.device"} & {*sys.orig_argv}:
+if {"lorakit.sweep.worker_process", "lorakit.sweep.device"} & {*sys.orig_argv}:
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
     from torch.overrides import TorchFunctionMode

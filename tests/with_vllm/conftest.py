@@ -9,8 +9,8 @@ import pytest
 from stop_rewards import vowels
 
 import lorakit as lk
-from lorakit.train.rewards import register_reward
-from lorakit.train.worker import device_name
+from lorakit.rewards import register_reward
+from lorakit.sweep.worker import device_name
 
 LOADS = """
 import torch

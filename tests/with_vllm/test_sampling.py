@@ -7,8 +7,8 @@ import pytest
 from stop_rewards import STOP, ends_once
 
 import lorakit as lk
-from lorakit.train.rewards import register_reward
-from lorakit.train.rl_tasks import register_task
+from lorakit.data.rl_tasks import register_task
+from lorakit.rewards import register_reward
 
 SEEDS = 5
 

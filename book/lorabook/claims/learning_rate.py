@@ -1,0 +1,203 @@
+"""The rules of the claims on learning rates: evidence in, finding out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from lorabook.claims.claim import claim
+from lorabook.claims.decisions import (
+    HOLDS,
+    OPEN,
+    PERCENT,
+    RATIO,
+    UNTESTED,
+    At,
+    Finding,
+    Limit,
+    combine,
+    decide,
+    over_seeds,
+    paired,
+    ratio_of,
+)
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.regime import regime_of
+from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at, optima
+from lorakit.analysis.statistics import Interval, mean_interval
+
+TEN, ABOUT = 10.0, 1.5
+HIGH_RANK, MIDDLE_RANK = 16, 4
+SHIFT = 2.0
+SHORT = 100
+LONG = 2 * SHORT
+A1_STEPS = 2
+ARTICLE = "schulman2025lora"
+SMOLLM2_RATES = tuple(f"learning-rate-smollm2-{seed}" for seed in range(5))
+
+TENFOLD = Limit("best rate of a high rank over full fine-tuning's", (TEN / ABOUT, TEN * ABOUT), RATIO)
+STEADY = Limit("best rate of the highest rank over that of the lowest middle rank", (0, SHIFT), RATIO)
+LOWER = Limit("best rate of rank 1 over that of the highest rank", (0, 1), RATIO)
+FALL = Limit("ratio of best rates, LoRA over full fine-tuning, at the early step over the same at the last step",
+             (1, math.inf), RATIO)
+GROWN = Limit("spectral norm of B over that of A at the last step, at the best trained rate, each a mean over layers",
+              (1, math.inf), RATIO)
+RISE = Limit("LoRA's loss minus full fine-tuning's, each in % of its own improvement over the base", (0, math.inf),
+             replace(PERCENT, words="% of the improvement"))
+
+ratio_text = RATIO.text  # `3.2 (2.9 to 3.6)`
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Full fine-tuning, and LoRA of any rank with everything else at its default."""
+    return frame[frame["plain"].astype(bool)]
+
+
+def by_rank(frame: pd.DataFrame) -> dict[int, str]:
+    """The LoRA arms of a frame of plain ones, by rank, the lowest first."""
+    return {int(frame.loc[frame["arm"] == arm, "rank"].iloc[0]): arm for arm in arms(frame) if arm != "full"}
+
+
+def _in_post_training(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding]) -> Finding:
+    """`judge` on every dataset inside the gate, combined; the regimes of all in words."""
+    findings, regimes = {}, []
+    for dataset in evidence.datasets:
+        curves, metrics = (plain(frame) for frame in evidence.of(dataset))
+        gate = regime_of(curves, metrics, evidence.peak_learning_rate)
+        regimes.append(f"{dataset.partition('@')[0]}: {gate}")
+        inside = gate.name == "post-training"
+        findings[dataset] = judge(curves, metrics) if inside else Finding(UNTESTED, f"{gate}.")
+    return replace(combine(findings), regime="; ".join(regimes))
+
+
+@claim("C3", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate", *SMOLLM2_RATES),
+       limits=[TENFOLD, STEADY, LOWER],
+       scope="Post-training on Tulu 3 and OpenThoughts 3, Llama 3 and Qwen3 models, alpha 32, ranks 1 to 512.")
+def ten_times(evidence: Evidence) -> Finding:
+    """the best learning rate of high-rank LoRA is about ten times that of full fine-tuning, moves by less than a factor
+    of two from rank 4 upwards, and is lower at rank 1
+
+    Data: every dataset of the experiment where the regime gate says post-training, runs with alpha 32. An arm's best
+    rate is the minimum of its U-curve of validation loss at the last step, seed by seed; ratios of best rates are
+    geometric means over seeds with paired intervals. High ranks are those of {HIGH_RANK} or more, middle ones those of
+    {MIDDLE_RANK} or more. Inconclusive also where the ranks that a limit
+    needs were not trained. No dataset in post-training: not tested.
+    """
+    return _in_post_training(evidence, _ten_times)
+
+
+def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+    best = optima(curves)
+    ranks = {rank: best[arm] for rank, arm in by_rank(curves).items()}
+    high = [rank for rank in ranks if rank >= HIGH_RANK]
+    if "full" not in best or not high:
+        return Finding(UNTESTED, f"Needs full fine-tuning and a rank of {HIGH_RANK} or more.")
+    top, middle = max(high), min(rank for rank in ranks if rank >= MIDDLE_RANK)
+    limits = [TENFOLD.measured(f"rank {rank} / full", ratio_of(ranks[rank], best["full"])) for rank in high]
+    shown = replace(limits[-1], label=f"best rate of {limits[-1].label}")
+    if middle < top:
+        limits.append(STEADY.measured(f"rank {top} / rank {middle}", ratio_of(ranks[top], ranks[middle])))
+    if 1 in ranks:
+        limits.append(LOWER.measured(f"rank 1 / rank {top}", ratio_of(ranks[1], ranks[top])))
+    found = decide(limits, shown=shown)
+    if found.outcome == HOLDS and not (middle < top and 1 in ranks):
+        return replace(found, outcome=OPEN, reason=f"{found.reason} Not all ranks that a limit needs were trained.")
+    return found
+
+
+@claim("C14", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[FALL, GROWN],
+       corrected=False,
+       scope="Runs of about 100 steps against longer ones (anecdotal, the source says); Tulu 3 and OpenThoughts 3.")
+def shorter_means_more(evidence: Evidence) -> Finding:
+    """the shorter the run, the larger the ratio of the best learning rates of LoRA and full fine-tuning; by the end of
+    a run B has grown larger than A
+
+    Data: every dataset of the experiment where the regime gate says post-training, the highest rank with alpha 32. The
+    early step is the last evaluated one up to {SHORT}; ratios are compared seed by seed. Inconclusive also if the runs
+    are shorter than {LONG} steps, or a best rate at step {SHORT} is an end of its grid. No dataset in post-training:
+    not tested.
+    """
+    return _in_post_training(evidence, _shorter_means_more)
+
+
+def _shorter_means_more(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+    lora = [arm for arm in arms(curves) if arm != "full"]
+    last = int(curves["step"].max())
+    if not lora or last < LONG:
+        return Finding(OPEN, f"Needs LoRA runs of {LONG} steps or more.")
+    top, early = lora[-1], int(curves.loc[curves["step"] <= SHORT, "step"].max())
+    pair = curves[curves["arm"].isin(["full", top])]
+    logs: list[dict[int, float]] = []
+    for step in (early, last):
+        best = optima(pair, step=step)
+        logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[top].per_seed.items()})
+    ends = norms_at_best(curves, top)
+    fall = FALL.measured(f"ratio at step {early} / ratio at step {last}", _exp(paired(logs[0], logs[1])))
+    grown = GROWN.measured(f"norm of B / norm of A at step {last}",
+                           _exp(over_seeds(list(np.log(ends["norm_b"] / ends["norm_a"])))))
+    return decide([fall, grown], corrected=False, shown=fall, before=f"{top} and full fine-tuning.".capitalize())
+
+
+def norms_at_best(curves: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Rows of the last step at the arm's best trained rate, one a seed, with `norm_a` and `norm_b`."""
+    one = curves[curves["arm"] == arm]
+    best = float(best_rate_by_validation(one)["learning_rate"].iloc[0])
+    return one[(one["learning_rate"] == best) & (one["step"] == one["step"].max())]
+
+
+@claim("A1", source="anyscale2023lora", chapter="06-learning-rate", experiments=("learning-rate",), limits=[RISE],
+       scope="Llama 2 on SQL and GSM8K, where 1e-4 was unstable and 3e-5 was not.")
+def more_sensitive(evidence: Evidence) -> Finding:
+    """LoRA is more sensitive than full fine-tuning to a learning rate that is about three times too high
+
+    Written after the pilot, which hinted at it, and before the records. Data: every dataset of the experiment, runs
+    with alpha 32, full fine-tuning and the highest rank. Each arm at its best trained rate by mean validation loss, and
+    at the rate {A1_STEPS} places further up the same grid (a factor of about 3), final test loss, paired by seed.
+    Inconclusive also where a grid ends too early.
+    """
+    return combine({dataset: _more_sensitive(*(plain(frame) for frame in evidence.of(dataset)))
+                    for dataset in evidence.datasets})
+
+
+def _more_sensitive(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+    names = arms(curves)
+    if len(names) < 2 or names[0] != "full":
+        return Finding(UNTESTED, "Needs full fine-tuning and LoRA.")
+    base = float(metrics["base_test_loss"].mean())
+    lora, full = (rise_above_best(curves, arm, base) for arm in (names[-1], "full"))
+    if lora is None or full is None:
+        return Finding(OPEN, f"A grid ends less than {A1_STEPS} places above its best rate.")
+    means = [mean_interval(list(rise.values())).mean for rise in (lora, full)]
+    reason = (f"{A1_STEPS} places above its best rate {names[-1]} loses {means[0]:.1f} % of its improvement, full "
+              f"fine-tuning {means[1]:.1f} %.")
+    return decide([RISE.measured(f"{names[-1]}'s loss minus full fine-tuning's", paired(lora, full))], before=reason)
+
+
+def rise_above_best(curves: pd.DataFrame, arm: str, base: float, places: int = A1_STEPS) -> dict[int, float] | None:
+    """What training above the best rate costs, by seed, in per cent of the arm's improvement; None off the grid.
+
+    Args:
+        base: test loss of the untrained base; a run that diverged counts as no better than that.
+        places: how far up the grid of trained rates.
+    """
+    ends = losses_at(curves[curves["arm"] == arm])
+    validation = ends.pivot(index="seed", columns="learning_rate", values="validation_loss")
+    test = ends.pivot(index="seed", columns="learning_rate", values="test_loss").clip(upper=base)
+    best = int(validation.mean().to_numpy().argmin())
+    if best + places >= len(test.columns):
+        return None
+    gain = base - float(test.iloc[:, best].mean())
+    rise = 100 * (test.iloc[:, best + places] - test.iloc[:, best]) / gain
+    return {int(seed): float(value) for seed, value in rise.items()}
+
+
+def _exp(at: At) -> At:
+    def interval(confidence: float) -> Interval:
+        span = at(confidence)
+        return Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n, confidence)
+
+    return interval

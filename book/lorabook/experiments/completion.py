@@ -1,0 +1,83 @@
+"""Train what a chapter's experiments lack, and count what was trained, what is missing and what is not defined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorabook import experiments
+from lorabook.experiments.results import place_of
+from lorakit.epochs import stale
+from lorakit.records import Store
+from lorakit.sweep.devices import DeviceError
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of the runs of a chapter's experiments.
+
+    Args:
+        profile, size: what was asked for.
+        defined: runs that they define for it.
+        trained: of these, now.
+        missing: of these, still without a record.
+        undefined: names of the experiments that define none.
+        failures: why runs failed, an entry an experiment.
+    """
+
+    profile: str
+    size: str
+    defined: int
+    trained: int
+    missing: int
+    undefined: tuple[str, ...]
+    failures: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = f" ({', '.join(self.undefined)})" if self.undefined else ""
+        return (f"{self.defined} runs defined for {self.profile}, {self.size}: trained {self.trained}, "
+                f"missing {self.missing}; experiments not defined: {len(self.undefined)}{names}")
+
+
+def complete(topic: str, profile: str, size: str, folder: Path, report: Callable[[str], None] = print) -> Completion:
+    """Train every run that the experiments of a chapter define and the records lack.
+
+    Args:
+        topic: the chapter's name without its number, such as `rank`.
+        profile, size: which of the experiments' definitions.
+        folder: of the book's records.
+        report: is called with one line before each sweep; the sweep's own progress goes to standard error.
+
+    Raises:
+        DeviceError: there is a GPU that torch cannot use; nothing was trained.
+    """
+    from lorakit.sweep import sweeps
+
+    defined = trained = missing = 0
+    undefined, failures = list[str](), list[str]()
+    for experiment in experiments.of_chapter(topic):
+        specs = experiment.specs(profile, size)
+        if not specs:
+            undefined.append(experiment.name)
+            continue
+        place, file = place_of(experiment.name, size, Store(folder))
+        ids = {spec.id for spec in specs}
+
+        def current(place: Store = place, ids: set[str] = ids) -> set[str]:
+            found = place.find(ids)
+            return found.keys() - {record.id for record in stale(found.values())}
+
+        before = current()
+        if len(before) < len(ids):
+            report(f"{experiment.name}: training {len(ids) - len(before)} of {len(ids)} runs")
+            try:
+                sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs),
+                           stale="retrain", progress=True)
+            except DeviceError:  # concerns every run
+                raise
+            except Exception as error:  # noqa: BLE001 - one experiment must not stop the others
+                failures.append(f"{experiment.name}: {error}")
+        after = current()
+        defined, trained, missing = defined + len(ids), trained + len(after - before), missing + len(ids - after)
+    return Completion(profile, size, defined, trained, missing, tuple(undefined), tuple(failures))

@@ -1,0 +1,128 @@
+"""A chapter's bookkeeping in one object: its records, verdicts and numbers, and the guards of its sentences."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger
+from lorabook.experiments.results import Results, results, store
+from lorabook.page.claims_page import outcome_words, sentence
+from lorabook.page.rendering import RenderingError, glue, setup
+
+ABSENT = "(not in the live size)"
+
+
+class Chapter:
+    """One chapter at one profile and size.
+
+    Args:
+        name: the chapter's file without its number, such as `rank`; its claims are those of that file, and its
+            numbers are glued as `rank-…`.
+        profile, size: the chapter's parameters; `$LORAKIT_SIZE` goes before the size on cpu.
+    """
+
+    def __init__(self, name: str, profile: str = "cpu", size: str = "record") -> None:
+        self.started = time.perf_counter()
+        self.name, self.profile = name, profile
+        self.size = os.environ.get("LORAKIT_SIZE", size) if profile == "cpu" else size
+        self.results: dict[str, Results] = {}
+
+    def sweep(self, experiment: str, profile: str = "cpu", size: str | None = None, *,
+              optional: bool = False) -> Results:
+        """The records of an experiment as a sweep; `results` holds every one that the chapter asked for.
+
+        Args:
+            experiment: its name.
+            profile: of the runs; a chapter reads those of cpu unless it says otherwise.
+            size: None for the chapter's own.
+            optional: return what there is, even nothing, instead of failing.
+        """
+        found = results(experiment, profile, size or self.size, optional=optional)
+        self.results[experiment if profile == "cpu" else f"{experiment}, {profile}"] = found
+        return found
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """The claims that this chapter tests."""
+        return [claim for claim in CLAIMS if claim.chapter.partition("-")[2] == self.name]
+
+    @cached_property
+    def verdicts(self) -> dict[str, Verdict]:
+        """By claim, what the committed runs of record size say."""
+        return {verdict.claim.id: verdict for verdict in ledger(store(), self.claims)}
+
+    def claim_table(self) -> pd.DataFrame:
+        """The claims in our words."""
+        return pd.DataFrame({"claim": {claim.id: claim.statement for claim in self.claims}})
+
+    def verdict_table(self, *, why: bool = False) -> pd.DataFrame:
+        """Each claim's verdict in a word, in a sentence and, if asked, with its reason."""
+        rows = {name: {"verdict": outcome_words(verdict), "in words": sentence(verdict), "why": verdict.reason}
+                for name, verdict in self.verdicts.items()}
+        return pd.DataFrame(rows).T.drop(columns=[] if why else "why")
+
+    def sentence(self, claim: str) -> str:
+        """The verdict on a claim as one sentence."""
+        return sentence(self.verdicts[claim])
+
+    def glue(self, form: str = "", /, **values: Any) -> None:
+        """Name numbers and words for the prose: `page.glue(".2f", best_rate=x)` is ``{glue:text}`rank-best-rate` ``.
+
+        Args:
+            form: of all of them, such as `.2f`; empty for words.
+            **values: by name, where `_` becomes `-`. A function is called; at the live size, whose runs are fewer,
+                what it cannot find is said to be missing there.
+        """
+        for name, value in values.items():
+            key = f"{self.name}-{name.replace('_', '-')}"
+            try:
+                glue(key, value() if callable(value) else value, form)
+            except (LookupError, ArithmeticError, RenderingError):
+                if self.size == "record" or not callable(value):
+                    raise
+                glue(key, ABSENT)
+
+    def expect(self, **verdicts: str) -> None:
+        """Guard sentences that suppose verdicts: `page.expect(C3_RL="does not hold")`; nothing at the live size.
+
+        Raises:
+            VerdictChanged: the records say something else.
+        """
+        for claim, outcome in verdicts.items() if self.size == "record" else ():
+            expect_verdict(claim.replace("_", "-"), outcome, self.verdicts.values())
+
+    def says(self, condition: Any | Callable[[], Any], words: str) -> None:
+        """Guard a sentence, caption or figure of the page: the build stops where the records no longer say it.
+
+        Nothing is asked at the live size, whose runs are too few for any sentence.
+
+        Args:
+            condition: what makes it true; a function is called at the record size alone.
+            words: the sentence in short; the page of guards prints it beside the condition.
+
+        Raises:
+            VerdictChanged: it is no longer true.
+        """
+        if self.size == "record" and not (condition() if callable(condition) else condition):
+            raise VerdictChanged(f"the records no longer say: {words}")
+
+    def card(self, *sweeps: Results) -> None:
+        """Glue what the card at the end states of these runs: seconds, runs, minutes, megabytes and the first date."""
+        made = [record.provenance for sweep in sweeps for record in sweep]
+        self.glue(",", runs=len(made))
+        self.glue(".0f", seconds=time.perf_counter() - self.started, minutes=sum(p["seconds"] for p in made) / 120)
+        self.glue(",.0f", megabytes=max(p["peak_bytes"] or 0 for p in made) / 1e6)
+        self.glue(made=min(p["date"] for p in made)[:10])
+
+
+def chapter(name: str, profile: str = "cpu", size: str = "record") -> Chapter:
+    """The bookkeeping of a chapter; charts and tables of the notebook take the book's look from here on."""
+    setup()
+    pd.set_option("display.max_colwidth", None)
+    return Chapter(name, profile, size)

@@ -1,0 +1,1 @@
+"""Measurements that the book makes besides those of every run."""

@@ -1,0 +1,294 @@
+"""Chapters as executed notebooks: jupytext, papermill, strip; only those whose inputs changed; no source is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorabook.chapter_parameters import ParameterError, check_parameters, nearest, one_of, parse_parameters
+from lorabook.experiments.completion import complete
+from lorakit.codehash import code_hash
+from lorakit.specs import PACKAGE
+
+PROFILES = ("cpu", "gpu", "paper")
+SIZES = ("live", "record")
+KERNEL = "lorakit-refresh"
+HEARTBEAT = 30.0  # seconds between two words on a chapter that runs
+CHAPTER_FILES = "[0-9][0-9]-*.md"
+__all__ = ["ParameterError", "RefreshError", "Refreshed", "parse_parameters", "refresh", "strip"]
+
+
+class RefreshError(RuntimeError):
+    """Some chapters failed; the message lists each with its reason, and the others were finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """What `refresh` did with one chapter.
+
+    Args:
+        chapter: stem of its source, such as `02-rank`.
+        notebook: the executed notebook.
+        changed: the inputs that had changed and made it run; empty when it was up to date.
+    """
+
+    chapter: str
+    notebook: Path
+    changed: tuple[str, ...]
+
+
+def refresh(
+    chapters: Sequence[str] = (),
+    profile: str = "cpu",
+    size: str = "record",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    root: Path | None = None,
+    force: bool = False,
+    report: Callable[[str], None] = print,
+) -> list[Refreshed]:
+    """Execute chapters into `_build/executed/<stem>.ipynb`, skipping those whose inputs are unchanged.
+
+    The inputs are the chapter's source, the records under `book/results`, the code of lorakit with the
+    fingerprints of its weights and data, the parameters and Python's version; they are kept beside the output in
+    `<stem>.json`. Before a chapter runs, all that its experiments define for the profile and size, and the records
+    lack, is trained; with all records present nothing is. A chapter that adds records makes the ones before it run once
+    more next time, from records alone. The notebook holds no absolute path, no timing and no random id: equal inputs
+    give equal files.
+
+    Args:
+        chapters: stems (`02-rank`), file names, or the part after the number (`rank`); empty means all.
+        profile: `cpu`, `gpu` or `paper`.
+        size: `live` or `record`.
+        parameters: more names of the chapters' `parameters` cell, with their values.
+        root: the clone of the repository, None for the current folder.
+        force: execute even what is up to date.
+        report: is called with one line per chapter.
+
+    Returns:
+        One entry per chapter, in the book's order.
+
+    Raises:
+        ParameterError: before anything runs; names what is allowed and the nearest name.
+        RefreshError: after every chapter had its turn, when some failed.
+        ModuleNotFoundError: the packages of the book are not installed.
+    """
+    root = (Path.cwd() if root is None else Path(root)).resolve()
+    passed = {"profile": profile, "size": size} | dict(parameters or {})
+    profile, size = one_of("profile", passed["profile"], PROFILES), one_of("size", passed["size"], SIZES)
+    sources = _choose(root / "book", chapters)
+    notebooks = {source: _read(source) for source in sources}
+    for source, notebook in notebooks.items():
+        check_parameters(source.stem, notebook, passed)
+    done, failures = [], []
+    for source, notebook in notebooks.items():
+        made = complete(source.stem.partition("-")[2], profile, size, root / "book" / "results", report)
+        if made.defined or made.undefined:
+            report(f"{source.stem}: {made}")
+        failures += [f"{source.stem}: {why}" for why in made.failures]
+        target = root / "_build" / "executed" / f"{source.stem}.ipynb"
+        changed = ("forced",) if force else _changed(target, _inputs(root, source, passed))
+        report(f"{source.stem}: {'running (' + ', '.join(changed) + ')' if changed else 'up to date'}")
+        if changed:
+            try:
+                executed = _execute(root, source.stem, notebook, passed, report)
+            except Exception as error:  # noqa: BLE001 - whatever a chapter raises must not stop the others
+                report(f"{source.stem}: failed")
+                failures.append(f"{source.stem}: {_reason(error)}")
+                continue
+            _write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            # Taken after the run: what the chapter itself added to the records must not make it stale.
+            _write(target.with_suffix(".json"), json.dumps(_inputs(root, source, passed), indent=1) + "\n")
+        done.append(Refreshed(chapter=source.stem, notebook=target, changed=changed))
+    if failures:
+        listed = "\n  ".join(failures)
+        failed = len({line.partition(":")[0] for line in failures})
+        raise RefreshError(f"{failed} of {len(sources)} chapters failed; as far as each came: "
+                           f"_build/refresh/<chapter>.ipynb\n  {listed}")
+    return done
+
+
+def strip(notebook: dict[str, Any], root: Path) -> dict[str, Any]:
+    """The notebook without what differs from machine to machine and from run to run.
+
+    Cell ids are numbered, papermill's metadata and every time stamp go, and in outputs the paths of the
+    repository, of Python, of the home folder and of the kernel's temporary files are shortened.
+
+    >>> cell = {"id": "x1", "metadata": {"execution": {"t": 1}}, "outputs": [{"text": "/a/b/book/c"}]}
+    >>> strip({"cells": [cell]}, Path("/a/b"))["cells"]
+    [{'id': 'cell-0', 'metadata': {}, 'outputs': [{'text': './book/c'}]}]
+    """
+    shorten = _shortener(root)
+    cells = []
+    for index, cell in enumerate(notebook["cells"]):
+        metadata = {k: v for k, v in cell.get("metadata", {}).items() if k not in ("papermill", "execution")}
+        kept = dict(cell) | {"id": f"cell-{index}", "metadata": metadata}
+        if "outputs" in cell:
+            kept["outputs"] = shorten(cell["outputs"])
+        cells.append(kept)
+    return dict(notebook) | {"cells": cells, "metadata": {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }}
+
+
+def _shortener(root: Path) -> Callable[[Any], Any]:
+    kernel_files = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
+    places = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
+    patterns = [(re.compile(re.escape(p) + r"(?![\w.-])"), short) for p, short in places.items() if p != "/"]
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, str):
+            value = kernel_files.sub("<cell>", value)
+            for pattern, short in patterns:
+                value = pattern.sub(short, value)
+        elif isinstance(value, Mapping):
+            value = {key: shorten(item) for key, item in value.items()}
+        elif isinstance(value, list):
+            value = [shorten(item) for item in value]
+        return value
+
+    return shorten
+
+
+def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
+    sources = {path.stem: path for path in sorted(book.glob(CHAPTER_FILES))}
+    if not sources:
+        raise ParameterError(f"no chapter {CHAPTER_FILES} in {book}; run this in a clone of the repository")
+    names = dict.fromkeys(sources, "") | {stem.partition("-")[2]: stem for stem in sources}
+    chosen = set()
+    for given in chapters:
+        name = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
+        if name not in names:
+            raise ParameterError(f"no chapter {given!r}; {nearest(name, list(names))}chapters: {', '.join(sources)}")
+        chosen.add(names[name] or name)
+    return [path for stem, path in sources.items() if stem in chosen or not chapters]
+
+
+def _read(source: Path) -> Any:
+    try:
+        import jupytext
+        import papermill  # noqa: F401 - say so now, not after the first chapter
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}; chapters need the book's packages: run `pip install ./book/lorabook` "
+                                  "in the clone") from error
+    return jupytext.read(source, fmt="md:myst")
+
+
+def _inputs(root: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
+    records = hashlib.sha256()
+    for path in sorted((root / "book" / "results").rglob("*.jsonl")):
+        records.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
+    fingerprints = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
+    return {
+        "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
+        "records": records.hexdigest()[:16],
+        "code": code_hash([PACKAGE, Path(__file__).parent]),
+        "fingerprints": hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
+        "parameters": json.dumps(dict(passed), sort_keys=True, default=repr),
+        "python": ".".join(map(str, sys.version_info[:2])),
+    }
+
+
+def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
+    try:
+        before = json.loads(target.with_suffix(".json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return ("never executed",)
+    if not isinstance(before, dict) or not target.exists():
+        return ("never executed",)
+    return tuple(f"{name} changed" for name, value in inputs.items() if before.get(name) != value)
+
+
+def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any], report: Callable[[str], None]) -> Any:
+    import nbformat
+    import papermill
+
+    work = root / "_build" / "refresh"
+    work.mkdir(parents=True, exist_ok=True)
+    converted = work / f"{stem}.ipynb"
+    nbformat.write(notebook, converted)
+    with _own_kernel(work), _heard(stem, 1 + len(notebook["cells"]), report):  # papermill adds one
+        return papermill.execute_notebook(
+            str(converted), str(converted), parameters=dict(passed), kernel_name=KERNEL, language="python",
+            cwd=str(root / "book"), progress_bar=False, log_output=True,
+        )
+
+
+@contextlib.contextmanager
+def _heard(stem: str, cells: int, report: Callable[[str], None]) -> Iterator[None]:
+    """While a chapter runs, every `HEARTBEAT` seconds a line with the cell that it is at and the last thing it said."""
+    now, stopped, started = {"cell": "1", "said": ""}, threading.Event(), time.monotonic()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage().strip()
+            if cell := re.match(r"Executing Cell (\d+)", text):
+                now.update(cell=cell[1], said="")
+            elif record.levelno == logging.WARNING and text:  # of papermill: what the cell wrote on standard error
+                now["said"] = f": {text.splitlines()[-1][:100]}"
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT):
+            minutes = (time.monotonic() - started) / 60
+            report(f"{stem}: at cell {now['cell']} of {cells} after {minutes:.1f} min{now['said']}")
+
+    logger, listener, thread = logging.getLogger("papermill"), Listener(), threading.Thread(target=beat, daemon=True)
+    before = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        logger.removeHandler(listener)
+        logger.level, logger.propagate = before
+
+
+@contextlib.contextmanager
+def _own_kernel(work: Path) -> Iterator[None]:
+    """A kernel of this very Python: one called `python3` may belong to another environment of the user."""
+    folder = work / "jupyter" / "kernels" / KERNEL
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = {
+        "argv": [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
+                 "--log-level=ERROR"],
+        "display_name": "lorakit", "language": "python", "env": {"IPYTHONDIR": str(work / "ipython")},
+    }
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    before = os.environ.get("JUPYTER_PATH")
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(work / "jupyter"), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["JUPYTER_PATH"]
+        else:
+            os.environ["JUPYTER_PATH"] = before
+
+
+def _reason(error: Exception) -> str:
+    name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
+    return f"{name}: {value}"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Adapters: attached, inspected, exported."""

@@ -1,0 +1,244 @@
+"""Charts: a tidy frame in, an `alt.Chart` out; no input, no output, no training. Captions are the chapter's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from lorakit.analysis.curves import pointwise_minimum
+from lorakit.analysis.marks import (
+    HIGHER_IS_BETTER,
+    PlotError,
+    checked,
+    colors,
+    domain_of,
+    heading,
+    layered,
+    mean_and_band,
+    names_at_ends,
+    over_seeds_at,
+    require,
+    x_axis,
+)
+from lorakit.analysis.palette import INK, arm_order, axis_title
+
+CROSS = "M-0.7,-0.7L0.7,0.7M0.7,-0.7L-0.7,0.7"
+
+
+def loss_against_steps(
+    frame: pd.DataFrame, *, y: str = "test_loss", title: str | None = None, description: str | None = None,
+    note: str | None = None
+) -> alt.LayerChart:
+    """Loss of each arm at its best learning rate for every training length: the mean over seeds, with its interval.
+
+    Args:
+        frame: of `tidy` (then the pointwise minimum is taken), or of `pointwise_minimum`.
+        y: the loss that is drawn; rates are chosen on validation loss in any case.
+        note: a line above the chart, such as "illustration: 3 seeds".
+
+    Raises:
+        PlotError: a missing column, no finite row, or more than 5,000 rows after the choice.
+        FrameError: the frame mixes experiments, or a run is missing.
+    """
+    require(frame, "arm", "seed", "learning_rate", "step", y)
+    best = pointwise_minimum(frame) if "id" in frame.columns else frame
+    best = best[["arm", "seed", "learning_rate", "step", y]]
+    text = description or f"{axis_title(y)} against {axis_title('step')}, best rate of each arm: {_names(best)}."
+    return lines(best, "step", y, title=title, description=text, note=note)
+
+
+def u_curve(
+    frame: pd.DataFrame,
+    *,
+    y: str = "test_loss",
+    chosen_by: str = "validation_loss",
+    ceiling: float | None = None,
+    title: str | None = None,
+    description: str | None = None,
+    note: str | None = None,
+) -> alt.LayerChart:
+    """Final result against learning rate, per arm: the mean as a line, 95 % intervals as bands, best rates ringed.
+
+    Runs that diverged, or whose loss ends above `ceiling`, are crosses on the edge, so that no failure goes unseen.
+
+    Args:
+        frame: as of `loss_against_steps`, with `id` and `status`; the last step of each run is drawn.
+        y: a loss, or a share or reward that is better when it is higher (its name ends in `accuracy` or `reward`).
+        ceiling: the top of a chart of losses, in the unit of `y`; None takes the highest loss of the first curve
+            points (the untrained model, or nearly) plus a tenth of the range.
+    """
+    require(frame, "id", "arm", "seed", "learning_rate", "step", "status", y, chosen_by)
+    rows = frame.replace(math.inf, math.nan).sort_values("step")
+    last = rows.groupby("id", as_index=False).tail(1).copy()
+    finite = last.loc[last["status"] == "ok", y].dropna()
+    if finite.empty:
+        raise PlotError(f"no run has a finite {y}: nothing to draw a curve through")
+    upwards = y.endswith(HIGHER_IS_BETTER)
+    if ceiling is None:
+        start = rows.groupby("id")[y].first().max()
+        top = start if start > finite.min() and not upwards else finite.max()
+        ceiling = top + 0.1 * (top - finite.min())
+    lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
+    means = last[~lost].groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
+    best = means.loc[means.groupby("arm")[chosen_by].idxmin(), ["arm", "learning_rate"]].assign(best=True)
+    drawn = over_seeds_at(last[~lost], "learning_rate", y, "arm").merge(best, how="left").assign(lost=0)
+    floor = float(min(finite.min(), ceiling))
+    domain = [floor - 0.05 * (ceiling - floor), ceiling]
+    edge, inwards = (domain[0], 1) if upwards else (ceiling, -1)
+    gone = last[lost].groupby(["arm", "learning_rate"]).size().rename("lost").reset_index()
+    shift = {arm: 0.03 * i * inwards * (ceiling - floor) for i, arm in enumerate(arm_order(last["arm"]))}
+    gone[y] = [edge + shift[arm] for arm in gone["arm"]]  # failures at one rate: side by side
+    text = description or f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(last)}."
+    rows = pd.concat([drawn, gone], ignore_index=True) if len(gone) else drawn
+    vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(domain=domain, nice=False, zero=False))
+    across = x_axis("learning_rate", True, values=last["learning_rate"])
+    base = alt.Chart(checked(rows)).encode(x=across, color=colors(rows["arm"], "arm", legend=True))
+    lines = base.transform_filter("datum.lost == 0")
+    ring = lines.transform_filter("datum.best").mark_point(size=260, strokeWidth=2, filled=False).encode(y=vertical)
+    cross = base.transform_filter("datum.lost > 0").mark_point(size=60, strokeWidth=2, shape=CROSS).encode(
+        y=vertical, tooltip=["arm", "learning_rate", alt.Tooltip("lost:Q", title="runs diverged or beyond the chart")])
+    return layered([*mean_and_band(lines, rows, vertical, y, "arm", legend=True), ring, cross], text, title, note)
+
+
+def early_steps(
+    frame: pd.DataFrame,
+    *,
+    learning_rate: float,
+    reference: str,
+    y: str = "test_loss",
+    last_step: int = 30,
+    description: str | None = None,
+    note: str | None = None,
+) -> alt.LayerChart:
+    """First steps at one learning rate: each arm's `y` minus that of the arm `reference`, seed by seed.
+
+    Args:
+        learning_rate: one rate that every arm has run.
+        reference: the arm that is subtracted, such as "rank 16"; it lies on zero.
+        last_step: steps beyond it are left out.
+    """
+    require(frame, "arm", "seed", "learning_rate", "step", y)
+    near = (frame["learning_rate"] / learning_rate - 1).abs() < 1e-6
+    rows = frame[near & (frame["step"] <= last_step)]
+    if reference not in set(rows["arm"]):
+        raise PlotError(f"no run of arm {reference!r} at learning rate {learning_rate:g}; arms there: {_names(rows)}")
+    pivot = rows[rows["arm"] == reference].groupby(["seed", "step"])[y].first().rename("reference_loss")
+    joined = rows.join(pivot, on=["seed", "step"]).dropna(subset=[y, "reference_loss"])
+    difference = f"{y}_difference"
+    joined = joined.assign(**{difference: joined[y] - joined["reference_loss"]})
+    text = description or f"Difference in {axis_title(y)} from {reference} over the first {last_step} steps."
+    return lines(joined, "step", difference, log_x=False, description=text, note=note, rules=(0,),
+                 y_title=f"difference from {reference} (nats per label token)")
+
+
+def spectrum(
+    frame: pd.DataFrame,
+    *,
+    y: str = "singular_value",
+    description: str | None = None,
+    note: str | None = None,
+) -> alt.LayerChart:
+    """Spectrum of ΔW: one thin line per module, their median as a thick one.
+
+    Args:
+        frame: one row per (module, index): module, index (1 is the largest singular value) and the column `y`:
+            `singular_value` (log axis) or `energy` (share of the squared Frobenius norm kept by the first ones).
+    """
+    require(frame, "module", "index", y)
+    rows = checked(frame[["module", "index", y]])
+    log = y != "energy"
+    rows = rows[rows[y] > 0] if log else rows
+    text = description or f"{axis_title(y)} for {rows['module'].nunique()} modules against the index."
+    vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(type="log" if log else "linear", zero=False))
+    base = alt.Chart(rows).encode(x=x_axis("index", True))
+    thin = base.mark_line(strokeWidth=1, opacity=0.55, color="#7a63d8").encode(
+        y=vertical, detail="module:N", tooltip=["module", "index", y])
+    middle = alt.Y(f"median({y}):Q", title=axis_title(y))
+    thick = base.mark_line(strokeWidth=2.5, color=INK).encode(y=middle)
+    return alt.LayerChart(layer=[thin, thick], description=text, title=heading(None, note))
+
+
+def lines(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    color: str = "arm",
+    *,
+    log_x: bool = True,
+    log_y: bool = False,
+    x_title: str | None = None,
+    y_title: str | None = None,
+    rules: Sequence[float] = (),
+    title: str | None = None,
+    description: str | None = None,
+    note: str | None = None,
+) -> alt.LayerChart:
+    """Any quantity against any other: the mean over seeds as a line with its name at the end, 95 % intervals as bands.
+
+    Args:
+        frame: one row per point, with the columns `x`, `y`, `color` and, where there are several, `seed`.
+        log_x, log_y: logarithmic axes; values of 0 or less cannot be drawn on one and are refused.
+        rules: heights of thin lines to compare with, such as 0.
+        title: what the chart shows, above it.
+        note: a line beneath the title, such as "illustration: 3 seeds".
+
+    Raises:
+        PlotError: a missing column, no row, more than 5,000 rows, or a value ≤ 0 on a logarithmic axis.
+    """
+    require(frame, x, y, color)
+    rows = checked(frame.replace([math.inf, -math.inf], math.nan).dropna(subset=[y]))
+    for column, log in ((x, log_x), (y, log_y)):
+        if log and (rows[column] <= 0).any():
+            raise PlotError(f"{column} has values of 0 or less, which a logarithmic axis cannot show: drop those rows")
+    label = y_title or axis_title(y)
+    drawn, domain = over_seeds_at(rows, x, y, color), domain_of([*rows[y], *rules], log_y)
+    drawn["low"] = drawn["low"].clip(lower=domain[0] if log_y else None)
+    vertical = alt.Y(f"{y}:Q", title=label, scale=alt.Scale(type="log" if log_y else "linear", domain=domain,
+                                                            zero=False, nice=False))
+    across, hues = x_axis(x, log_x, x_title, rows[x]), colors(drawn[color], color)
+    base = alt.Chart(drawn).encode(x=across, color=hues)
+    text = description or f"{label} against {x_title or axis_title(x)}: {', '.join(arm_order(drawn[color]))}."
+    names, height = names_at_ends(drawn, x, y, color, domain, log_y), vertical.copy()
+    height.shorthand = "name_height:Q"
+    named = alt.Chart(names).mark_text(align="left", dx=9, fontSize=12).encode(
+        x=across, y=height, text=f"{color}:N", color=hues)
+    compared = [alt.Chart().mark_rule(strokeDash=[3, 3], opacity=0.7).encode(y=alt.datum(rule)) for rule in rules]
+    return layered([*mean_and_band(base, drawn, vertical, y, color), named, *compared], text, title, note)
+
+
+def bars(
+    frame: pd.DataFrame,
+    *,
+    x: str = "parameters",
+    y: str = "component",
+    color: str | None = None,
+    x_title: str | None = None,
+    description: str | None = None,
+    note: str | None = None,
+) -> alt.Chart:
+    """Counts per component as horizontal bars, in the frame's order; the description lists the numbers.
+
+    >>> import pandas as pd
+    >>> bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]})).description
+    'trainable parameters (count): attention 10, mlp 20.'
+    """
+    require(frame, x, y, *([color] if color else []))
+    rows = checked(frame[list(dict.fromkeys([y, x, *([color] if color else [])]))])
+    listed = ", ".join(f"{name} {value:,.4g}" for name, value in zip(rows[y], rows[x], strict=True))
+    text = description or f"{x_title or axis_title(x)}: {listed}."
+    order = list(dict.fromkeys(rows[y]))
+    fill = colors(rows[color], color, legend=True) if color else alt.value("#2a78d6")
+    return alt.Chart(rows, title=heading(None, note)).mark_bar(height=16, opacity=0.9).encode(
+        x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s")),
+        y=alt.Y(f"{y}:N", sort=order, title=None),
+        color=fill,
+        tooltip=list(rows.columns),
+        **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}),
+    ).properties(description=text, height=alt.Step(24))
+
+
+def _names(rows: pd.DataFrame) -> str:
+    return ", ".join(arm_order(rows["arm"].astype(str)))

@@ -1,0 +1,1 @@
+"""Base models: loaded, checked, and what is peculiar to their families."""

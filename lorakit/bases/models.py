@@ -1,0 +1,219 @@
+"""Base models: the embedded byte-level family, SmolLM2-135M from its package, your own, any causal LM of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from lorakit.bases.model_checks import (
+    ModelError,
+    folder_hash,
+    refuse_another_tokenizer,
+    refuse_unfit,
+    weights_hash,
+)
+from lorakit.bases.smollm2 import gguf_file
+from lorakit.names import PACKAGE, UnknownNameError, check_new_name, known_names, resolve_name
+
+WEIGHTS = PACKAGE / "weights"
+SMOLLM2 = "smollm2-135m-instruct-q4"
+SMOLLM2_WEIGHTS = "f5b84f20539d"  # `weights_hash` of what the pinned GGUF converts into
+PAD, BEGIN, END = 253, 254, 255  # bytes that valid UTF-8 never contains
+
+
+def cache_folder() -> Path:
+    """Where converted and registered models and datasets are kept: `$LORAKIT_CACHE`, else `~/.cache/lorakit`."""
+    return Path(os.environ.get("LORAKIT_CACHE", Path.home() / ".cache" / "lorakit"))
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """The embedded models' tokenizer: one token a byte, id = byte value; no merges.
+
+    >>> byte_tokenizer()("Ab\\n")["input_ids"]
+    [65, 98, 10]
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # GPT-2's byte alphabet
+    alphabet, spare = {}, 256
+    for byte in range(256):
+        alphabet[byte] = chr(byte) if byte in printable else chr(spare)
+        spare += byte not in printable
+    special = {PAD: "<pad>", BEGIN: "<begin>", END: "<end>"}
+    vocabulary = {special.get(byte, character): byte for byte, character in alphabet.items()}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<begin>",
+                                   eos_token="<end>", model_max_length=512, clean_up_tokenization_spaces=False)
+
+
+def embedded_record(name: str) -> dict[str, Any]:
+    """What pre-training left of an embedded model: configuration, parameters, data hash, bits per byte, accuracies.
+
+    Raises:
+        UnknownNameError: no embedded model has this name.
+    """
+    path = WEIGHTS / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.json")))
+        raise UnknownNameError(f"no embedded model {name!r}; embedded: {known}")
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
+
+
+def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Load a base model and its tokenizer, checked against the content hash in the name.
+
+    Args:
+        name: an embedded model (`tiny`, `tiny-w64-s0`, …), `smollm2-135m-instruct-q4`, the value that
+            `register_model` returned, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
+        revision: commit of a hub id; `org/name@COMMIT` says the same.
+        dtype: of the weights.
+
+    Returns:
+        (model in eval mode, tokenizer)
+
+    Raises:
+        UnknownNameError: nothing here knows the name.
+        ModelError: the model is missing, or is not the one that the name pins: that is found before it is loaded.
+    """
+    pinned = resolve_name("models", f"{name}@{revision}" if revision and "@" not in name else name)
+    short, _, pin = pinned.partition("@")
+    if short == SMOLLM2:
+        model, tokenizer = _load_folder(_smollm2_folder(pin), dtype)
+        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF names <|im_start|>, and no padding
+    elif (WEIGHTS / f"{short}.json").exists():
+        model, tokenizer = _load_embedded(short, pin, dtype)
+    elif "/" in short:
+        model, tokenizer = _load_hub(short, pin, dtype)
+    else:
+        folder = cache_folder() / "models" / pin
+        if not folder.exists():
+            raise ModelError(f"model {pinned!r} was registered on another machine or its cache was emptied: "
+                             f"call lorakit.register_model({short!r}, model, tokenizer) again")
+        if (found := folder_hash(folder)) != pin:
+            raise ModelError(f"model {pinned!r} was changed in the cache ({folder}): its files now hash to {found}; "
+                             f"call lorakit.register_model({short!r}, model, tokenizer) again")
+        model, tokenizer = _load_folder(folder, dtype)
+    model.config.use_cache = False
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")  # torch's kernel leaves the cap on attention scores out
+    return model.eval(), tokenizer
+
+
+def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    record = embedded_record(name)
+    path = WEIGHTS / f"{name}.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest[:12] != pin:
+        raise ModelError(f"{name} is pinned to {pin}, but this lorakit carries {digest[:12]}: "
+                         "use the lorakit version that made the record, or run the spec anew")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**record["config"]))
+    model.load_state_dict(load_file(path))
+    return model.to(dtype), byte_tokenizer()
+
+
+def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model, _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """As it was saved: beside some configurations (Qwen 2) AutoTokenizer builds a class of its own in its place."""
+    saved = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    plain = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(folder)
+
+
+def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    if Path(name).exists():
+        raise ModelError(f"a folder {name!r} lies here, which transformers would load in place of the hub's revision "
+                         f"{revision}: run elsewhere, or register the folder's model with lorakit.register_model")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except OSError as error:
+        raise ModelError(
+            f"cannot load {name} at revision {revision}: {error}. Check the id and the revision, that the hub can be "
+            "reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
+    refuse_unfit(f"{name}@{revision}", model, tokenizer)
+    return model, tokenizer
+
+
+def _smollm2_folder(pin: str) -> Path:
+    """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
+    folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
+    if (folder / "config.json").exists():
+        if weights_hash(load_file(folder / "model.safetensors")) != SMOLLM2_WEIGHTS:
+            raise ModelError(f"{folder} does not hold the weights of {SMOLLM2}@{pin}: delete it, so that they are "
+                             "converted again")
+        return folder
+    gguf = gguf_file(cache_folder() / "smollm2")
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if digest[:12] != pin:
+        raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(loaded.state_dict())
+    partial = folder.with_name(folder.name + f".{os.getpid()}")
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process converted it meanwhile
+        if not (folder / "config.json").exists():
+            raise
+    return folder
+
+
+def register_model(name: str, model: Any, tokenizer: Any) -> str:
+    """Fingerprint your own model and keep a copy, so that specs can name it and workers can load it.
+
+    Args:
+        name: a short name: letters, digits, `.`, `_` and `-`.
+        model: a Llama- or Qwen-type causal LM of transformers, without an adapter.
+        tokenizer: its tokenizer.
+
+    Returns:
+        `name@hash`, to be used as `SFTSpec(model=…)`; the hash covers weights, configurations and tokenizer.
+
+    Raises:
+        ModelError: the model carries an adapter, its tokenizer has tokens that it does not know, or it does not come
+            back as it was when it is loaded.
+    """
+    check_new_name(name, known_names()["models"])
+    refuse_unfit(name, model, tokenizer)
+    models = cache_folder() / "models"
+    partial = models / f"{os.getpid()}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        refuse_another_tokenizer(name, tokenizer, _load_tokenizer(partial))
+        pin = folder_hash(partial)
+        folder = models / pin
+        if folder.exists() and folder_hash(folder) != pin:
+            shutil.rmtree(folder)
+        if not folder.exists():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return f"{name}@{pin}"

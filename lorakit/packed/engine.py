@@ -1,0 +1,191 @@
+"""Train a pack: K configurations, one forward and backward, each with its own loss, rate, data order and fate."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import torch
+
+from lorakit.bases.families import require_family
+from lorakit.bases.memory_saving import recomputed
+from lorakit.data.tokens import TokenSplit, order
+from lorakit.packed.agreement import Own
+from lorakit.packed.cpu import hastened
+from lorakit.packed.model import PackedModel
+from lorakit.packed.packing import pack_key
+from lorakit.packed.truncation import truncated_losses
+from lorakit.specs import SFTSpec
+
+OnStep = Callable[[int, int, Any], None]  # steps done, steps in all, losses or rewards of the last step
+EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
+
+
+@dataclass
+class RunResult:
+    """What one configuration left behind.
+
+    Args:
+        spec: what was run.
+        status: `ok`, or `diverged` when a training or evaluation loss stopped being finite.
+        metrics: final numbers; see `lorakit.records`.
+        curve: columns step, tokens (labels met), train_loss, validation_loss, test_loss (nats per label token), and
+            with LoRA norm_a, norm_b (spectral norms of A and B, means over the layers).
+        weights: of the configuration, when they were asked for.
+    """
+
+    spec: SFTSpec
+    status: str
+    metrics: dict[str, float | None]
+    curve: dict[str, list[Any]]
+    weights: dict[str, Any] = field(default_factory=dict, repr=False)
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def evaluation_steps(steps: int, count: int) -> list[int]:
+    """At most `count` log-spaced steps from 1 to `steps`, the last one included.
+
+    >>> evaluation_steps(100, 5)
+    [1, 3, 10, 32, 100]
+    """
+    return sorted({int(round(s)) for s in numpy.geomspace(1, steps, count)})
+
+
+@torch.no_grad()
+def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
+    """Mean negative log likelihood per label token of `split`, (K,), in nats."""
+    count = len(packed.specs)
+    rows = max(1, EVALUATION_ROWS // (count * split.input_ids.shape[1]))
+    total, tokens = None, 0
+    for start in range(0, len(split), rows):
+        ids, labels = split.input_ids[start : start + rows], split.labels[start : start + rows]
+        sums, counts = packed.loss_sums(ids.expand(count, -1, -1), labels.expand(count, -1, -1))
+        total = sums if total is None else total + sums
+        tokens += int(counts[0])
+    assert total is not None
+    return total / tokens
+
+
+def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
+               keep_weights: bool = False, on_step: OnStep | None = None, probes: bool = True) -> list[RunResult]:
+    """Train every spec of a pack together and measure each as if it had run alone.
+
+    Args:
+        specs: K specs with equal `pack_key`.
+        model: the base; unchanged afterwards. Its device and dtype are the run's.
+        splits: `train`, `validation` and `test` sequences.
+        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights.
+        probes: also measure what full fine-tuning's ΔW keeps when it is cut to each rank, and what adapters lose when
+            they are rounded to bfloat16; a dozen more evaluations, and an SVD a layer.
+        on_step: called with (steps done, steps in all, losses (K,)) when the base is evaluated, and after every step.
+
+    Returns:
+        One result a spec, in the order of the specs.
+
+    Raises:
+        ValueError: specs that cannot share a pack.
+        UnsupportedModelError: a pack would not compute this model's own forward pass.
+    """
+    if len({pack_key(spec) for spec in specs}) != 1:
+        raise ValueError("these specs cannot share a pack: they differ in model, data, shape, optimizer or rank bucket")
+    first, count = specs[0], len(specs)
+    device = next(model.parameters()).device
+    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
+    final = [s.head(first.final_evaluation_tokens or first.evaluation_tokens).to(device) for s in (validation, test)]
+    validation, test = (s.head(first.evaluation_tokens).to(device) for s in (validation, test))
+    base_text = base_text.to(device) if base_text is not None else None
+    per_step = first.batch_size * first.accumulation
+    orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
+    points = evaluation_steps(first.steps, first.evaluations)
+
+    require_family(model.config)
+    started, own = time.perf_counter(), Own(model)
+    with PackedModel(model, specs) as packed, hastened(packed), recomputed(packed.model, first.recompute):
+        own.require_losses(packed)
+        base_losses = [evaluate(packed, split).tolist() for split in final]
+        forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
+        if on_step:
+            on_step(0, first.steps, base_losses[0])
+        columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
+        columns += [] if packed.is_full else ["norm_a", "norm_b"]
+        curves: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in specs]
+        recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
+        finite = torch.ones(count, dtype=torch.bool)
+        nats = torch.zeros(count, dtype=torch.float64, device=device)
+        for step in range(1, first.steps + 1):
+            chosen = orders[:, (step - 1) * per_step : step * per_step].view(
+                count, first.accumulation, first.batch_size)
+            loss, tokens = accumulate(packed, train, chosen, device)
+            recent.append(loss)
+            seen += tokens
+            nats += loss.double() * tokens.to(device, non_blocking=True)
+            norm = packed.optimizer.step()
+            first_norm = norm.cpu() if step == 1 else first_norm
+            if step in points:
+                mean = torch.stack(recent).mean(0).cpu()
+                recent = []
+                now = [evaluate(packed, split).cpu() for split in (validation, test)]
+                finite &= torch.isfinite(mean) & torch.isfinite(now[0]) & torch.isfinite(now[1])
+                norms = () if packed.is_full else packed.factor_norms()
+                for k, curve in enumerate(curves):
+                    row = (step, int(seen[k]), mean[k].item(), now[0][k].item(), now[1][k].item(),
+                           *[norm[k] for norm in norms])
+                    for column, value in zip(curve.values(), row, strict=True):
+                        column.append(value)
+            if on_step:
+                on_step(step, first.steps, loss)
+        forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
+        ends = [evaluate(packed, split).tolist() for split in final] if first.final_evaluation_tokens else [
+            [curve[f"{name}_loss"][-1] for curve in curves] for name in ("validation", "test")]
+        deltas = packed.delta_norms()
+        extra = [{}] * count if not probes else truncated_losses(packed, test, evaluate) if packed.is_full else (
+            _rounded_losses(packed, {"validation": validation, "test": test}))
+        seconds = (time.perf_counter() - started) / count
+        results = []
+        for k, spec in enumerate(specs):
+            curve = curves[k]
+            metrics: dict[str, float | None] = {
+                "base_validation_loss": base_losses[0][k], "base_test_loss": base_losses[1][k],
+                "train_loss": curve["train_loss"][-1], "validation_loss": ends[0][k],
+                "test_loss": ends[1][k], "parameters": packed.parameters_trained[k],
+                "delta_norm": deltas[k],
+                "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k],
+                "grad_norm_first": first_norm[k].item(), "train_nats": nats[k].item(), **extra[k],
+            }
+            results.append(RunResult(spec, "ok" if finite[k] else "diverged", metrics, curve,
+                                     packed.configuration(k) if keep_weights else {}, seconds, int(seen[k])))
+    return results
+
+
+@torch.no_grad()
+def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[dict[str, float | None]]:
+    """Losses with the adapter rounded to bfloat16, as it may be stored; the adapter is put back afterwards."""
+    kept = packed.optimizer.flat.clone()
+    packed.optimizer.flat.copy_(kept.bfloat16())
+    losses = {f"{name}_loss_bf16": evaluate(packed, split).tolist() for name, split in splits.items()}
+    packed.optimizer.flat.copy_(kept)
+    return [{name: values[k] for name, values in losses.items()} for k in range(len(packed.specs))]
+
+
+def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
+               device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add the gradients of one optimizer step: each configuration's loss is the mean over its own label tokens."""
+    chosen, size = chosen.flatten(1), packed.specs[0].micro_batch or chosen.shape[2]
+    labels = train.labels[chosen]  # (K, accumulation · B, T)
+    counts = (labels[..., 1:] != -100).sum((1, 2))
+    divisor = counts.clamp(min=1).to(device)
+    total = torch.zeros(len(counts), device=device)
+    for start in range(0, chosen.shape[1], size):
+        ids = train.input_ids[chosen[:, start : start + size]].to(device, non_blocking=True)
+        sums, _ = packed.loss_sums(ids, labels[:, start : start + size].to(device, non_blocking=True))
+        losses = sums / divisor
+        losses.sum().backward()
+        total = total + losses.detach()
+    return total, counts
+

@@ -1,0 +1,58 @@
+"""How low in rank is what full fine-tuning did? The spectrum of ΔW, and the loss when ΔW is cut to rank r."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lorakit.data.tokens import TokenSplit
+from lorakit.packed.layers import PackedLinear
+from lorakit.packed.model import PackedModel
+
+RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@torch.no_grad()
+def truncated_losses(packed: PackedModel, test: TokenSplit,
+                     evaluate: Callable[[PackedModel, TokenSplit], torch.Tensor]) -> list[dict[str, float | None]]:
+    """For each rank r: the share of ‖ΔW‖² in its top r directions, and the test loss with every ΔW cut to rank r.
+
+    Only the linear layers that LoRA's `all-linear` would adapt are cut; embedding, head and norms keep all of their
+    change. The weights are put back afterwards.
+
+    Returns:
+        One mapping a configuration: `delta_energy_r{r}` (0 to 1) and `truncated_test_loss_r{r}` (nats per token), and
+        `truncated_test_loss_r0`, where those layers keep nothing.
+    """
+    head = packed.model.get_output_embeddings()
+    layers = {name: layer for name, layer in packed.layers.items()
+              if isinstance(layer, PackedLinear) and layer is not head}
+    count = len(packed.specs)
+    changed: dict[str, torch.Tensor] = {}
+    parts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+    for name, layer in layers.items():
+        original = packed.originals[name].weight
+        changed[name] = layer.weight.detach().clone()
+        delta = (layer.weight - original).float()
+        broken = ~torch.isfinite(delta).all(dim=(1, 2))
+        delta[broken] = 0  # a diverged configuration has no spectrum
+        parts[name] = torch.linalg.svd(delta, full_matrices=False)
+    results: list[dict[str, float | None]] = [{} for _ in range(count)]
+    squares = {name: s.double().square() for name, (_, s, _) in parts.items()}
+    whole = sum(s.sum(1) for s in squares.values())
+    largest = max(min(layer.weight.shape[1:]) for layer in layers.values())
+    for rank in [0, *[r for r in RANKS if r <= largest]]:
+        for name, layer in layers.items():
+            u, s, v = parts[name]
+            delta = (u[:, :, :rank] * s[:, None, :rank]) @ v[:, :rank]
+            layer.weight.data.copy_(packed.originals[name].weight + delta)
+        losses = evaluate(packed, test).tolist()
+        kept = sum(s[:, :rank].sum(1) for s in squares.values())
+        for k in range(count):
+            results[k][f"truncated_test_loss_r{rank}"] = losses[k]
+            if rank:
+                results[k][f"delta_energy_r{rank}"] = float(kept[k] / whole[k]) if whole[k] > 0 else None
+    for name, layer in layers.items():
+        layer.weight.data.copy_(changed[name])
+    return results

@@ -1,0 +1,1 @@
+"""The reference arms: one run after another with TRL or PEFT."""

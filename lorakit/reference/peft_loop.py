@@ -1,0 +1,135 @@
+"""A plain loop over a PEFT model: the engine for what the packed one cannot hold, such as adapters on fused experts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from lorakit.adapters.peft_layers import attach, require_gradients
+from lorakit.bases.memory_saving import recomputed
+from lorakit.data.tokens import IGNORE, TokenSplit, order
+from lorakit.packed.engine import OnStep, RunResult, evaluation_steps
+from lorakit.reference.adamw import adamw
+from lorakit.reference.sft import _weights, mean_loss
+from lorakit.specs import SFTSpec
+
+COLUMNS = ("step", "tokens", "train_loss", "validation_loss", "test_loss")
+
+
+def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
+               base_text: TokenSplit | None = None, keep_weights: bool = False,
+               on_step: OnStep | None = None) -> RunResult:
+    """Train one spec with PEFT's layers and torch's AdamW, and measure it as the packed engine does.
+
+    Args:
+        spec: what to run.
+        model: the base; a copy of it is trained, every parameter of it in full fine-tuning (routers, fused experts).
+        splits: `train`, `validation` and `test` sequences.
+        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights, as the packed engine does; PEFT has no form for shared factors.
+        on_step: as in `train_pack`.
+    """
+    started = time.perf_counter()
+    base = model
+    model = require_gradients(copy.deepcopy(base), spec)
+    if spec.lora is not None:
+        model = attach(model, spec.lora, spec.seed)
+    train, device = splits["train"], next(model.parameters()).device
+    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
+    final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
+    forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
+    metrics: dict[str, float | None] = {f"base_{n}_loss": mean_loss(model, split) for n, split in final.items()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = adamw(spec, model)
+    per_step = spec.batch_size * spec.accumulation
+    chosen = order(spec.seed, len(train), spec.steps * per_step).view(
+        spec.steps, -1, spec.micro_batch or spec.batch_size)
+    points = evaluation_steps(spec.steps, spec.evaluations)
+    curve: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    recent: list[float] = []
+    tokens, first_norm, finite = 0, math.nan, True
+    if on_step:
+        on_step(0, spec.steps, metrics["base_validation_loss"])
+    model.train()
+    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    with forked, recomputed(model, spec.recompute):
+        torch.manual_seed(spec.seed)  # what dropout, where the model has any, leaves out
+        for step, rows in enumerate(chosen, start=1):
+            counted = int((train.labels[rows][..., 1:] != IGNORE).sum())
+            loss = sum(_backward(model, train, micro, counted, device) for micro in rows)
+            recent.append(loss)
+            tokens += counted
+            norm = nn.utils.clip_grad_norm_(trained, spec.max_grad_norm or math.inf)
+            first_norm = float(norm) if step == 1 else first_norm
+            optimizer.step()
+            optimizer.zero_grad()
+            if step in points:
+                losses = [sum(recent) / len(recent), *(mean_loss(model, split) for split in held_out.values())]
+                finite = finite and all(map(math.isfinite, losses))
+                for name, value in zip(COLUMNS, (step, tokens, *losses), strict=True):
+                    curve[name].append(value)
+                recent = []
+            if on_step:
+                on_step(step, spec.steps, loss)
+    forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
+    metrics |= {name: curve[name][-1] for name in COLUMNS[2:]} | {
+        "parameters": sum(p.numel() for p in trained), "delta_norm": delta_norm(base, model),
+        "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1], "grad_norm_first": first_norm}
+    if spec.final_evaluation_tokens:
+        metrics |= {f"{name}_loss": mean_loss(model, split) for name, split in final.items()}
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(model) if keep_weights else {},
+                     time.perf_counter() - started, tokens)
+
+
+def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, device: torch.device) -> float:
+    """Add the gradient of these rows' share of the step's mean loss; the share, in nats."""
+    ids, labels = train.input_ids[rows].to(device), train.labels[rows].to(device)
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+    loss = functional.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(),
+                                    labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum") / counted
+    loss.backward()
+    return loss.item()
+
+
+def probe_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit]) -> dict[str, float]:
+    """Seconds that a run of this spec will take, from one step and a part of an evaluation.
+
+    One run trains at a time, so it is not asked how many bytes it takes.
+    """
+    trained = require_gradients(copy.deepcopy(model), spec)
+    if spec.lora is not None:
+        trained = attach(trained, spec.lora, spec.seed)
+    train, device = splits["train"], next(trained.parameters()).device
+    optimizer = adamw(spec, trained)
+    started = time.perf_counter()
+    for micro in torch.arange(spec.accumulation * spec.batch_size).view(spec.accumulation, -1) % len(train):
+        _backward(trained, train, micro, 1, device)
+    optimizer.step()
+    step = time.perf_counter() - started
+    whole, part = (splits["validation"].head(max(1, spec.evaluation_tokens // parts)) for parts in (1, 8))
+    started = time.perf_counter()
+    mean_loss(trained, part)
+    evaluation = (time.perf_counter() - started) * whole.label_tokens / part.label_tokens
+    return {"seconds": spec.steps * step + (2 * spec.evaluations + 4) * evaluation, "bytes": 0.0}
+
+
+@torch.no_grad()
+def delta_norm(base: nn.Module, model: Any) -> float:
+    """‖ΔW‖ / ‖W‖, Frobenius norms over all matrices: the adapters are merged into a copy and the base subtracted."""
+    merged = copy.deepcopy(model)
+    if hasattr(merged, "merge_and_unload"):
+        merged = merged.merge_and_unload()
+        for module in list(merged.modules()):
+            for name in list(getattr(module, "parametrizations", {})):
+                nn.utils.parametrize.remove_parametrizations(module, name)
+    after = dict(merged.named_parameters())
+    matrices = {name: p for name, p in base.named_parameters() if p.ndim > 1}
+    change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
+    whole = sum(float(p.double().square().sum()) for p in matrices.values())
+    return math.sqrt(change / whole) if math.isfinite(change) else math.inf

@@ -1,0 +1,240 @@
+"""The reference arm: one supervised run with TRL's SFTTrainer, from the same spec and over the same batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from torch.nn import functional
+
+from lorakit.adapters.peft_layers import adapted_layers, attach, require_gradients
+from lorakit.bases.memory_saving import recomputed
+from lorakit.data.tokens import IGNORE, TokenSplit, order
+from lorakit.packed.engine import OnStep, RunResult, evaluation_steps
+from lorakit.reference.adamw import adamw
+from lorakit.specs import SFTSpec
+
+EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
+
+
+def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, TokenSplit], *, report_to: str = "none",
+              output_dir: str | Path | None = None, base_text: TokenSplit | None = None, keep_weights: bool = False,
+              trl_defaults: bool = False, on_step: OnStep | None = None) -> RunResult:
+    """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
+
+    What TRL and transformers would do by themselves and the spec does not say is off: gradient checkpointing, bf16
+    autocast, clipping at 1, a decaying rate, shuffling, truncation.
+
+    Args:
+        spec: what to run.
+        model: the base; a copy of it is trained.
+        tokenizer: the base's; TRL takes the padding token from it.
+        splits: `train`, `validation` and `test` sequences.
+        report_to: where TRL also logs every step: `none`, `trackio`, `tensorboard`, `wandb`, …
+        output_dir: where TRL may write; nothing is kept without it.
+        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
+        keep_weights: also return the trained weights, as the packed engine does.
+        trl_defaults: keep TRL's gradient checkpointing, which costs time and changes no number (for benchmarks).
+        on_step: as in `train_pack`.
+
+    Raises:
+        ValueError: an unknown tracker, a row longer than `max_length`, or an adapter on the head (TRL trains none).
+        ModuleNotFoundError: the tracker's package is not installed.
+    """
+    train = splits["train"]
+    if train.input_ids.shape[1] > spec.max_length:
+        raise ValueError(f"training rows have {train.input_ids.shape[1]} tokens, max_length is {spec.max_length}: "
+                         "tokenize with the spec's own max_length (rows are never cut silently)")
+    refuse_unknown_tracker(report_to)
+    started = time.perf_counter()
+    base, trained = model, require_gradients(copy.deepcopy(model), spec)
+    if spec.lora is not None:
+        trained = attach(trained, spec.lora, spec.seed)
+        if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
+            raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
+                             "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
+    final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
+    before = {name: mean_loss(trained, split) for name, split in final.items()}
+    forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
+                           trl_defaults)
+        if on_step:
+            on_step(0, spec.steps, before["validation"])
+            trainer.add_callback(told(on_step, lambda: trainer.last_loss))
+        with recomputed(trained, spec.recompute):
+            trainer.train()
+    forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
+    curve = trainer.curve
+    ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
+            {name: curve[f"{name}_loss"][-1] for name in held_out})
+    finite = all(math.isfinite(value) for name, column in curve.items() if name.endswith("loss") for value in column)
+    metrics: dict[str, float | None] = {
+        "base_validation_loss": before["validation"], "base_test_loss": before["test"],
+        "train_loss": curve["train_loss"][-1], "validation_loss": ends["validation"], "test_loss": ends["test"],
+        "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
+        "delta_norm": delta_norm(base, trained), "base_text_loss_before": forgotten[0],
+        "base_text_loss_after": forgotten[1], "grad_norm_first": trainer.first_norm,
+    }
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(trained) if keep_weights else {},
+                     time.perf_counter() - started, trainer.tokens)
+
+
+def refuse_unknown_tracker(report_to: str) -> None:
+    """Raise unless TRL knows the tracker (ValueError) and its package is installed (ModuleNotFoundError)."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        for callback in get_reporting_integration_callbacks(report_to):
+            callback()
+    except (RuntimeError, ImportError) as error:
+        raise ModuleNotFoundError(f"report_to={report_to!r} needs a package that is not installed ({error}): "
+                                  "install it, or run with report_to='none'") from error
+    except ValueError as error:
+        raise ValueError(f"report_to={report_to!r} is no tracker that TRL knows: {error} Or give 'none'") from error
+
+
+def _rows(spec: SFTSpec, train: TokenSplit) -> Any:
+    """The sequences in the spec's own order, without what follows their last label.
+
+    Nothing predicts a first token, and for some models (GPT-2) transformers would divide by its label all the same.
+    """
+    from datasets import Dataset
+
+    chosen = order(spec.seed, len(train), spec.steps * spec.batch_size * spec.accumulation)
+    ends = ((train.labels != IGNORE) * torch.arange(1, train.labels.shape[1] + 1)).amax(1)
+    labels = train.labels.clone()
+    labels[:, 0] = IGNORE
+    return Dataset.from_dict({
+        name: [rows[row, : int(ends[row])].tolist() for row in chosen.tolist()]
+        for name, rows in (("input_ids", train.input_ids), ("labels", labels))})
+
+
+def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_out: dict[str, TokenSplit],
+             report_to: str, output_dir: str, checkpointing: bool) -> Any:
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    points = set(evaluation_steps(spec.steps, spec.evaluations))
+    device = next(model.parameters()).device
+
+    class Measured(SFTTrainer):
+        """SFTTrainer that keeps exact losses: its own logs are rounded and averaged."""
+
+        def __init__(self, **options: Any) -> None:
+            self.curve: dict[str, list[Any]] = {
+                name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")}
+            self.recent: list[torch.Tensor] = []
+            self.latest: dict[str, float] = {}
+            self.tokens, self.first_norm, self.last_loss = 0, math.nan, math.nan
+            super().__init__(**options)
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            self.tokens += int((inputs["labels"][:, 1:] != IGNORE).sum())
+            loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+            self.last_loss = loss * spec.accumulation
+            self.recent.append(loss)  # a share of the step's mean, since TRL divides by the tokens of the whole step
+            if self.state.global_step == 0:
+                norms = [torch.linalg.vector_norm(p.grad) for p in model.parameters() if p.grad is not None]
+                self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+            return loss
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            super().log(logs | self.latest, start_time)
+            self.latest = {}
+
+    class Measure(TrainerCallback):
+        """Measures at the same steps, and over the same sequences, as the packed engine."""
+
+        def __init__(self) -> None:
+            self.since = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step not in points:
+                return
+            losses = {f"{name}_loss": mean_loss(model, split) for name, split in held_out.items()}
+            train_loss = float(torch.stack(trainer.recent).sum()) / (state.global_step - self.since)
+            self.since = state.global_step
+            trainer.recent.clear()
+            row = {"step": state.global_step, "tokens": trainer.tokens, "train_loss": train_loss, **losses}
+            for name, column in trainer.curve.items():
+                column.append(row[name])
+            trainer.latest = losses
+
+    micro = spec.micro_batch or spec.batch_size
+    options = SFTConfig(
+        output_dir=output_dir, report_to=report_to, seed=spec.seed, max_steps=spec.steps,
+        per_device_train_batch_size=micro, gradient_accumulation_steps=spec.accumulation * spec.batch_size // micro,
+        learning_rate=spec.learning_rate, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
+        adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, weight_decay=spec.weight_decay,
+        max_grad_norm=spec.max_grad_norm or 0.0, train_sampling_strategy="sequential",
+        gradient_checkpointing=checkpointing, bf16=False, fp16=False, packing=False, loss_type="nll",
+        router_aux_loss_coef=0.0,  # a mixture is trained on its loss alone, as in the other engines
+        max_length=None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
+        dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=device.type == "cuda",
+        use_cpu=device.type == "cpu", save_strategy="no", eval_strategy="no", disable_tqdm=True,
+        logging_strategy="no" if report_to == "none" else "steps", logging_steps=1)
+    trainer = Measured(model=model, args=options, train_dataset=_rows(spec, train), processing_class=tokenizer,
+                       callbacks=[Measure()], optimizers=(adamw(spec, model), None))
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def told(on_step: OnStep, measured: Callable[[], Any]) -> Any:
+    """A callback of transformers' Trainer that calls `on_step` after every step."""
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        """Says how far the training is."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_step(state.global_step, state.max_steps, measured())
+
+    return Told()
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    """`(A (r, d_in), B (d_out, r))` a layer, or every parameter by name, as `PackedModel.configuration` has it."""
+    layers = adapted_layers(model)
+    if not layers:
+        return {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: tuple(part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
+            for name, layer in layers.items()}
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, split: TokenSplit) -> float:
+    """Mean negative log likelihood per label token of a split, in nats, from the model's own logits."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    total = 0.0
+    for start in range(0, len(split), EVALUATION_BATCH):
+        ids, labels = (t[start : start + EVALUATION_BATCH].to(device) for t in (split.input_ids, split.labels))
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        total += float(functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"))
+    model.train(was_training)
+    return total / split.label_tokens
+
+
+@torch.no_grad()
+def delta_norm(base: nn.Module, trained: nn.Module) -> float:
+    """‖ΔW‖ / ‖W‖: Frobenius norms over all matrices of the model."""
+    whole = sum(float(p.double().square().sum()) for p in base.parameters() if p.ndim > 1)
+    layers = adapted_layers(trained)
+    if layers:
+        change = sum(float(layer.get_delta_weight("default").double().square().sum()) for layer in layers.values())
+    else:
+        after = dict(trained.named_parameters())
+        change = sum(float((after[name].double() - p.double()).square().sum())
+                     for name, p in base.named_parameters() if p.ndim > 1)
+    return math.sqrt(change / whole) if math.isfinite(change) else math.inf

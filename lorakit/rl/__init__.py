@@ -1,0 +1,1 @@
+"""What both engines of reinforcement learning share: episodes, objective, sampling."""

@@ -1,0 +1,1 @@
+"""Many runs: planned, packed, trained in processes of their own, recorded."""

@@ -1,0 +1,111 @@
+"""What is wrong with a call of `run` or `plan`, found before anything is trained or started."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lorakit import MissingExtraError
+from lorakit.durable import require_writable
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Store
+from lorakit.specs import SFTSpec
+
+ENGINES = ("packed", "trl", "peft")
+AnySpec = SFTSpec | GRPOSpec
+
+
+def check_specs(specs: Any) -> list[AnySpec]:
+    """The specs, each once.
+
+    Raises:
+        ValueError: none, or supervised and RL specs in one list.
+        TypeError: no list of specs.
+    """
+    if isinstance(specs, SFTSpec | GRPOSpec):
+        raise TypeError("specs is one spec; give a list of them: run([spec])")
+    listed = list(specs)
+    for spec in listed:
+        if not isinstance(spec, SFTSpec | GRPOSpec):
+            raise TypeError(f"specs hold {spec!r}; allowed: SFTSpec or GRPOSpec, for example from vary(…)")
+    if not listed:
+        raise ValueError("no specs to run: the list is empty")
+    if len({spec.kind for spec in listed}) > 1:
+        raise ValueError("the list holds supervised and RL specs: run them in two calls")
+    return list({spec.id: spec for spec in listed}.values())
+
+
+def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object = None) -> None:
+    """Raise ValueError unless the engine (None: each spec's own) can run every spec, and export it where asked."""
+    if engine is not None and engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}, or None")
+    for spec in specs:
+        chosen, experts = engine or engine_of(spec), spec.lora is not None and "experts" in spec.lora.targets
+        if chosen == "peft" and isinstance(spec, GRPOSpec):
+            raise ValueError("engine='peft' runs no RL; allowed: packed, trl")
+        if chosen == "packed" and isinstance(spec, GRPOSpec) and spec.use_vllm:
+            raise ValueError("use_vllm=True: the packed engine samples by itself; allowed: engine='trl'")
+        if chosen == "packed" and experts:
+            raise ValueError("targets name fused experts, which packs cannot hold; allowed: engine='peft'")
+        if save_to is not None and spec.lora is not None and spec.lora.shared_outer:
+            raise ValueError("save_to: PEFT's format has no form for adapters with shared_outer=True; leave save_to "
+                             "out, or take shared_outer=False")
+
+
+def engine_of(spec: AnySpec) -> str:
+    """The engine of a new run where the caller names none: the packed one, or what can run this spec."""
+    if isinstance(spec, GRPOSpec) and spec.use_vllm:
+        return "trl"
+    return "peft" if spec.lora is not None and "experts" in spec.lora.targets else "packed"
+
+
+def check_numbers(processes: Any, time_budget: Any) -> None:
+    """Raise ValueError unless both are None or what can be worked with."""
+    if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
+        raise ValueError(f"processes={processes!r}; allowed: a whole number of 1 or more, or None")
+    if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, int | float)
+                                    or not 0 < time_budget < 1e12 or not math.isfinite(time_budget)):
+        raise ValueError(f"time_budget={time_budget!r}; allowed: seconds, a finite number above 0, or None")
+
+
+def check_tracker(report_to: str, engine: str | None) -> None:
+    """Raise unless TRL can report there; the other engines report to the store alone."""
+    if report_to == "none":
+        return
+    if engine != "trl":
+        raise ValueError(f"report_to={report_to!r} is TRL's: name engine='trl' with it, or leave it out")
+    from lorakit.reference.sft import refuse_unknown_tracker
+
+    refuse_unknown_tracker(report_to)
+
+
+def check_vllm(specs: Sequence[AnySpec]) -> None:
+    """Raise as `require_vllm` does where runs that are to be trained sample with vLLM."""
+    for spec in specs:
+        if isinstance(spec, GRPOSpec) and spec.use_vllm:
+            from lorakit.reference.vllm import require_vllm
+
+            require_vllm(spec)
+
+
+def check_places(store: Store, profile: str, experiment: str, save_to: Path | None) -> None:
+    """Raise StoreError or ValueError unless records, and exports, can be written where they are wanted."""
+    path = store.path(profile, experiment)
+    require_writable(path.parent, path)
+    if save_to is not None:
+        require_writable(save_to)
+
+
+def require_training_packages() -> None:
+    """Raise MissingExtraError where the packages that train are not installed."""
+    for package in ("torch", "transformers", "peft"):
+        try:
+            found = find_spec(package) is not None
+        except ValueError:  # blocked by None in sys.modules
+            found = False
+        if not found:
+            raise MissingExtraError(f"training needs the package {package!r}: run "
+                                    "`pip install '.[train]'` in a clone of lorakit", name=package)

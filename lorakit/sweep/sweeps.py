@@ -1,0 +1,244 @@
+"""Run many specs: in packs by shape and rank, in worker processes, resumable; or say what that would take."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lorakit.epochs import StaleRecordsWarning
+from lorakit.epochs import stale as stale_records
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.packed.packing import group, work
+from lorakit.records import Record, Store
+from lorakit.specs import SFTSpec
+from lorakit.sweep import call
+from lorakit.sweep.devices import Devices
+from lorakit.sweep.failures import grouped
+from lorakit.sweep.pool import Pool
+from lorakit.sweep.progress import Progress
+from lorakit.sweep.reservations import Reservations
+from lorakit.sweep.training import Pack, Training, packs_of
+from lorakit.sweep.workers import Worker, WorkerError
+from lorakit.theory.fitting import require_fit
+from lorakit.theory.hardware import is_known_gpu
+
+if TYPE_CHECKING:
+    from lorakit.analysis.sweep import Sweep
+
+PROBE_SPECS = 4
+MEMORY_SHARE = 0.6  # of the free memory that the packs of all processes may be predicted to fill
+UNKNOWN_SECONDS = 60.0  # of a run whose probe failed
+AnySpec = SFTSpec | GRPOSpec
+
+
+class SweepError(RuntimeError):
+    """Some runs are not as they were wanted; every other run is recorded. The message lists them and why.
+
+    Args:
+        failed: by id, why the training failed.
+        not_run: by id, how the process that should have trained it was lost, again and again.
+        unsaved: by id, why a recorded run could not be exported to `save_to`.
+        runs: asked for.
+    """
+
+    def __init__(self, failed: dict[str, str], not_run: dict[str, str], unsaved: dict[str, str], runs: int) -> None:
+        self.failed, self.not_run, self.unsaved = failed, not_run, unsaved
+        parts = [(failed, "failed, the others are recorded"),
+                 (not_run, "were not run, since their process was lost each time; they stay missing, and the same call "
+                           "tries them again"),
+                 (unsaved, "are recorded, but could not be written to save_to; the same call trains them again for it")]
+        super().__init__("\n".join(f"{len(found)} of {runs} runs {what}:\n{grouped(found)}"
+                                   for found, what in parts if found))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is still to be run.
+
+    Args:
+        packs: the longest first; empty when nothing is missing.
+        missing: specs without a result.
+        stale: records of another numerical epoch.
+        seconds: predicted wall-clock time on `processes` processes.
+    """
+
+    packs: tuple[Pack, ...]
+    missing: tuple[AnySpec, ...]
+    stale: tuple[Record, ...]
+    seconds: float
+    processes: int
+
+
+def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
+        experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
+        time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
+        stale: str = "keep", progress: bool | None = None) -> Sweep:
+    """Train every spec that the store has no result for, and return all results.
+
+    Several calls may work on one store at once: a run that another process is training is left to it, and its record
+    is returned when it is there.
+
+    Args:
+        specs: what to run, for example from `vary`.
+        store: where records are kept; a run that it holds is not trained again, so a killed sweep resumes.
+        profile, experiment: name the file of the new records, `<store>/<profile>/<experiment>.jsonl`.
+        engine: `packed` (many configurations at once), or one after another `trl` (the reference arm) or `peft` (a
+            plain loop, for models with fused experts); only its records count as results. None: any engine's records
+            count, and what is missing is trained by the packed engine, or by the one that can run it (`trl` with vLLM,
+            `peft` for experts).
+        device: `cpu`, `cuda` (all visible GPUs, a process each) or one such as `cuda:1`; None takes GPUs if there are.
+        processes: worker processes of one thread each; None: one a core up to two, one a GPU.
+        time_budget: seconds from the call on. No pack is started, or kept after its first steps, that is predicted to
+            end later; one that still works a twentieth of the budget after its end is stopped. What is left stays
+            missing.
+        report_to: TRL's (`none`, `trackio`, …), with `engine="trl"`; the other engines report to the store alone.
+        save_to: a folder for the trained adapters, one subfolder an id, in PEFT's format. A run that is recorded but
+            has none there is trained again, since records hold no weights.
+        stale: what becomes of records of another numerical epoch: `keep` returns them with a warning, `retrain`
+            trains their specs again; the older lines stay in the file.
+        progress: say on standard error how many runs are done, the steps, losses and the time left: True every five
+            seconds, False never, None every five seconds on a terminal and every minute elsewhere.
+
+    Returns:
+        A `Sweep`: one record a spec, in their order (specs left out by the time budget have none), and what they say.
+
+    Raises:
+        ValueError, TypeError: something in the call cannot be meant; nothing was started.
+        ModuleNotFoundError: runs sample with vLLM, which is not installed; nothing was started.
+        StoreError: the store or `save_to` cannot be written.
+        SweepError: some runs failed; raised after all others have been recorded.
+
+    Warns:
+        StaleRecordsWarning: records of another numerical epoch were kept.
+    """
+    started = time.monotonic()
+    unique, specs = call.check_specs(specs), list(specs)
+    call.check_engine(engine, unique, save_to)
+    call.check_numbers(processes, time_budget)
+    if stale not in ("keep", "retrain"):
+        raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
+    devices = Devices(device, processes)
+    call.check_tracker(report_to, engine)
+    call.require_training_packages()
+    store = store if isinstance(store, Store) else Store(store)
+    store.path(profile, experiment)
+    folder = None if save_to is None else Path(save_to).absolute()
+
+    def needed(some: Sequence[AnySpec], by: str | None) -> list[AnySpec]:
+        found = store.find((spec.id for spec in some), by)
+        old = {record.id for record in stale_records(found.values())} if stale == "retrain" else set()
+        return [spec for spec in some if spec.id not in found or spec.id in old
+                or (folder is not None and not (folder / spec.id / "README.md").exists())]
+
+    recorded = store.find((spec.id for spec in unique), engine)
+    old = stale_records(recorded.values())
+    if old and stale == "keep":
+        warnings.warn(f"{experiment}: {len(old)} of {len(unique)} records belong to another numerical epoch, so "
+                      "today's code would give other numbers; stale='retrain' trains them again",
+                      StaleRecordsWarning, stacklevel=2)
+    todo = needed(unique, engine)
+    if todo:
+        call.check_vllm(todo)
+        call.check_places(store, profile, experiment, folder)
+        count = len(devices.processes)
+        packs = [pack for by, mine in _by_engine(todo, engine, recorded).items() for pack in packs_of(mine, by, count)]
+        with ExitStack() as stack:
+            reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
+            workers = _workers(devices, stack)
+            training = Training(
+                workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
+                          "memory_share": MEMORY_SHARE / devices.sharing},
+                needed, lambda record: store.append(profile, experiment, record), Reservations(store.root), reports,
+                None if time_budget is None else started + time_budget, time_budget or 0.0)
+            _announce(reports, unique, todo, recorded, packs, count)
+            training.run(packs)
+        if training.failed or training.lost or training.unsaved:
+            raise SweepError(training.failed, training.lost, training.unsaved, len(unique))
+    found = store.find((spec.id for spec in specs), engine)
+    _warn_of_silence(found.values())
+    from lorakit.analysis.sweep import Sweep  # pandas and scipy: after the training, and not where nothing is trained
+
+    return Sweep(found[spec.id] for spec in specs if spec.id in found)
+
+
+def _workers(devices: Devices, stack: ExitStack) -> list[Worker]:
+    """One for each process, not yet started; the stack ends them."""
+    kind = devices.device.partition(":")[0]
+    return [stack.enter_context(Worker(kind, visible=gpu)) for gpu in devices.processes]
+
+
+def _by_engine(specs: Iterable[AnySpec], engine: str | None, recorded: dict[str, Record]) -> dict[str, list[AnySpec]]:
+    """The specs by who trains them: the named engine, else the one of their record, else their own."""
+    parts: dict[str, list[AnySpec]] = {}
+    for spec in specs:
+        before = recorded[spec.id].provenance.get("engine") if spec.id in recorded else None
+        parts.setdefault(engine or (before if before in call.ENGINES else call.engine_of(spec)), []).append(spec)
+    return parts
+
+
+def _announce(progress: Progress, specs: Sequence[AnySpec], todo: Sequence[AnySpec], recorded: dict[str, Record],
+              packs: Sequence[Pack], processes: int) -> None:
+    again = sum(spec.id in recorded for spec in todo)
+    progress.say(f"{len(todo)} of {len(specs)} runs to train, in {len(packs)} packs on "
+                 f"{min(processes, len(packs))} processes" + (f"; {again} of them are recorded, and are trained again "
+                 "for their weights (save_to) or their epoch (stale='retrain')" if again else ""))
+    if todo[0].kind == "grpo" and len(todo) < len(specs):
+        progress.say(f"{len(specs) - len(todo)} runs are recorded; {len(todo)} RL runs start at their first step, "
+                     "also those that were cut short: they keep nothing half-way")
+
+
+def _warn_of_silence(records: Iterable[Record]) -> None:
+    for record in records:
+        if record.metrics.get("groups_with_spread") == 0:
+            from lorakit.rl.episodes import NoRewardWarning, no_reward
+
+            warnings.warn(no_reward(record.id), NoRewardWarning, stacklevel=3)
+
+
+def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, engine: str | None = None,
+         device: str | None = None, processes: int | None = None) -> Plan:
+    """What `run` would train, and how long it would take, from a probe of each shape; nothing is recorded.
+
+    A probe trains a twentieth of the steps that it predicts, at the most.
+
+    Raises:
+        DoesNotFitError: runs that no micro-batch and no recompute makes small enough for the GPUs here.
+    """
+    unique = call.check_specs(specs)
+    call.check_engine(engine, unique)
+    call.check_numbers(processes, None)
+    devices = Devices(device, processes)
+    store = store if isinstance(store, Store) else Store(store)
+    call.require_training_packages()
+    recorded = store.find((spec.id for spec in unique), engine)
+    missing = [spec for spec in unique if spec.id not in recorded]
+    count = len(devices.processes) if missing else processes or 1
+    for card in {name for name in devices.names if missing and is_known_gpu(name)}:
+        require_fit(missing, card)
+    packs: list[Pack] = []
+
+    def probe(worker: Worker, shape: tuple[str, list[AnySpec]]) -> None:
+        by, alike = shape
+        try:
+            event = worker.ask({"do": "probe", "engine": by, "runs": len(alike),
+                                "memory_share": MEMORY_SHARE / devices.sharing,
+                                "specs": [spec.to_json() for spec in alike[:PROBE_SPECS]]})
+        except WorkerError as error:
+            event = {"error": str(error)}
+        # A probe that fails says nothing about the other specs: one by one they fail for themselves.
+        facts: dict[str, Any] = event.get("probe", {"seconds": UNKNOWN_SECONDS, "fits": 1})
+        packs.extend(replace(pack, seconds=len(pack.specs) * facts["seconds"])
+                     for pack in packs_of(alike, by, count, facts["fits"]))
+
+    with ExitStack() as stack:
+        workers = _workers(devices, stack) if missing else []
+        Pool(workers, probe).run((by, alike) for by, mine in _by_engine(missing, engine, {}).items()
+                                 for alike in group(mine))
+    packs.sort(key=lambda pack: -pack.seconds)
+    seconds = max([0.0, sum(p.seconds for p in packs) / count, *(p.seconds for p in packs)])
+    return Plan(tuple(packs), tuple(missing), tuple(stale_records(recorded.values())), seconds, count)

@@ -1,0 +1,191 @@
+"""Train packs in worker processes: cut to what memory holds, retried when a process is lost, recorded as they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.packed.packing import group, pack_key, split_evenly, work
+from lorakit.records import Record
+from lorakit.specs import SFTSpec
+from lorakit.sweep.failures import without_folders
+from lorakit.sweep.pool import Pool
+from lorakit.sweep.progress import Progress
+from lorakit.sweep.reservations import Reservations
+from lorakit.sweep.workers import Worker, WorkerError
+
+LARGEST_PACK = 16
+RETRIES = 3  # of a whole pack whose process was lost
+GRACE = 0.05  # of the time budget: a pack that was predicted to end in time may be so late, and is then stopped
+AnySpec = SFTSpec | GRPOSpec
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Specs that train together.
+
+    Args:
+        specs: with one `pack_key`.
+        engine: that trains them.
+        seconds: predicted for all of them by `plan`; 0 where nothing was predicted.
+        lost: how often its process was lost.
+    """
+
+    specs: tuple[AnySpec, ...]
+    engine: str = "packed"
+    seconds: float = 0.0
+    lost: int = 0
+
+
+def packs_of(specs: Iterable[AnySpec], engine: str, processes: int, fits: int = LARGEST_PACK) -> list[Pack]:
+    """Packs of nearly equal size, the largest first, enough of them for all processes."""
+    packs = []
+    for alike in group(specs):
+        largest = min(LARGEST_PACK, fits, max(4, -(-len(alike) // processes))) if engine == "packed" else 1
+        packs += [Pack(tuple(part), engine) for part in split_evenly(alike, largest)]
+    return sorted(packs, key=lambda pack: -_work(pack.specs))
+
+
+def _work(specs: Iterable[AnySpec]) -> float:
+    return float(sum(map(work, specs)))
+
+
+@dataclass
+class Training:
+    """One call's training, and what went wrong in it.
+
+    Args:
+        workers: processes, one a thread.
+        request: what every request to a worker holds besides its specs, such as `memory_share`.
+        needed: the specs among those given that no record (or export) makes superfluous yet, for an engine.
+        keep: gets each record as soon as its pack is done.
+        reservations: of this process, among all that work on the store.
+        progress: is told all steps.
+        deadline: `time.monotonic()` of the end of the time budget, or None.
+        budget: seconds of it.
+    """
+
+    workers: Sequence[Worker]
+    request: dict[str, Any]
+    needed: Callable[[Sequence[AnySpec], str], list[AnySpec]]
+    keep: Callable[[Record], None]
+    reservations: Reservations
+    progress: Progress
+    deadline: float | None = None
+    budget: float = 0.0
+    failed: dict[str, str] = field(default_factory=dict)  # by id: why
+    lost: dict[str, str] = field(default_factory=dict)  # not run, since their processes were lost
+    unsaved: dict[str, str] = field(default_factory=dict)  # recorded, but not exported
+    _fits: dict[Any, int] = field(default_factory=dict)  # by shape and engine: configurations in a pack
+    _seconds: dict[Any, float] = field(default_factory=dict)  # by shape and engine: of a run
+    _told: bool = False
+
+    def run(self, packs: Sequence[Pack]) -> None:
+        """Train the packs; `failed`, `lost` and `unsaved` say what is not as it was wanted."""
+        self._pool: Pool[Pack] = Pool(self.workers, self._train)
+        self._pool.run(packs, None if self.deadline is None
+                       else self.deadline + GRACE * self.budget - time.monotonic())
+
+    def _train(self, worker: Worker, pack: Pack) -> None:
+        names = {f"{spec.id}-{pack.engine}": spec for spec in pack.specs}
+        taken = self.reservations.take(names)
+        try:
+            elsewhere = tuple(spec for name, spec in names.items() if name not in taken)
+            if elsewhere:
+                self._pool.wait_for(replace(pack, specs=elsewhere))
+                if not self._told:
+                    self._told = True
+                    self.progress.say("another process trains some of these runs on the same store, and keeps them")
+            mine = [names[name] for name in taken]
+            todo = self.needed(mine, pack.engine)
+            done = [spec for spec in mine if spec not in todo]
+            self.progress.leave(id(worker), len(done), _work(done))
+            rest = self._ask(worker, self._in_time(replace(pack, specs=tuple(todo)))) if todo else []
+        finally:
+            self.reservations.release(taken)
+        self._pool.push(rest)
+
+    def _in_time(self, pack: Pack) -> Pack:
+        """The part of a pack that is predicted to end within the time budget; all of it where nothing is predicted."""
+        if self.deadline is None:
+            return pack
+        left, seconds = self.deadline - time.monotonic(), self._seconds.get(_shape(pack), 0.0)
+        count = 0 if left <= 0 else int(left / seconds) if seconds else len(pack.specs)
+        return replace(pack, specs=pack.specs[:count])
+
+    def _ask(self, worker: Worker, pack: Pack) -> list[Pack]:
+        """Train a pack; returns the packs that are to be trained instead or once more."""
+        if not pack.specs:
+            return []
+        shape, count = _shape(pack), len(pack.specs)
+        if count > self._fits.get(shape, LARGEST_PACK):
+            return _cut(pack, self._fits[shape])
+        left = None if self.deadline is None else self.deadline - time.monotonic()
+        request = {"do": "run", "engine": pack.engine, "specs": [spec.to_json() for spec in pack.specs],
+                   "seconds_left": left, **self.request}
+        amount, started, through = _work(pack.specs), time.monotonic(), 0
+        try:
+            event = worker.ask(request, lambda event: self.progress.step(id(worker), event, amount))
+            if "records" in event:
+                for record in event["records"]:
+                    self.keep(Record.from_json(record))
+                self.unsaved |= event.get("unsaved", {})
+                self._seconds[shape] = (time.monotonic() - started) / count
+                through = count
+            elif "fits" in event:
+                self._fits[shape] = event["fits"]
+                return _cut(pack, event["fits"])
+            elif "over_budget" in event:
+                self._seconds[shape] = event["over_budget"] / count
+                return [pack]  # a part of it may still be in time
+            else:
+                rest = self._after_error(worker, pack, event)
+                through = 0 if rest else count
+                return rest
+        except WorkerError as error:
+            return self._after_loss(pack, error)
+        finally:
+            self.progress.leave(id(worker), through, amount if through else 0.0)
+            if any(getattr(spec, "use_vllm", False) for spec in pack.specs):
+                worker.stop()  # vLLM gives its memory and its process group back only when its process ends
+        return []
+
+    def _after_error(self, worker: Worker, pack: Pack, event: dict[str, Any]) -> list[Pack]:
+        if event.get("out_of_memory"):
+            worker.stop()  # it gives back whatever is left
+            if len(pack.specs) > 1:
+                return self._halves(pack)
+        if len(pack.specs) > 1 and not event.get("shared"):
+            return _cut(pack, 1)  # one by one they tell which of them is faulty
+        for spec in pack.specs:
+            self.failed[spec.id] = event["error"]
+            made = {"error": without_folders(event["error"]), "engine": pack.engine}
+            self.keep(Record.from_run(spec, "failed", {}, {}, made))
+        return []
+
+    def _after_loss(self, pack: Pack, error: WorkerError) -> list[Pack]:
+        if self._pool.stopped:
+            return []
+        if error.out_of_memory and len(pack.specs) > 1:
+            return self._halves(pack)
+        if pack.lost < RETRIES:
+            self.progress.say(f"{error}; its pack of {len(pack.specs)} is trained again")
+            return [replace(pack, lost=pack.lost + 1)]
+        self.lost |= {spec.id: str(error) for spec in pack.specs}
+        return []
+
+    def _halves(self, pack: Pack) -> list[Pack]:
+        half = -(-len(pack.specs) // 2)
+        self._fits[_shape(pack)] = half
+        return _cut(pack, half)
+
+
+def _cut(pack: Pack, largest: int) -> list[Pack]:
+    return [replace(pack, specs=tuple(part)) for part in split_evenly(pack.specs, largest)]
+
+
+def _shape(pack: Pack) -> tuple[Any, ...]:
+    return pack.engine, pack_key(pack.specs[0])

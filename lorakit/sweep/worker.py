@@ -1,0 +1,261 @@
+"""What a worker process is asked for: predict what packs cost, train them, and say how far they are.
+
+Requests and events are JSON objects; `lorakit.sweep.worker_process` carries them, the parent is
+`lorakit.sweep.sweeps`. A process of its own keeps each pack on one thread, gives all memory back, and needs no guard in
+the user's script.
+
+    request   {"do": "probe", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", "runs": 12}
+              {"do": "run", "specs": […], "engine": …, "device": …, "memory_share": 0.3, "seconds_left": 60.0 | null,
+               "report_to": "none", "save_to": null}
+    event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} while it trains, then one of
+              {"probe": {"seconds": …, "fits": …, "bytes": …, "free_bytes": …}}
+              {"records": […], "unsaved": {id: why}}
+              {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
+              {"over_budget": 90.0}: given up in its first steps, since the whole would take so many seconds
+              {"error": …, "shared": true where every spec would meet it, "out_of_memory": …}
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorakit.bases.families import require_family
+from lorakit.bases.memory_saving import fitted
+from lorakit.bases.models import load_model
+from lorakit.data.rl_tasks import Task, encode_prompts, load_task
+from lorakit.data.tasks import TextData, base_text, load_dataset
+from lorakit.data.tokens import TokenSplit, tokenize
+from lorakit.epochs import current
+from lorakit.grpo_spec import GRPOSpec, read_spec
+from lorakit.packed.engine import OnStep, RunResult, train_pack
+from lorakit.packed.grpo import train_grpo_pack
+from lorakit.records import Record
+from lorakit.specs import PACKAGE
+from lorakit.sweep.device import device_name, peak_bytes, reset_peak
+from lorakit.sweep.forecast import Forecast, OverBudgetError
+from lorakit.sweep.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
+
+BASE_TEXT_TOKENS = 2048
+RL_BASE_TEXT_LENGTH = 64  # tokens of a window of it; a supervised run takes its own max_length
+
+
+@lru_cache(maxsize=2)
+def _model(name: str, dtype: str, device: str) -> tuple[Any, Any]:
+    model, tokenizer = load_model(name, dtype=getattr(torch, dtype))
+    return model.to(device), tokenizer
+
+
+@lru_cache(maxsize=4)
+def _data(model: str, dtype: str, device: str, dataset: str,
+          max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
+    tokenizer = _model(model, dtype, device)[1]
+    return tokenize(load_dataset(dataset), tokenizer, max_length), _base_text(tokenizer, max_length)
+
+
+def _base_text(tokenizer: Any, max_length: int) -> TokenSplit:
+    base = TextData("base text", {"test": [[(base_text(), True)]]}, stream=True)
+    return tokenize(base, tokenizer, max_length)["test"].head(BASE_TEXT_TOKENS)
+
+
+_task = lru_cache(maxsize=2)(load_task)
+
+
+def _revision() -> str | None:
+    """The checkout's commit, with `+` if its files differ, or None outside a checkout."""
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(["git", "describe", "--always", "--dirty=+", "--exclude=*"], cwd=PACKAGE.parent,
+                             capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return None
+    return out.stdout.strip() or None
+
+
+@lru_cache
+def versions() -> dict[str, str | None]:
+    """Versions of Python, of this checkout and of the packages that train; None for one that is absent."""
+    out: dict[str, str | None] = {"python": sys.version.split()[0], "git": _revision()}
+    for package in ("lorakit", "torch", "transformers", "peft", "trl"):
+        try:
+            out[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            out[package] = None
+    return out
+
+
+def provenance(engine: str, kind: str, device: str, pack_size: int) -> dict[str, Any]:
+    """Where and how runs are made: all that is known before they start, so that nothing trained is lost to it."""
+    return {"epoch": current(engine, kind), **versions(), "device": device_name(device),
+            "threads": torch.get_num_threads(), "engine": engine, "pack": pack_size}
+
+
+def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
+    """The record of one result; `made` is its `provenance`."""
+    measured = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(result.seconds, 3),
+                "peak_bytes": peak_bytes(device), "tokens": result.tokens}
+    if isinstance(result.spec, GRPOSpec) and result.spec.use_vllm:
+        measured["vllm"] = sys.modules["vllm"].__version__
+    return Record.from_run(result.spec, result.status, result.metrics, result.curve, made | measured)
+
+
+def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
+              save_to: str | None = None, probes: bool = True) -> tuple[list[Record], dict[str, str]]:
+    """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
+
+    Args:
+        probes: also the measurements of `train_pack` that cost more than a run on a GPU.
+        save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
+
+    Returns:
+        The records, and the ids of the runs that could not be exported, with the reason.
+    """
+    made = provenance(engine, specs[0].kind, device, len(specs) if engine == "packed" else 1)
+    model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, device), save_to is not None
+    data = _load(specs[0], device)
+    reset_peak(device)
+    if specs[0].kind == "grpo":
+        results = _run_rl(specs, engine, model, tokenizer, *data, on_step, report_to, keep)
+    elif engine == "trl":
+        from lorakit.reference.sft import train_sft
+
+        results = [train_sft(spec, model, tokenizer, data[0], report_to=report_to, base_text=data[1],
+                             keep_weights=keep, on_step=on_step) for spec in specs]
+    elif engine == "peft":
+        from lorakit.reference.peft_loop import train_peft
+
+        results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step) for spec in specs]
+    else:
+        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step, probes=probes)
+    records, unsaved = [to_record(result, device, made) for result in results], {}
+    if save_to is not None:
+        from lorakit.adapters.export import export
+
+        for result, record in zip(results, records, strict=True):
+            try:
+                export(result.spec, result.weights, model, Path(save_to) / record.id, tokenizer, record)
+            except Exception as error:  # noqa: BLE001 - the run is a result all the same
+                unsaved[record.id] = f"{type(error).__name__}: {error}"
+    return records, unsaved
+
+
+def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task, base: TokenSplit,
+            on_step: OnStep | None, report_to: str, keep_weights: bool) -> list[RunResult]:
+    if engine == "packed":
+        return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step)
+    if engine == "trl":
+        from lorakit.reference.grpo import train_grpo
+
+        return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights,
+                           on_step=on_step) for spec in specs]
+    raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
+
+
+def _load(spec: Any, device: str) -> tuple[Any, TokenSplit]:
+    """The task or the splits of a spec, and the base text; all that the specs of a pack share."""
+    if spec.kind == "grpo":
+        return _task(spec.task), _base_text(_model(spec.model, spec.dtype, device)[1], RL_BASE_TEXT_LENGTH)
+    return _data(spec.model, spec.dtype, device, spec.dataset, spec.max_length)
+
+
+@lru_cache
+def _free_bytes(device: str) -> float:
+    """What was free when this process had its first model: later packs of others do not count twice."""
+    return free_bytes(device)
+
+
+def _fits(specs: list[Any], share: float, device: str) -> int:
+    """How many configurations a pack may hold, by the memory that is predicted for one."""
+    model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
+    data = _load(specs[0], device)[0]
+    if specs[0].kind == "grpo":
+        prompts = encode_prompts(data, "train", tokenizer, model.config.max_position_embeddings,
+                                 specs[0].max_completion_length)
+        needed = grpo_bytes(specs[0], model, max(map(len, prompts)))
+    else:
+        needed = sft_bytes(specs[0], model, data["train"])
+    return max(1, int(share * _free_bytes(device) / needed))
+
+
+def _probe(specs: list[Any], engine: str, device: str, share: float, runs: int) -> dict[str, float]:
+    model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
+    data = _load(specs[0], device)[0]
+    if specs[0].kind == "grpo":
+        facts = probe_grpo(specs[0], model, tokenizer, data, runs)
+    elif engine == "packed":
+        facts = probe_pack(specs, model, data, runs)
+    else:
+        from lorakit.reference.peft_loop import probe_peft
+
+        facts = probe_peft(specs[0], model, data)
+    free = _free_bytes(device)
+    return facts | {"free_bytes": free, "fits": max(1, int(share * free / facts["bytes"])) if engine == "packed" else 1}
+
+
+def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+    """Do what a request asks and emit its events; any error becomes an event, never the end of the process."""
+    shared = True
+    try:
+        specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
+        engine, device, share = request["engine"], request.get("device", "cpu"), request.get("memory_share", 0.5)
+        if engine == "packed":
+            require_family(_model(specs[0].model, specs[0].dtype, device)[0].config)
+        if request["do"] == "probe":
+            emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
+            return
+        _load(specs[0], device)
+        if engine == "packed" and len(specs) > 1 and (fits := _fits(specs, share, device)) < len(specs):
+            emit({"fits": fits})
+            return
+        shared = False
+        records, unsaved = fitted(specs, lambda some: run_specs(
+            list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
+            request.get("report_to", "none"), request.get("save_to")))
+        emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
+    except OverBudgetError as error:
+        emit({"over_budget": error.seconds})
+    except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
+        emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
+              "shared": shared, "out_of_memory": _is_out_of_memory(error)})
+
+
+def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]], None]) -> OnStep:
+    """Tell the parent once a second how far the pack is, and give it up early if it would take too long."""
+    forecast = None if seconds_left is None else Forecast(spec.steps, spec.evaluations, seconds_left)
+    what, last = "loss" if spec.kind == "sft" else "reward", 0.0
+
+    def on_step(step: int, steps: int, value: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1:
+            last = time.monotonic()
+            mean = float(torch.as_tensor(value, dtype=torch.float64).mean())
+            emit({"step": step, "steps": steps, "value": mean if math.isfinite(mean) else None, "what": what})
+        if forecast is not None:
+            forecast.seen(step)
+
+    return on_step
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in any of the words of torch, CUDA and Python."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "alloc_failed",
+             "unable to allocate")
+    while not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in words):
+            return True
+        if (cause := error.__cause__ or error.__context__) is None:
+            return False
+        error = cause
+    return True

@@ -1,0 +1,64 @@
+"""The process around `lorakit.sweep.worker`: requests in, events out, and no life without its parent.
+
+Requests come as lines of JSON on standard input, events leave on standard output. The parent's end ends this process
+at once, even while it imports torch or trains: Linux sends SIGKILL, and elsewhere, or if that fails, a thread sees the
+end of standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that the end of the parent's thread sends
+
+
+def end_with(parent: int) -> queue.Queue[str]:
+    """End this process as soon as `parent` has ended; until then the queue gets the lines of standard input."""
+    if sys.platform == "linux":
+        import ctypes
+
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform != "win32" and os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+    lines: queue.Queue[str] = queue.Queue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    return lines
+
+
+def main() -> None:
+    """Serve requests for ever. Whatever libraries print goes to standard error."""
+    lines = end_with(int(sys.argv[1]))
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    import torch
+
+    from lorakit.sweep.worker import answer
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+
+    def emit(event: dict[str, Any]) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    while True:
+        answer(json.loads(lines.get()), emit)
+
+
+if __name__ == "__main__":
+    main()

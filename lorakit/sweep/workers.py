@@ -1,0 +1,127 @@
+"""Worker processes that train: started, asked, and replaced when they die."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from lorakit.sweep.host_memory import killed_for_memory
+
+
+class WorkerError(RuntimeError):
+    """A worker process ended while it was working; the message says how.
+
+    Args:
+        message: how it ended, with what it last said.
+        out_of_memory: it was killed while it held nearly all memory that there was.
+    """
+
+    def __init__(self, message: str, out_of_memory: bool = False) -> None:
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+
+
+class Worker:
+    """One process of `lorakit.sweep.worker_process`, started at the first request. Use as a context manager.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: of the process.
+        visible: `CUDA_VISIBLE_DEVICES` of the process, None for that of this one.
+    """
+
+    def __init__(self, device: str, threads: int = 1, visible: str | None = None) -> None:
+        self.device, self.threads, self.visible = device, threads, visible
+        self._process: subprocess.Popen[str] | None = None
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End what the process is doing; whoever waits for its answer gets a WorkerError."""
+        if (process := self._process) is not None:
+            process.kill()
+
+    def stop(self) -> None:
+        """End the process and give all it held back; the next request starts a new one."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what was not sent is lost
+                    if pipe is not None:
+                        pipe.close()
+
+    def ask(self, request: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """Send a request and return its last event, the one without `step`; `on_step` gets those before it.
+
+        Raises:
+            WorkerError: the process ended (killed, out of memory); the next request starts a new one.
+        """
+        if self._process is None:
+            self._process = self._start()
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({**request, "device": self.device}) + "\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # told below, with what the process last said
+        for line in process.stdout:
+            if not line.endswith("\n"):  # it was ended while it wrote
+                break
+            event: dict[str, Any] = json.loads(line)
+            if "step" not in event:
+                return event
+            if on_step:
+                on_step(event)
+        code, peak_bytes = _end(process)
+        self.stop()
+        out_of_memory = code == -9 and killed_for_memory(peak_bytes)
+        how = f"ended with exit status {code}" if code >= 0 else f"was ended by {_signal(-code)}"
+        if out_of_memory:
+            how += f" while it held {peak_bytes / 1e9:.1f} GB, nearly all memory that there was"
+        self._log.seek(0)
+        last = self._log.read()[-600:].strip()
+        raise WorkerError(f"the training process {how}. {last}".strip(), out_of_memory)
+
+    def _start(self) -> subprocess.Popen[str]:
+        threads = str(self.threads)
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+                                    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+        if self.visible is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.visible
+        return subprocess.Popen([sys.executable, "-m", "lorakit.sweep.worker_process", str(os.getpid())],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+                                encoding="utf-8", env=environment)
+
+
+def _end(process: subprocess.Popen[str]) -> tuple[int, float]:
+    """Wait for a process; its exit status and the most bytes that it held (0 where the system does not say)."""
+    if hasattr(os, "wait4"):
+        with contextlib.suppress(ChildProcessError):  # somebody else waited for it
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, float(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return process.wait(), 0.0
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
