@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from lorakit.names import resolve_name
-from lorakit.specs import PLAIN, LoRASpec, RunSpec, SFTSpec, SpecError, _is_count, _is_positive
+from pydantic import Field
+
+from lorakit.run_spec import RunSpec
+from lorakit.spec_fields import (
+    CHECK_DEFAULT,
+    Count,
+    CountOrNone,
+    Flag,
+    Listed,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Whole,
+    allowed,
+    pinned,
+    require,
+    spec,
+)
 
 # Reward schemes and the number of their components; `lorakit.rewards` holds the functions.
 REWARDS = {"exact": 1, "numeric": 1, "marked": 1, "boxed": 1, "math": 1, "format": 1, "reasoning": 1,
            "osmosis": 2, "osmosis-line": 2}
 OWN_REWARD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*@[0-9a-f]{16}")
-LOSSES = ("dr_grpo", "grpo", "dapo")
-SCALES = ("none", "group", "batch")
-CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+Loss = Literal["dr_grpo", "grpo", "dapo"]
+Scale = Literal["none", "group", "batch"]
+Correction = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+LOSSES, SCALES, CORRECTIONS = get_args(Loss), get_args(Scale), get_args(Correction)
+GROUP = "a whole number of 2 or more (in a group of one every reward equals the mean: nothing is learnt)"
+CLIP_HIGH = "a number above 0 together with clip, or None for the same as clip"
+CAP = "a number above 0 with an importance_sampling that is not 'none', or None"
+REWARD = f"{', '.join(REWARDS)}, what lorakit.rewards.register_reward(…) returns, or None for the task's own"
+WEIGHTS = "finite numbers, one for each component of the reward, not all 0, or None"
+FORMAT_STEPS = "0, or a whole number of steps with a reward that has a format component (osmosis, osmosis-line)"
 
 
-def _is_finite(value: object) -> bool:
-    return value == 0 or (isinstance(value, int | float) and _is_positive(abs(value)))
-
-
-@dataclass(frozen=True, kw_only=True)
+@spec
 class GRPOSpec(RunSpec):
     """One run of policy-gradient RL on verifiable answers, with AdamW at a constant rate, without warm-up.
 
@@ -75,92 +94,44 @@ class GRPOSpec(RunSpec):
     """
 
     kind: ClassVar[str] = "grpo"
-    named: ClassVar[tuple[str, ...]] = ("model", "task")
 
-    learning_rate: float
-    lora: LoRASpec | None = PLAIN
-    model: str = "tiny"
-    task: str = "copy"
-    reward: str | None = None
-    reward_weights: tuple[float, ...] | None = None
-    format_steps: int = 0
-    steps: int = 120
-    prompts_per_step: int = 8
-    group_size: int = 8
-    max_completion_length: int = 16
-    temperature: float = 1.0
-    loss: str = "dr_grpo"
-    scale_rewards: str = "none"
-    clip: float | None = None
-    clip_high: float | None = None
-    iterations: int = 1
-    importance_sampling: str = "token_truncate"
-    importance_cap: float | None = None
-    kl_coefficient: float = 0.0
-    mask_truncated: bool = False
-    merge_to_sample: bool = False
-    use_vllm: bool = False
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    seed: int = 0
-    dtype: str = "float32"
-    recompute: bool = False
-    micro_batch: int | None = None
-    evaluations: int = 12
-    evaluation_problems: int = 128
-    final_evaluation_problems: int | None = None
-    full_targets: str = "all"
+    task: Annotated[str, pinned("tasks"), CHECK_DEFAULT] = "copy"
+    reward: Annotated[Name | None, allowed(REWARD)] = None
+    reward_weights: Annotated[tuple[Number, ...] | None, Listed, allowed(WEIGHTS)] = None
+    format_steps: Annotated[Whole, allowed(FORMAT_STEPS)] = 0
+    steps: Count = 120
+    prompts_per_step: Count = 8
+    group_size: Annotated[Count, Field(ge=2), allowed(GROUP)] = 8
+    max_completion_length: Count = 16
+    temperature: Annotated[Positive, allowed("a number above 0 (evaluation is greedy by itself)")] = 1.0
+    loss: Loss = "dr_grpo"
+    scale_rewards: Scale = "none"
+    clip: Annotated[Positive | None, allowed("a number above 0, or None for no clipping")] = None
+    clip_high: Annotated[Positive | None, allowed(CLIP_HIGH)] = None
+    iterations: Count = 1
+    importance_sampling: Correction = "token_truncate"
+    importance_cap: Annotated[Positive | None, allowed(CAP)] = None
+    kl_coefficient: NotNegative = 0.0
+    mask_truncated: Flag = False
+    merge_to_sample: Flag = False
+    use_vllm: Flag = False
+    evaluation_problems: Count = 128
+    final_evaluation_problems: CountOrNone = None
 
     def __post_init__(self) -> None:
-        self._check_shared()
-        object.__setattr__(self, "task", resolve_name("tasks", self.task))
-        self._check_reward()
-        for field in ("steps", "prompts_per_step", "max_completion_length", "iterations", "evaluation_problems"):
-            self._check(_is_count(getattr(self, field)), field, "a whole number of 1 or more")
-        self._check(self.final_evaluation_problems is None or _is_count(self.final_evaluation_problems),
-                    "final_evaluation_problems", "a whole number of 1 or more, or None")
-        self._check(_is_count(self.group_size, 2), "group_size",
-                    "a whole number of 2 or more (in a group of one every reward equals the mean: nothing is learnt)")
-        self._check(_is_positive(self.temperature), "temperature", "a number above 0 (evaluation is greedy by itself)")
-        self._check(self.loss in LOSSES, "loss", ", ".join(LOSSES))
-        self._check(self.scale_rewards in SCALES, "scale_rewards", ", ".join(SCALES))
-        self._check(self.clip is None or _is_positive(self.clip), "clip", "a number above 0, or None for no clipping")
-        self._check(self.clip_high is None or (_is_positive(self.clip_high) and self.clip is not None), "clip_high",
-                    "a number above 0 together with clip, or None for the same as clip")
-        self._check(self.importance_sampling in CORRECTIONS, "importance_sampling", ", ".join(CORRECTIONS))
-        self._check(self.importance_cap is None
-                    or (_is_positive(self.importance_cap) and self.importance_sampling != "none"), "importance_cap",
-                    "a number above 0 with an importance_sampling that is not 'none', or None")
-        self._check(self.kl_coefficient == 0 or _is_positive(self.kl_coefficient), "kl_coefficient", "0 or more")
-        for field in ("mask_truncated", "merge_to_sample", "use_vllm"):
-            self._check(isinstance(getattr(self, field), bool), field, "True or False")
-        self._check(not self.use_vllm or self.dtype != "float64", "dtype", "float32 or bfloat16 with vLLM")
+        super().__post_init__()
+        own = self.reward is not None and OWN_REWARD.fullmatch(self.reward)
+        require(self, "reward", self.reward is None or self.reward in REWARDS or bool(own), REWARD)
+        components, weights = REWARDS.get(self.reward or "", 1), self.reward_weights
+        require(self, "reward_weights", weights is None or (len(weights) == components and any(weights)),
+                f"{components} finite {'numbers' if components > 1 else 'number'}, not all 0, or None")
+        require(self, "format_steps", self.format_steps == 0 or components > 1, FORMAT_STEPS)
+        require(self, "clip_high", self.clip_high is None or self.clip is not None, CLIP_HIGH)
+        require(self, "importance_cap", self.importance_cap is None or self.importance_sampling != "none", CAP)
+        require(self, "dtype", not self.use_vllm or self.dtype != "float64", "float32 or bfloat16 with vLLM")
         self._check_micro_batch(self.episodes_per_step, f"the step's {self.episodes_per_step} completions")
         if self.lora is None:
             object.__setattr__(self, "merge_to_sample", False)
-        for field in ("temperature", "clip", "clip_high", "importance_cap", "kl_coefficient"):
-            if getattr(self, field) is not None:
-                object.__setattr__(self, field, float(getattr(self, field)))
-
-    def _check_reward(self) -> None:
-        own = isinstance(self.reward, str) and OWN_REWARD.fullmatch(self.reward) is not None
-        self._check(self.reward is None or own or self.reward in REWARDS, "reward",
-                    f"{', '.join(REWARDS)}, what lorakit.rewards.register_reward(…) returns, or None for the "
-                    "task's own")
-        components = REWARDS.get(self.reward or "", 1)
-        if isinstance(self.reward_weights, list):
-            object.__setattr__(self, "reward_weights", tuple(self.reward_weights))
-        weights = self.reward_weights
-        self._check(weights is None or (isinstance(weights, tuple) and len(weights) == components and any(weights)
-                    and all(_is_finite(w) for w in weights)), "reward_weights",
-                    f"{components} finite {'numbers' if components > 1 else 'number'}, not all 0, or None")
-        if weights is not None:
-            object.__setattr__(self, "reward_weights", tuple(float(w) for w in weights))
-        self._check(_is_count(self.format_steps, 0) and (self.format_steps == 0 or components > 1), "format_steps",
-                    "0, or a whole number of steps with a reward that has a format component (osmosis, osmosis-line)")
 
     @property
     def episodes_per_step(self) -> int:
@@ -170,19 +141,3 @@ class GRPOSpec(RunSpec):
 
 ARTICLE_OBJECTIVE: dict[str, Any] = {"loss": "dr_grpo", "scale_rewards": "none", "clip": None}
 GRPO_OBJECTIVE: dict[str, Any] = {"loss": "grpo", "scale_rewards": "group", "clip": 0.2}
-SPECS: dict[str, type[SFTSpec] | type[GRPOSpec]] = {"sft": SFTSpec, "grpo": GRPOSpec}
-
-
-def read_spec(data: Any) -> SFTSpec | GRPOSpec:
-    """The spec of whichever kind that `to_json` wrote.
-
-    Raises:
-        SpecError: no spec, or a kind that this version does not know.
-
-    >>> read_spec({"kind": "grpo", "model": "m@1", "task": "t@1", "learning_rate": 1e-3, "lora": None}).method
-    'full'
-    """
-    kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in SPECS:
-        raise SpecError(f"not a spec: kind={kind!r}; allowed: {', '.join(SPECS)}")
-    return SPECS[kind].from_json(data)

@@ -1,43 +1,19 @@
-"""What an adapter is: a frozen, validated description, and the checks that specs share."""
+"""What an adapter is: a frozen, validated description."""
 
 from __future__ import annotations
 
-import math
-import sys
-from dataclasses import dataclass
+from typing import Annotated
+
+from lorakit.spec_fields import Count, Flag, Listed, Name, Positive, allowed, require, spec
 
 TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head", "attention+head", "mlp+head", "experts",
                  "attention+experts")
+TARGETS = f"one of {', '.join(TARGET_GROUPS)}, or a tuple of module names such as ('q_proj', 'v_proj')"
+EXPERT_RANK = "a whole number of 1 or more with targets='experts' or 'attention+experts', else None"
+SHARED_OUTER = "True with targets='attention+experts', else False"
 
 
-class SpecError(ValueError):
-    """A field of a spec has a value that cannot be run."""
-
-
-def _require(ok: bool, field: str, value: object, allowed: str) -> None:
-    if not ok:
-        raise SpecError(f"{field}={_shown(value)} cannot be run; allowed: {allowed}")
-
-
-def _shown(value: object) -> str:
-    try:
-        text = repr(value)
-    except ValueError:  # Python prints no whole number of more than 4,300 digits
-        return "<a whole number of thousands of digits>"
-    return text if len(text) <= 200 else f"{text[:200]}…"
-
-
-def _is_count(value: object, low: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value < 2**63
-
-
-def _is_positive(value: object) -> bool:
-    # compared before it is asked whether it is finite: a whole number may be too large to become a float
-    return (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
-            and math.isfinite(value))
-
-
-@dataclass(frozen=True, kw_only=True)
+@spec
 class LoRASpec:
     """A LoRA adapter: W' = W + (alpha / rank) · B A, A ~ U(±1/√d_in), B = 0 (PEFT's parametrisation).
 
@@ -57,35 +33,21 @@ class LoRASpec:
     8.0
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    targets: str | tuple[str, ...] = "all-linear"
-    train_a: bool = True
-    init_a_scale: float = 1.0
-    learning_rate_b_ratio: float = 1.0
-    expert_rank: int | None = None
-    shared_outer: bool = False
+    rank: Count = 16
+    alpha: Annotated[Positive, allowed("a number above 0 (the article uses 32)")] = 32.0
+    targets: Annotated[Name | tuple[Name, ...], Listed, allowed(TARGETS)] = "all-linear"
+    train_a: Flag = True
+    init_a_scale: Positive = 1.0
+    learning_rate_b_ratio: Annotated[Positive, allowed("a number above 0 (1 trains A and B alike)")] = 1.0
+    expert_rank: Annotated[Count | None, allowed(EXPERT_RANK)] = None
+    shared_outer: Annotated[Flag, allowed(SHARED_OUTER)] = False
 
     def __post_init__(self) -> None:
-        _require(_is_count(self.rank), "rank", self.rank, "a whole number of 1 or more")
-        _require(_is_positive(self.alpha), "alpha", self.alpha, "a number above 0 (the article uses 32)")
-        _require(_is_positive(self.init_a_scale), "init_a_scale", self.init_a_scale, "a number above 0")
-        _require(_is_positive(self.learning_rate_b_ratio), "learning_rate_b_ratio", self.learning_rate_b_ratio,
-                 "a number above 0 (1 trains A and B alike)")
-        _require(isinstance(self.train_a, bool), "train_a", self.train_a, "True or False")
-        if isinstance(self.targets, list):
-            object.__setattr__(self, "targets", tuple(self.targets))
-        named = isinstance(self.targets, str) and self.targets in TARGET_GROUPS
-        listed = isinstance(self.targets, tuple) and self.targets and all(isinstance(t, str) for t in self.targets)
-        _require(bool(named or listed), "targets", self.targets,
-                 f"one of {', '.join(TARGET_GROUPS)}, or a tuple of module names such as ('q_proj', 'v_proj')")
-        experts = isinstance(self.targets, str) and "experts" in self.targets
-        _require(self.expert_rank is None or (experts and _is_count(self.expert_rank)), "expert_rank", self.expert_rank,
-                 "a whole number of 1 or more with targets='experts' or 'attention+experts', else None")
-        _require(self.shared_outer is False or (self.shared_outer is True and self.targets == "attention+experts"),
-                 "shared_outer", self.shared_outer, "True with targets='attention+experts', else False")
-        for field in ("alpha", "init_a_scale", "learning_rate_b_ratio"):
-            object.__setattr__(self, field, float(getattr(self, field)))
+        named = isinstance(self.targets, str)
+        require(self, "targets", self.targets in TARGET_GROUPS if named else self.targets != (), TARGETS)
+        experts = named and "experts" in self.targets
+        require(self, "expert_rank", self.expert_rank is None or experts, EXPERT_RANK)
+        require(self, "shared_outer", not self.shared_outer or self.targets == "attention+experts", SHARED_OUTER)
 
     @property
     def scale(self) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lorakit.durable import append_line
-from lorakit.grpo_spec import SPECS, read_spec
+from lorakit.specs import SPECS, read_spec
 
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "failed")

@@ -14,12 +14,12 @@ import torch
 from lorakit.bases.models import load_model
 from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import tokenize
-from lorakit.grpo_spec import GRPO_OBJECTIVE, GRPOSpec, read_spec
+from lorakit.grpo_spec import GRPO_OBJECTIVE
 from lorakit.packed.engine import evaluation_steps, train_pack
 from lorakit.packed.grpo import Batch, accumulate, layout
 from lorakit.packed.model import PackedModel
 from lorakit.rl.rollout import Rollout, log_probs
-from lorakit.specs import LoRASpec, SFTSpec
+from lorakit.specs import GRPOSpec, LoRASpec, SFTSpec, read_spec
 
 FILE = Path(__file__).with_name("data") / "golden.json"
 STEPS = 50

@@ -8,10 +8,10 @@ import random
 import pytest
 
 from lorakit import GRPOSpec, LoRASpec, Record, SFTSpec, Store, vary
-from lorakit.grpo_spec import ARTICLE_OBJECTIVE, CORRECTIONS, GRPO_OBJECTIVE, LOSSES, REWARDS, SCALES, read_spec
+from lorakit.grpo_spec import ARTICLE_OBJECTIVE, CORRECTIONS, GRPO_OBJECTIVE, LOSSES, REWARDS, SCALES
 from lorakit.names import UnknownNameError, known_names
 from lorakit.records import RecordError
-from lorakit.specs import SpecError
+from lorakit.specs import SpecError, read_spec
 
 OTHER = {
     "learning_rate": 2e-3, "lora": None, "model": "m@2", "task": "t@2", "reward": "osmosis", "reward_weights": (2.0,),

@@ -10,11 +10,10 @@ from test_rollout import drawn, keep_float64, model
 
 from lorakit.bases.memory_saving import fitted, recomputed, smaller
 from lorakit.bases.models import load_model
-from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.packed.packing import pack_key
 from lorakit.records import Record
 from lorakit.rl.rollout import log_probs
-from lorakit.specs import LoRASpec, SFTSpec, SpecError
+from lorakit.specs import GRPOSpec, LoRASpec, SFTSpec, SpecError, read_spec
 from lorakit.sweep.worker import answer
 
 # Rows of this dataset differ in their number of label tokens.

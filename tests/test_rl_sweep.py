@@ -15,7 +15,6 @@ from lorakit.analysis.curves import losses_at
 from lorakit.analysis.frames import runs, tidy, tidy_rl
 from lorakit.data.rl_tasks import register_task
 from lorakit.epochs import current
-from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.records import Record, Store
 from lorakit.rewards import register_reward
 from lorakit.rl.episodes import NoRewardWarning
@@ -93,7 +92,7 @@ def test_trl_makes_a_record_of_the_same_form_and_silence_is_told(own, tmp_path, 
 SWEEP = """
 import sys
 import lorakit
-from lorakit.grpo_spec import GRPOSpec, read_spec
+from lorakit.specs import GRPOSpec, read_spec
 lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], device="cpu", processes=1)
 """
 

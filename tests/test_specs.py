@@ -6,13 +6,13 @@ import math
 import random
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import lorakit.names
-from lorakit.specs import DTYPES, TARGET_GROUPS, LoRASpec, SFTSpec, SpecError, UnknownNameError, vary
+from lorakit import spec_fields
+from lorakit.specs import TARGET_GROUPS, LoRASpec, SFTSpec, SpecError, UnknownNameError, vary
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_an_adapter_that_cannot_be_trained_is_refused(field, value, allowed):
 
 @pytest.mark.parametrize(("field", "value", "allowed"), [
     ("learning_rate", 0, "above 0"), ("learning_rate", math.nan, "finite"), ("learning_rate", None, "above 0"),
-    ("lora", 16, "LoRASpec"), ("lora", {"rank": 4}, "LoRASpec"),
+    ("lora", 16, "LoRASpec"), ("lora", ["rank"], "LoRASpec"),
     ("steps", 0, "1 or more"), ("steps", 1.5, "whole number"), ("batch_size", -4, "1 or more"),
     ("accumulation", 0, "1 or more"), ("max_length", 0, "1 or more"), ("evaluation_tokens", 0, "1 or more"),
     ("seed", -1, "0 or more"), ("seed", 0.0, "whole number"), ("evaluations", 1, "2 to 20"),
@@ -52,6 +52,19 @@ def test_an_adapter_that_cannot_be_trained_is_refused(field, value, allowed):
 def test_a_run_that_cannot_be_run_is_refused(field, value, allowed):
     with pytest.raises(SpecError, match=f"{field}=.*allowed: .*{allowed}"):
         spec_of(**{field: value})
+
+
+def test_an_adapter_may_be_a_mapping_as_in_a_file():
+    assert spec_of(lora={"rank": 4, "targets": ["q_proj"]}).lora == LoRASpec(rank=4, targets=("q_proj",))
+    with pytest.raises(SpecError, match="rank=0 cannot be run; allowed: a whole number of 1 or more"):
+        spec_of(lora={"rank": 0})
+
+
+def test_a_field_that_lacks_or_is_misspelt_is_named():
+    with pytest.raises(SpecError, match="SFTSpec needs learning_rate: a finite number above 0"):
+        SFTSpec()
+    with pytest.raises(SpecError, match="SFTSpec has no field 'learning_rat'; did you mean 'learning_rate'"):
+        SFTSpec(learning_rat=1e-3)
 
 
 def test_errors_are_builtin_ones_too():
@@ -99,7 +112,7 @@ def random_spec(draw):
         "max_length": draw.choice([64, 128]), "weight_decay": draw.choice([0, 0.0, 0.1, 1]),
         "max_grad_norm": draw.choice([None, 1.0, 0.3]), "beta1": draw.choice([0.0, 0.9]),
         "beta2": draw.choice([0.95, 0.999]), "epsilon": draw.choice([1e-8, 1e-6]),
-        "seed": draw.randint(0, 9), "dtype": draw.choice(DTYPES),
+        "seed": draw.randint(0, 9), "dtype": draw.choice(["float32", "bfloat16", "float64"]),
         "evaluations": draw.randint(2, 20), "evaluation_tokens": draw.choice([256, 2048]),
     }
     lora = LoRASpec(**{k: v for k, v in lora_values.items() if draw.random() < 0.5})
@@ -130,7 +143,7 @@ def test_a_whole_number_and_its_float_are_one_run():
     assert spec_of(lora=LoRASpec(alpha=16)).id == spec_of(lora=LoRASpec(alpha=16.0)).id
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec_fields.spec
 class LaterSpec(SFTSpec):
     """What a later version of SFTSpec might be."""
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lorakit.grpo_spec import GRPOSpec, read_spec
-from lorakit.specs import LoRASpec
+from lorakit.specs import GRPOSpec, LoRASpec, read_spec
 
 if TYPE_CHECKING:
     from lorakit.records import Record

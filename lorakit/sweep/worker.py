@@ -38,11 +38,10 @@ from lorakit.data.rl_tasks import Task, encode_prompts, load_task
 from lorakit.data.tasks import TextData, base_text, load_dataset
 from lorakit.data.tokens import TokenSplit, tokenize
 from lorakit.epochs import current
-from lorakit.grpo_spec import GRPOSpec, read_spec
 from lorakit.packed.engine import OnStep, RunResult, train_pack
 from lorakit.packed.grpo import train_grpo_pack
 from lorakit.records import Record
-from lorakit.specs import PACKAGE
+from lorakit.specs import PACKAGE, GRPOSpec, read_spec
 from lorakit.sweep.device import device_name, peak_bytes, reset_peak
 from lorakit.sweep.forecast import Forecast, OverBudgetError
 from lorakit.sweep.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
