@@ -1,0 +1,198 @@
+"""The command line: every command is one call of a public function."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import lorakit as lk
+from lorakit.spec_file import read_specs
+from lorakit.theory.estimate import MFU
+
+INCOMPLETE = 3  # exit status of a run that its time budget ended
+
+app = typer.Typer(help="Calculators, sweeps and adapters for LoRA and full fine-tuning.", no_args_is_help=True,
+                  rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"max_content_width": 100})
+Model = Annotated[str, typer.Argument(help="A known name such as llama-3.1-8b, or a config.json.")]
+SpecFile = Annotated[Path, typer.Argument(help="Specs with grids, as YAML or JSON.", exists=True, dir_okay=False)]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of the records.")]
+Engine = Annotated[Literal["packed", "trl", "peft"] | None, typer.Option(help="Default: the one that can run it.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda (all visible GPUs) or one such as cuda:1.")]
+Processes = Annotated[int | None, typer.Option(help="Default: up to two on a CPU, one a GPU.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command: 0 if it succeeded, 1 with one clear line on standard error, 2 for a call that cannot be meant."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        app(arguments, prog_name="lorakit")
+    except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
+        print(f"lorakit: {error}", file=sys.stderr)
+        return 1
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lorakit {lk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                   help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def estimate(
+    model: Model,
+    rank: Annotated[int, typer.Option(help="Of the adapters; 0 for full fine-tuning.")] = 16,
+    steps: int = 1000,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of weights and activations.")] = "bfloat16",
+    gpu: str = "H100",
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's dense FLOP/s that is reached.")] = MFU,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing.")] = False,
+    master_weights: Annotated[bool, typer.Option(help="With --rank 0: without them, all is in bfloat16.")] = True,
+    price_per_hour: Annotated[float | None, typer.Option(help="Dollars for one GPU; default: a list price.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price a supervised run: FLOPs, hours, memory, dollars; trains nothing."""
+    spec = lk.SFTSpec(learning_rate=1e-4, lora=lk.LoRASpec(rank=rank) if rank else None, steps=steps,
+                      batch_size=batch_size, max_length=max_length, dtype=dtype)
+    priced = lk.estimate(_config(model), spec, gpu, mfu=mfu, recompute=recompute,
+                         master_weights=master_weights, price_per_hour=price_per_hour)
+    _say(as_json, asdict(priced), str(priced))
+
+
+@app.command()
+def recommend(
+    model: Model,
+    rank: Annotated[int, typer.Option(help="Of the adapters; 0 for full fine-tuning.")] = 16,
+    alpha: float = 32.0,
+    steps: int = 1000,
+    tokens: Annotated[int | None, typer.Option(help="Label tokens of a supervised run: recommends a rank.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Graded completions of RL: recommends a rank.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Information of the data, in bits: recommends a rank.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recommend a learning rate for a rank or, with --tokens, --episodes or --bits, the rank as well."""
+    advice = None
+    if tokens is not None or episodes is not None or bits is not None:
+        advice = lk.recommend_rank(_config(model), tokens=tokens, episodes=episodes, bits=bits)
+        rank = advice.advised[0]
+    rate = lk.recommend_learning_rate(_config(model), rank or None, alpha, steps)
+    words = f"learning rate {rate.learning_rate:.3g}, to be swept with {rate.sweep[0]:.3g} and {rate.sweep[2]:.3g}\n" \
+            f"{rate.reason}\n{rate.caveat}"
+    _say(as_json, {"rank": advice and asdict(advice), "learning_rate": asdict(rate)},
+         f"{advice}\nat rank {rank}: {words}" if advice else words)
+
+
+@app.command()
+def translate(
+    framework: Annotated[str, typer.Argument(help="Where the settings come from, such as unsloth or peft.")],
+    to: Annotated[str, typer.Option(help="Where they are to go.")],
+    rank: Annotated[int, typer.Option()],
+    learning_rate: Annotated[float, typer.Option()],
+    alpha: Annotated[float | None, typer.Option(help="None where the framework fixes it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Translate a LoRA learning rate and alpha from one framework to another."""
+    there = lk.translate(framework, to=to, rank=rank, learning_rate=learning_rate, alpha=alpha)
+    words = f"{to}: alpha {there.alpha:g}, learning rate {there.learning_rate:.3g}" \
+            f", LR_B / LR_A {there.learning_rate_b_ratio:g}"
+    _say(as_json, asdict(there), f"{words}\n{there.lost}" if there.lost else words)
+
+
+@app.command()
+def plan(file: SpecFile, store: StoreFolder = Path("lorakit-runs"), engine: Engine = None, device: Device = None,
+         processes: Processes = None, as_json: Json = False) -> None:
+    """Say what is missing of a file of specs, and how long it would take."""
+    specs = read_specs(file)
+    todo = lk.plan(specs, lk.Store(store), engine=engine, device=device, processes=processes)
+    _say(as_json, {"runs": len(specs), "missing": len(todo.missing), "stale": len(todo.stale),
+                   "packs": len(todo.packs), "processes": todo.processes, "seconds": todo.seconds},
+         f"{len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; {len(todo.packs)} packs on "
+         f"{todo.processes} processes, about {timedelta(seconds=round(todo.seconds))} predicted")
+
+
+@app.command()
+def run(
+    file: SpecFile,
+    store: StoreFolder = Path("lorakit-runs"),
+    experiment: Annotated[str, typer.Option(help="Names the file of the records in the store.")] = "runs",
+    engine: Engine = None,
+    device: Device = None,
+    processes: Processes = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds; what would end later is left.")] = None,
+    report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
+    save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
+    stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
+    as_json: Json = False,
+) -> None:
+    """Train what the store lacks of a file of specs; stops cleanly, resumes.
+
+    Ends with status 3 where the time budget left runs over.
+    """
+    specs = read_specs(file)
+    records = _until_stopped(lambda: lk.run(
+        specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
+        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale))
+    lines = [f"{record.id}  {record.status}  test_loss {record.metrics.get('test_loss')}" for record in records]
+    left = len(specs) - len(records)
+    lines.append(f"{len(records)} of {len(specs)} runs recorded in {store}"
+                 + (f"; {left} are left, and the same command goes on with them" if left else ""))
+    _say(as_json, [record.to_json() for record in records], "\n".join(lines))
+    if left:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def export(
+    run_id: Annotated[str, typer.Argument(help="Of a recorded run, as `lorakit run` prints it.")],
+    folder: Annotated[Path, typer.Argument(help="Gets the adapter in PEFT's format, or the whole model.")],
+    store: StoreFolder = Path("lorakit-runs"),
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write the adapter of a recorded run into FOLDER/ID; trains it again, since records hold no weights."""
+    found = lk.Store(store).find([run_id])
+    if not found:
+        raise ValueError(f"no run {run_id!r} in {store}; allowed: an id of its records, as `lorakit run` prints them")
+    from lorakit.specs import read_spec
+
+    _until_stopped(lambda: lk.run([read_spec(found[run_id].spec)], store, save_to=folder, device=device))
+    _say(as_json, {"id": run_id, "folder": str(folder / run_id)}, str(folder / run_id))
+
+
+def _config(model: str) -> Any:
+    return json.loads(Path(model).read_text(encoding="utf-8")) if model.endswith(".json") else model
+
+
+def _until_stopped(train: Callable[[], list[lk.Record]]) -> list[lk.Record]:
+    try:
+        return train()
+    except KeyboardInterrupt:
+        print("stopped; what was finished is recorded, the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _say(as_json: bool, data: Any, words: str) -> None:
+    print(json.dumps(data, indent=2, default=str) if as_json else words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
