@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+from filelock import lock_descriptor
 
 
 class StoreError(OSError):
@@ -66,15 +63,11 @@ def require_writable(folder: Path, file: Path | None = None) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """The file, made if need be and held by this process alone."""
-    if sys.platform == "win32":
-        warnings.warn("no file locks on Windows: let only one process at a time write records",
-                      RuntimeWarning, stacklevel=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     fd = os.open(path, _flags(os.O_RDWR | os.O_CREAT), 0o644)
     try:
-        if sys.platform != "win32":
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        lock_descriptor(fd, poll_interval=0.01)
         if is_new:
             _sync_folder(path.parent)
         yield fd

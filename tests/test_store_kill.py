@@ -168,13 +168,6 @@ def test_a_line_that_lacks_only_its_end_is_whole(tmp_path):
     assert store.records("cpu", "rank") == [record_of(0), record_of(1)]
 
 
-def test_without_file_locks_the_user_is_warned(tmp_path, monkeypatch):
-    monkeypatch.setattr("lorakit.durable.sys.platform", "win32")
-    with pytest.warns(RuntimeWarning, match="one process at a time"):
-        Store(tmp_path).append("cpu", "rank", record_of(0))
-    assert Store(tmp_path).records("cpu", "rank") == [record_of(0)]
-
-
 def test_a_line_reaches_the_disk_before_it_counts(tmp_path, monkeypatch):
     store = Store(tmp_path)
     store.append("cpu", "rank", record_of(0))
