@@ -182,7 +182,7 @@ def _config(model: str) -> Any:
     return json.loads(Path(model).read_text(encoding="utf-8")) if model.endswith(".json") else model
 
 
-def _until_stopped(train: Callable[[], list[lk.Record]]) -> list[lk.Record]:
+def _until_stopped(train: Callable[[], lk.Sweep]) -> lk.Sweep:
     try:
         return train()
     except KeyboardInterrupt:
