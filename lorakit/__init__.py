@@ -51,7 +51,7 @@ _HOME = {
     "export": "lorakit.adapters.export:export",
     "register_dataset": "lorakit.data.tasks:register_dataset",
 }
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [*_HOME, "__version__"]
 
 TRAINING_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "safetensors", "tokenizers")

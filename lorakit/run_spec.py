@@ -70,7 +70,7 @@ class RunSpec:
 
     @cached_property
     def id(self) -> str:
-        """16 hex digits of the hash of the canonical JSON: specs of equal numbers, and only they, have equal ids."""
+        """16 hex digits of the hash of the canonical JSON; specs of equal numbers, and only they, have equal ids."""
         hashed = {name: value for name, value in self.to_json().items() if name not in self.unhashed}
         canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
