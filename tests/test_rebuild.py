@@ -42,8 +42,8 @@ def test_chapters_are_outdated_by_records_and_size_and_not_by_nothing(extension,
 
 
 def test_chapters_are_outdated_by_code(extension, tmp_path, monkeypatch):
-    import lorakit.codehash
-
-    before = extension.chapter_inputs(tmp_path)
-    monkeypatch.setattr(lorakit.codehash, "code_hash", lambda modules: "changed")
-    assert extension.chapter_inputs(tmp_path) != before
+    app, env = SimpleNamespace(srcdir=tmp_path), SimpleNamespace(found_docs={"book/01-a"})
+    assert extension.chapters_of_changed_inputs(app, env) == ["book/01-a"]
+    assert extension.chapters_of_changed_inputs(app, env) == []
+    monkeypatch.setattr("lorabook.refresh.code_hash", lambda modules: "changed")
+    assert extension.chapters_of_changed_inputs(app, env) == ["book/01-a"]

@@ -6,7 +6,6 @@ the Vega bundle out of vl-convert and MathJax out of its wheel, both pinned in `
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import re
@@ -62,20 +61,11 @@ def write_if_changed(path: Path, text: str) -> None:
 
 def chapters_of_changed_inputs(app: Any, env: Any, *_: Any) -> list[str]:
     """All chapters, if records, code or size changed since the last build: Sphinx itself looks at their text alone."""
-    inputs = chapter_inputs(Path(app.srcdir) / "book" / "results")
+    from lorabook.refresh import chapter_inputs
+
+    inputs = chapter_inputs(Path(app.srcdir) / "book") | {"size": os.environ.get("LORAKIT_SIZE")}
     before, env.chapter_inputs = getattr(env, "chapter_inputs", None), inputs
     return [] if before == inputs else sorted(name for name in env.found_docs if CHAPTER.fullmatch(name))
-
-
-def chapter_inputs(results: Path) -> str:
-    """A hash of what a chapter's numbers depend on besides its own text."""
-    from lorakit.codehash import code_hash
-    from lorakit.specs import PACKAGE
-
-    digest = hashlib.sha256(f"{code_hash([PACKAGE, 'lorabook'])} {os.environ.get('LORAKIT_SIZE')}".encode())
-    for path in [PACKAGE / "fingerprints.json", *sorted(results.rglob("*.jsonl"))]:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def add_scripts(app: Any, config: Any) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,6 @@ from lorakit.specs import PACKAGE
 
 PROFILES = ("cpu", "gpu", "paper")
 SIZES = ("live", "record")
-KERNEL = "lorakit-refresh"
-HEARTBEAT = 30.0  # seconds between two words on a chapter that runs
 CHAPTER_FILES = "[0-9][0-9]-*.md"
 __all__ = ["ParameterError", "RefreshError", "Refreshed", "parse_parameters", "refresh", "strip"]
 
@@ -99,18 +93,18 @@ def refresh(
             report(f"{source.stem}: {made}")
         failures += [f"{source.stem}: {why}" for why in made.failures]
         target = root / "_build" / "executed" / f"{source.stem}.ipynb"
-        changed = ("forced",) if force else _changed(target, _inputs(root, source, passed))
+        changed = ("forced",) if force else _changed(target, _inputs(root / "book", source, passed))
         report(f"{source.stem}: {'running (' + ', '.join(changed) + ')' if changed else 'up to date'}")
         if changed:
             try:
-                executed = _execute(root, source.stem, notebook, passed, report)
+                executed = _execute(root, source.stem, notebook, passed)
             except Exception as error:  # noqa: BLE001 - whatever a chapter raises must not stop the others
                 report(f"{source.stem}: failed")
                 failures.append(f"{source.stem}: {_reason(error)}")
                 continue
             _write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
             # Taken after the run: what the chapter itself added to the records must not make it stale.
-            _write(target.with_suffix(".json"), json.dumps(_inputs(root, source, passed), indent=1) + "\n")
+            _write(target.with_suffix(".json"), json.dumps(_inputs(root / "book", source, passed), indent=1) + "\n")
         done.append(Refreshed(chapter=source.stem, notebook=target, changed=changed))
     if failures:
         listed = "\n  ".join(failures)
@@ -187,19 +181,27 @@ def _read(source: Path) -> Any:
     return jupytext.read(source, fmt="md:myst")
 
 
-def _inputs(root: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
-    records = hashlib.sha256()
-    for path in sorted((root / "book" / "results").rglob("*.jsonl")):
-        records.update(f"{path.relative_to(root).as_posix()}\n".encode() + path.read_bytes())
-    fingerprints = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
+def chapter_inputs(book: Path) -> dict[str, str]:
+    """A hash of each thing that a chapter's numbers depend on besides its own text and parameters."""
+    results = sorted((book / "results").rglob("*.jsonl"))
     return {
-        "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
-        "records": records.hexdigest()[:16],
+        "records": _hash(*(f"{path.relative_to(book).as_posix()}\n".encode() + path.read_bytes() for path in results)),
         "code": code_hash([PACKAGE, Path(__file__).parent]),
-        "fingerprints": hashlib.sha256(fingerprints.encode()).hexdigest()[:16],
-        "parameters": json.dumps(dict(passed), sort_keys=True, default=repr),
+        "fingerprints": _hash((PACKAGE / "fingerprints.json").read_bytes()),
         "python": ".".join(map(str, sys.version_info[:2])),
     }
+
+
+def _inputs(book: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
+    parameters = json.dumps(dict(passed), sort_keys=True, default=repr)
+    return {"source": _hash(source.read_bytes()), "parameters": parameters} | chapter_inputs(book)
+
+
+def _hash(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
 def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
@@ -212,7 +214,8 @@ def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} changed" for name, value in inputs.items() if before.get(name) != value)
 
 
-def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any], report: Callable[[str], None]) -> Any:
+def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) -> Any:
+    """The notebook, executed by this very Python; its progress and what it warns of go to standard error."""
     import nbformat
     import papermill
 
@@ -220,66 +223,17 @@ def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any], re
     work.mkdir(parents=True, exist_ok=True)
     converted = work / f"{stem}.ipynb"
     nbformat.write(notebook, converted)
-    with _own_kernel(work), _heard(stem, 1 + len(notebook["cells"]), report):  # papermill adds one
+    # `python3` of this environment, not one that the user installed elsewhere, nor the user's IPython
+    here = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(work / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    before = {name: os.environ.get(name) for name in here}
+    os.environ.update(here)
+    try:
         return papermill.execute_notebook(
-            str(converted), str(converted), parameters=dict(passed), kernel_name=KERNEL, language="python",
-            cwd=str(root / "book"), progress_bar=False, log_output=True,
-        )
-
-
-@contextlib.contextmanager
-def _heard(stem: str, cells: int, report: Callable[[str], None]) -> Iterator[None]:
-    """While a chapter runs, every `HEARTBEAT` seconds a line with the cell that it is at and the last thing it said."""
-    now, stopped, started = {"cell": "1", "said": ""}, threading.Event(), time.monotonic()
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            text = record.getMessage().strip()
-            if cell := re.match(r"Executing Cell (\d+)", text):
-                now.update(cell=cell[1], said="")
-            elif record.levelno == logging.WARNING and text:  # of papermill: what the cell wrote on standard error
-                now["said"] = f": {text.splitlines()[-1][:100]}"
-
-    def beat() -> None:
-        while not stopped.wait(HEARTBEAT):
-            minutes = (time.monotonic() - started) / 60
-            report(f"{stem}: at cell {now['cell']} of {cells} after {minutes:.1f} min{now['said']}")
-
-    logger, listener, thread = logging.getLogger("papermill"), Listener(), threading.Thread(target=beat, daemon=True)
-    before = logger.level, logger.propagate
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    thread.start()
-    try:
-        yield
+            str(converted), str(converted), parameters=dict(passed), kernel_name="python3", language="python",
+            cwd=str(root / "book"), progress_bar={"desc": stem}, stderr_file=sys.stderr)
     finally:
-        stopped.set()
-        thread.join()
-        logger.removeHandler(listener)
-        logger.level, logger.propagate = before
-
-
-@contextlib.contextmanager
-def _own_kernel(work: Path) -> Iterator[None]:
-    """A kernel of this very Python: one called `python3` may belong to another environment of the user."""
-    folder = work / "jupyter" / "kernels" / KERNEL
-    folder.mkdir(parents=True, exist_ok=True)
-    spec = {
-        "argv": [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}",
-                 "--log-level=ERROR"],
-        "display_name": "lorakit", "language": "python", "env": {"IPYTHONDIR": str(work / "ipython")},
-    }
-    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-    before = os.environ.get("JUPYTER_PATH")
-    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(work / "jupyter"), *([before] if before else [])])
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["JUPYTER_PATH"]
-        else:
-            os.environ["JUPYTER_PATH"] = before
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _reason(error: Exception) -> str:
