@@ -18,7 +18,7 @@ from lorakit.epochs import current
 from lorakit.records import Record, Store
 from lorakit.rewards import register_reward
 from lorakit.rl.episodes import NoRewardWarning
-from lorakit.specs import LoRASpec, SFTSpec, vary
+from lorakit.specs import GRPOSpec, LoRASpec, SFTSpec, read_spec, vary
 from lorakit.sweep.workers import Worker
 
 REWARD = '''
