@@ -18,9 +18,13 @@ HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm
 PLOTTING = ("altair", "vl_convert", "tyro")
 # Each line may import itself and the lines above it, anywhere in a file.
 LAYERS = (
-    ("lorakit.names", "lorakit.lora_spec", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
-    ("lorakit.specs",),
+    ("lorakit.names", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
+    ("lorakit.spec_fields",),
+    ("lorakit.lora_spec",),
+    ("lorakit.run_spec",),
     ("lorakit.grpo_spec",),
+    ("lorakit.specs",),
+    ("lorakit.spec_file",),
     ("lorakit.records", "lorakit.epochs"),
     ("lorakit.theory",),
     ("lorakit.bases",),
@@ -31,6 +35,7 @@ LAYERS = (
     ("lorakit.reference",),
     ("lorakit.analysis",),
     ("lorakit.sweep",),
+    ("lorakit.command_line",),
     ("lorabook.experiments", "lorabook.probes"),
     ("lorabook.claims",),
     ("lorabook.page", "lorabook.chapter_parameters"),
