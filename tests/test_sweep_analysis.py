@@ -158,15 +158,37 @@ def test_what_does_not_pair_or_is_unknown_says_so(sweep):
     with pytest.raises(FrameError, match="no arm but full"):
         sweep.only(arm="full").compare()
     assert "no arm but full" in repr(sweep.only(arm="full").table())
-    half = lk.Sweep([r for r in sweep if r.spec["lora"] or r.spec.get("seed", 0) < 3])
-    with pytest.raises(FrameError, match="not run with the same seeds"):
-        half.compare()
-    with pytest.raises(SeedError):
-        half.ratio()
+    apart = lk.Sweep([r for r in sweep if bool(r.spec["lora"]) == (r.spec.get("seed", 0) < 3)])
+    with pytest.raises(FrameError, match="no seed in common"):
+        apart.compare()
+    with pytest.raises(SeedError, match="no seed in common"):
+        apart.ratio()
     mixed = sweep + make(loss, ranks=(8,), steps=(1, 10), dataset="real-text@1")
     with pytest.raises(FrameError, match=r"mixes 2 values of dataset.*sweep.only\(dataset="):
         mixed.compare()
     assert "no table" in mixed._repr_html_()
+
+
+def test_arms_pair_over_the_seeds_that_both_have(sweep):
+    half = lk.Sweep([r for r in sweep if r.spec["lora"] or r.spec.get("seed", 0) < 3])
+    three = lk.Sweep([r for r in sweep if r.spec.get("seed", 0) < 3])
+    for arm, gap in half.compare().items():
+        assert gap.n == 3
+        assert gap.word == three.compare()[arm].word
+    assert half.ratio()["rank 8"].n == 3
+
+
+def test_the_end_is_read_on_the_larger_sets_where_the_spec_asks_for_them():
+    def larger(record, tokens):
+        spec = replace(lk.SFTSpec.from_json(record.spec), final_evaluation_tokens=tokens)
+        end = {"validation_loss": 0.5, "test_loss": 0.25}
+        return Record.from_run(spec, "ok", record.metrics | end, record.curve, record.provenance)
+
+    (one,) = make(ranks=(8,), rates=[1e-3], seeds=[0])
+    asked = lk.Sweep([larger(one, 16_384)]).curves
+    assert asked.iloc[-1][["validation_loss", "test_loss"]].tolist() == [0.5, 0.25]
+    assert asked["test_loss"].iloc[:-1].tolist() == one.curve["test_loss"][:-1]
+    assert lk.Sweep([larger(one, None)]).curves["test_loss"].tolist() == one.curve["test_loss"]
 
 
 def test_without_the_base_loss_a_margin_must_be_given(sweep):

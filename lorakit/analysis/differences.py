@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 
 from lorakit.analysis.curves import FrameError
-from lorakit.analysis.statistics import Interval, equivalent, over_seeds
+from lorakit.analysis.statistics import Interval, Optimum, SeedError, equivalent, over_seeds, ratio_interval
 
 Word = Literal["equal", "worse", "better", "open"]
 
@@ -63,28 +63,41 @@ class Difference(Interval):
 
 def difference(table: pd.DataFrame, arm: str, against: str, unit: Unit, margin: float | None = None,
                confidence: float = 0.95) -> Difference:
-    """The mean over seeds of one arm minus another, with its paired t interval and its word.
+    """The mean of one arm minus another over the seeds that both have, with its paired t interval and its word.
 
     Args:
         table: results, seeds (rows) by arms.
         margin: in the unit; None takes the unit's own.
 
     Raises:
-        FrameError: arms that were not run with the same seeds, or no margin.
+        FrameError: arms without a seed in common, or no margin.
     """
     margin = unit.margin if margin is None else margin
     if margin is None:
         raise FrameError(f"the records do not say what {against} gained over the base (base_test_loss), so nothing "
                          "says what a small difference is: give margin=, in nats per label token")
-    values = table[[arm, against]].dropna(how="all")
-    if values.isna().any(axis=None):
-        raise FrameError(f"{arm} and {against} were not run with the same seeds: finish the sweep, or drop the seeds "
-                         "that one of them lacks")
+    values = table[[arm, against]].dropna()
+    if values.empty:
+        raise FrameError(f"{arm} and {against} have no seed in common: run both with the same seeds")
     span = over_seeds([_minus(a, b) for a, b in values.itertuples(index=False)], confidence).scaled(unit.factor)
     test = equivalent(span, margin)
     apart: Word = "better" if span.mean * unit.better > 0 else "worse"
     word: Word = "equal" if test == "equal" else apart if test == "different" else "open"
     return Difference(span.mean, span.low, span.high, span.n, confidence, margin=margin, unit=unit.name, word=word)
+
+
+def rate_ratio(arm: str, best: Optimum, against: str, reference: Optimum) -> Interval:
+    """The ratio of two best rates over the seeds that both have; of one seed, without bounds.
+
+    Raises:
+        SeedError: no seed in common.
+    """
+    both = sorted(best.per_seed.keys() & reference.per_seed.keys())
+    if not both:
+        raise SeedError(f"{arm} and {against} have no seed in common: run both with the same seeds")
+    one, other = (replace(side, per_seed={seed: side.per_seed[seed] for seed in both}) for side in (best, reference))
+    return ratio_interval(one, other) if len(both) > 1 else Interval(
+        best.learning_rate / reference.learning_rate, 0.0, math.inf, 1)
 
 
 def _minus(a: float, b: float) -> float:

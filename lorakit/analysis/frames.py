@@ -65,7 +65,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     for record in _finished(found, "sft"):
         run = _run(record)
         for index in range(len(record.curve.get("step", []))):
-            losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS}
+            losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS} | _final(record, index)
             if record.status == "diverged" and math.isnan(losses["validation_loss"]):
                 losses = dict.fromkeys(LOSS_COLUMNS, math.inf)
             step, tokens = int(_at(record.curve, "step", index)), _at(record.curve, "tokens", index)
@@ -90,7 +90,7 @@ def tidy_rl(records: Iterable[Record]) -> pd.DataFrame:
         run = {**_run(record), "reward_scheme": spec.reward or "task's own", "objective": f"{spec.loss}, scale "
                f"{spec.scale_rewards}", "status": record.status}
         for index in range(len(record.curve.get("step", []))):
-            point = {name: _at(record.curve, name, index) for name in record.curve}
+            point = {name: _at(record.curve, name, index) for name in record.curve} | _final(record, index)
             wrong = {f"{name}_loss": 1 - point[f"{name}_accuracy"] for name in ("validation", "test")}
             rows.append({**run, **point, "step": int(point["step"]), "train_loss": math.nan, **wrong})
     return pd.DataFrame(rows)
@@ -141,6 +141,15 @@ def _run(record: Record) -> dict[str, Any]:
 
 def _targets(lora: LoRASpec) -> str:
     return lora.targets if isinstance(lora.targets, str) else "+".join(lora.targets)
+
+
+def _final(record: Record, index: int) -> dict[str, float]:
+    """At the last point, what was measured on the larger sets of the end, if the spec asks for them."""
+    size, what = {"sft": ("final_evaluation_tokens", "loss"),
+                  "grpo": ("final_evaluation_problems", "accuracy")}[record.spec["kind"]]
+    names = [f"{split}_{what}" for split in ("validation", "test")]
+    whole = index == len(record.curve["step"]) - 1 and record.spec.get(size) is not None
+    return {name: value for name in names if whole and (value := record.metrics.get(name)) is not None}
 
 
 def _at(curve: dict[str, list[Any]], name: str, index: int) -> float:

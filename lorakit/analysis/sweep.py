@@ -13,9 +13,9 @@ import pandas as pd
 from lorakit.analysis import curves as by_arm
 from lorakit.analysis.arms import settings_that_vary
 from lorakit.analysis.curves import FrameError, arms, best_rate_by_validation, losses_at
-from lorakit.analysis.differences import POINTS, Difference, Unit, difference
+from lorakit.analysis.differences import POINTS, Difference, Unit, difference, rate_ratio
 from lorakit.analysis.frames import runs, tidy
-from lorakit.analysis.statistics import Interval, Optimum, Size, over_seeds, ratio_interval
+from lorakit.analysis.statistics import Interval, Optimum, Size, over_seeds
 from lorakit.analysis.tables import ByArm, Table
 from lorakit.records import Store
 
@@ -196,12 +196,10 @@ class Sweep(Sequence["Record"]):
                      lambda gap: {"difference": f"{gap:+.1f}", "verdict": gap.word})
 
     def ratio(self, against: str = "full", step: int | None = None) -> ByArm[Interval]:
-        """Every other arm's best learning rate over the reference's: geometric mean over seeds, paired interval."""
+        """Every other arm's best learning rate over the reference's: see `rate_ratio`."""
         best = self.optima(step)
-        self._known(against)
-        found = {arm: ratio_interval(one, best[against]) if len(one.per_seed) > 1 else Interval(
-            one.learning_rate / best[against].learning_rate, 0.0, math.inf, 1)
-            for arm, one in best.items() if arm != against}
+        reference = best[self._known(against)]
+        found = {arm: rate_ratio(arm, one, against, reference) for arm, one in best.items() if arm != against}
         return ByArm(found, f"Best learning rate over that of {against}", lambda span: {"ratio": f"{span:.1f}"})
 
     def improvement(self, arm: str = "full", step: int | None = None) -> float:
