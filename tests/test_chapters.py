@@ -5,6 +5,7 @@ a number may stand in a code cell, in a formula, in a role (`{glue:text}`), in a
 a prediction, which is arithmetic from before the run. Anywhere else it has to be glued.
 """
 
+import ast
 import functools
 import re
 import statistics
@@ -106,7 +107,7 @@ def figure(cell):
 def draws(cell):
     """Whether the cell's last expression is a chart."""
     last = re.split(r"\n(?=\S)", cell.source.strip())[-1]
-    return bool(re.match(r"(?:\(?plots\.\w+\(|\(?alt\.\w*[Cc]hart\(|alt\.layer\()", last))
+    return bool(re.match(r"(?:\(?plots\.\w+\(|\w+\.plot\.\w+\(|\(?alt\.\w*[Cc]hart\(|alt\.layer\()", last))
 
 
 def test_there_are_chapters():
@@ -142,7 +143,7 @@ def test_every_chapter_has_one_parameters_cell_with_profile_and_size():
 
 
 def test_every_chapter_turns_the_book_rendering_on():
-    assert found(lambda path: not any(re.search(r"^(?:\w+\.)*setup\(\)", cell.source, flags=re.MULTILINE)
+    assert found(lambda path: not any(re.search(r"^page = chapter\(", cell.source, flags=re.MULTILINE)
                                       for cell in code_cells(path))) == {}
 
 
@@ -170,7 +171,7 @@ def test_every_chart_has_a_caption_and_a_name():
         return [part for part, there in {
             "caption": figure(cell).get("caption", "").strip().endswith("."),
             "name": figure(cell).get("name", "").startswith("fig-"),
-            "description": "plots." in cell.source or "description=" in cell.source}.items() if not there]
+            "description": re.search(r"plots?\.", cell.source) or "description=" in cell.source}.items() if not there]
 
     assert found(lambda path: {cell.source[:60]: lacks(cell) for cell in filter(draws, code_cells(path))
                                if lacks(cell)}) == {}
@@ -185,7 +186,11 @@ def test_no_result_is_typed_into_prose_or_captions():
 
 def test_no_name_is_glued_twice():
     def twice(path):
-        glued = re.findall(r"glue\(\s*[\"']([\w-]+)[\"']", "\n".join(cell.source for cell in code_cells(path)))
+        calls = [node for cell in code_cells(path) for node in ast.walk(ast.parse(cell.source))
+                 if isinstance(node, ast.Call) and ast.unparse(node.func) in ("glue", "page.glue")]
+        glued = [word.arg for node in calls for word in node.keywords if word.arg]
+        glued += [node.args[0].value for node in calls if node.args and isinstance(node.args[0], ast.Constant)
+                  and ast.unparse(node.func) == "glue"]
         return sorted({name for name in glued if glued.count(name) > 1})
 
     assert found(twice) == {}

@@ -116,7 +116,7 @@ def test_names_of_lines_keep_apart_and_within_the_chart(heights, apart, expected
 
 def test_a_title_stands_above_its_note_and_breaks_for_a_narrow_page():
     title = plots.lines(pd.DataFrame({"arm": ["full"], "step": [1], "test_loss": [1.0]}), "step", "test_loss",
-                        title="a finding that takes more than the forty-eight characters of a line", note="3 seeds")
+                        title="a finding that takes more than the fifty-four characters of a line", note="3 seeds")
     heading = title.to_dict()["title"]
     assert len(heading["text"]) == 2
     assert heading["subtitle"] == ["3 seeds"]

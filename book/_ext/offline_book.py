@@ -1,7 +1,8 @@
 """Sphinx extension of this book: scripts from installed packages instead of foreign hosts, and the generated pages.
 
-Before Sphinx reads a page it writes `claims.md` and `status.md` from the records, and gathers what pages load:
-the Vega bundle out of vl-convert and MathJax out of its wheel, both pinned in `constraints.txt`. Neither is committed.
+Before Sphinx reads a page it writes `claims.md`, `guards.md` and `status.md` from records and chapters, and gathers
+what pages load: the Vega bundle out of vl-convert and MathJax out of its wheel, both pinned in `constraints.txt`.
+Neither is committed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def write_generated_pages(app: Any, _config: Any) -> None:
     """Write the pages that are nothing but records, so that no committed copy of them can be out of date."""
     book = Path(app.srcdir) / "book"
     wanted = (Path(app.srcdir) / "_toc.yml").read_text(encoding="utf-8")
-    for name, page in {"claims": claims_page, "status": status_page}.items():
+    for name, page in {"claims": claims_page, "guards": guards_page, "status": status_page}.items():
         if f"book/{name}\n" in wanted:
             write_if_changed(book / f"{name}.md", page(book / "results"))
 
@@ -43,6 +44,13 @@ def claims_page(results: Path) -> str:
     from lorakit.records import Store
 
     return ledger_markdown(ledger(Store(results)))
+
+
+def guards_page(results: Path) -> str:
+    """Every sentence of a chapter that stops the build, with its threshold."""
+    from lorakit.study import guards
+
+    return guards.guards_page(sorted(results.parent.glob("[0-9][0-9]-*.md")))
 
 
 def status_page(results: Path) -> str:

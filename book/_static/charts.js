@@ -19,6 +19,15 @@ function loadBundle() {
   });
 }
 
+/* A narrow page gets a narrower chart with text of the same size, not a small picture of the wide one. */
+const BESIDE = 170; // pixels left and right of the plot: axis, its title, names of lines
+const NARROWEST = 180;
+
+function fitted(specification, width) {
+  if (typeof specification.width !== "number" || specification.width + BESIDE <= width) return specification;
+  return { ...specification, width: Math.max(NARROWEST, width - BESIDE) };
+}
+
 /* One table of all the rows that the chart was given: RFC 4180. */
 function csv(specification) {
   const rows = Object.values(specification.datasets || {}).flat();
@@ -47,7 +56,7 @@ async function draw(place) {
   const holder = document.createElement("div");
   place.append(holder);
   try {
-    await vegaEmbed(holder, specification, options);
+    await vegaEmbed(holder, fitted(specification, place.clientWidth), options);
   } catch (error) {
     holder.remove();
     throw error;

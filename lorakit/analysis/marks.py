@@ -17,7 +17,7 @@ from lorakit.analysis.statistics import over_seeds
 MAX_ROWS = 5_000
 MAX_TICKS = 16
 LABEL_PIXELS = 15  # between two names of lines
-TITLE_CHARACTERS = 48  # of a line, so that a narrow page shows it whole
+TITLE_CHARACTERS = 54  # of a line, so that a narrow page shows it whole
 HIGHER_IS_BETTER = ("accuracy", "reward")
 
 

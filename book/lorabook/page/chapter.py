@@ -47,6 +47,11 @@ class Chapter:
         self.results[experiment if profile == "cpu" else f"{experiment}, {profile}"] = found
         return found
 
+    @property
+    def seconds(self) -> float:
+        """Since the chapter was opened."""
+        return time.perf_counter() - self.started
+
     @cached_property
     def claims(self) -> list[Claim]:
         """The claims that this chapter tests."""
@@ -116,7 +121,7 @@ class Chapter:
         """Glue what the card at the end states of these runs: seconds, runs, minutes, megabytes and the first date."""
         made = [record.provenance for sweep in sweeps for record in sweep]
         self.glue(",", runs=len(made))
-        self.glue(".0f", seconds=time.perf_counter() - self.started, minutes=sum(p["seconds"] for p in made) / 120)
+        self.glue(".0f", seconds=self.seconds, minutes=sum(p["seconds"] for p in made) / 120)
         self.glue(",.0f", megabytes=max(p["peak_bytes"] or 0 for p in made) / 1e6)
         self.glue(made=min(p["date"] for p in made)[:10])
 

@@ -55,13 +55,15 @@ def guards_of(markdown: str) -> list[Guard]:
 
 
 def _guards(call: ast.Call) -> list[Guard]:
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if name == "says" and len(call.args) == 2:
         condition, words = call.args
         body = condition.body if isinstance(condition, ast.Lambda) else condition
         return [Guard(_text(words), ast.unparse(body))]
+    if name == "expect_verdict":
+        return [Guard(f"the verdict on {_text(call.args[0])}", ast.unparse(call.args[1]))]
     if name == "expect":
-        return [Guard(f"the verdict on {(word.arg or '').replace('_', '-')}", f"{ast.unparse(word.value)}")
+        return [Guard(f"the verdict on {(word.arg or '').replace('_', '-')}", ast.unparse(word.value))
                 for word in call.keywords]
     return []
 
