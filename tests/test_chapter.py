@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from synthetic_records import make
 
-from lorakit.study import chapter as module
-from lorakit.study.chapter import ABSENT, Chapter
-from lorakit.study.claims import VerdictChanged
-from lorakit.study.guards import Guard, guards_of, guards_page
-from lorakit.study.rendering import RenderingError
-from lorakit.study.results import Results
+from lorabook.claims.ledger import VerdictChanged
+from lorabook.experiments.results import Results
+from lorabook.page import chapter as module
+from lorabook.page.chapter import ABSENT, Chapter
+from lorabook.page.guards import Guard, guards_of, guards_page
+from lorabook.page.rendering import RenderingError
 
 BOOK = Path(__file__).parent.parent / "book"
 

@@ -48,7 +48,7 @@ def claims_page(results: Path) -> str:
 
 def guards_page(results: Path) -> str:
     """Every sentence of a chapter that stops the build, with its threshold."""
-    from lorakit.study import guards
+    from lorabook.page import guards
 
     return guards.guards_page(sorted(results.parent.glob("[0-9][0-9]-*.md")))
 
