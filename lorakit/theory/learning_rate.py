@@ -135,6 +135,10 @@ FITTED = ("llama", "qwen3", "deepseek", "kimi", "nemotron", "gpt_oss", "smollm")
 # the run's length, which on SmolLM2-135M would raise rates that are high enough.
 SMALL, SMALL_FULL_AT_2000, SMALL_WIDTH_POWER, LORA_OVER_FULL_SMALL = 512, 5e-5, 0.781, 3.0
 ALPHA_POWER, STEPS_POWER, FULL_STEPS_POWER, REFERENCE_STEPS = 0.4, 0.45, 0.6, 1000
+# By reward: a fifth of the supervised rate of rank 16 at every rank, full fine-tuning a quarter of that. Two bases had
+# such rates: Qwen3-1.7B (9e-5 at rank 16, full 2e-5; Zhu 2025, one seed) and `tiny` (4.6e-4 at ranks 4 to 64, 1e-4).
+RL_OVER_SUPERVISED, RL_LORA_OVER_FULL = 0.2, 4.0
+TASKS = ("sft", "rl")
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,8 @@ class Recommendation:
     caveat: str
 
 
-def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, steps: int = 1000) -> Recommendation:
+def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, steps: int = 1000,
+                            task: str = "sft") -> Recommendation:
     """A learning rate to start from, for LoRA on all linear layers or, with rank None, for full fine-tuning.
 
     4.5e-4 · (2000 / hidden size)^0.35 · (rank / 16)^0.2 for LoRA of any family, a tenth of rank 16's for full
@@ -177,16 +182,20 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
     published ratio, and loses 5 % of the improvement on SmolLM2-135M. The power of (32 / alpha) was measured on `tiny`
     alone, and so was all that holds below a hidden size of 512. On runs that no fit used (Qwen3-4B, 200 steps of 32,
     one seed; Zhu 2025) the best rates were half of these at ranks 1 and 16, a third at 256, 0.6 for full fine-tuning.
-    For supervised runs; a start, not an answer.
+    A start, not an answer.
+
+    By reward (GRPO), the two bases that were swept had a fifth of the supervised rate of rank 16 at every rank, and
+    full fine-tuning a quarter of LoRA's.
 
     Args:
         model: a known name, a Hugging Face config (dict or object), a loaded model or a `ModelShape`.
         rank: of the adapters; None for full fine-tuning, where alpha has no meaning.
         alpha: in the scale alpha / rank.
         steps: optimizer steps of the whole run; they count below a hidden size of 512 alone.
+        task: `sft` for supervised training, `rl` for training by reward.
 
     Raises:
-        LearningRateError: a rank or a number that is not above 0.
+        LearningRateError: a rank or a number that is not above 0, or another task.
         UnknownNameError: a name that is no known shape.
         ConfigError: a config without a hidden size.
 
@@ -194,12 +203,20 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
     4.02
     >>> round(recommend_learning_rate("llama-3.1-8b", None).learning_rate * 1e5, 2)
     3.5
+    >>> round(recommend_learning_rate("llama-3.1-8b", 1, task="rl").learning_rate * 1e5, 2)  # a fifth of 3.5e-4
+    7.0
     """
     _positive(alpha=alpha, steps=steps)
+    _require("task", task, task in TASKS, " or ".join(TASKS))
     _require("rank", rank, rank is None or (isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1),
              "a whole number from 1, or None for full fine-tuning")
     kind, hidden = _kind_and_width(model)
-    rate, reason = _small(hidden, rank, steps) if hidden < SMALL else _large(hidden, rank)
+    as_trained = 16 if task == "rl" else rank
+    rate, reason = _small(hidden, as_trained, steps) if hidden < SMALL else _large(hidden, as_trained)
+    if task == "rl":
+        rate *= RL_OVER_SUPERVISED / (RL_LORA_OVER_FULL if rank is None else 1)
+        reason += f", × {RL_OVER_SUPERVISED:g} by reward" + f", / {RL_LORA_OVER_FULL:g} for full fine-tuning" * (
+            rank is None)
     if rank is not None:
         rate *= (32 / alpha) ** ALPHA_POWER
         reason += f", (32 / {alpha:g})^{ALPHA_POWER:g} for alpha"
