@@ -21,6 +21,9 @@ const lorakitCalculator = (() => {
         throw new Refusal(`${words}: ${given}; allowed: ${thousands(low)} to ${thousands(high)}`);
       }
     }
+    if (question.task === "rl" && question.batch && question.batch % data.samples) {
+      throw new Refusal(`sequences of a step: ${question.batch}; allowed by reward: a multiple of ${data.samples}`);
+    }
     if (!question.model && question.width % 64) {
       throw new Refusal(`width: ${question.width}; allowed: a multiple of 64`);
     }

@@ -78,6 +78,8 @@ class Question:
             value, (low, high, words) = getattr(self, name), LIMITS[name]
             if not isinstance(value, int) or not low <= value <= high:
                 raise CalculatorError(f"{words}: {value}; allowed: {low:,} to {high:,}")
+        if self.task == "rl" and self.batch and self.batch % SAMPLES:
+            raise CalculatorError(f"sequences of a step: {self.batch}; allowed by reward: a multiple of {SAMPLES}")
         if self.width and self.width % 64:
             raise CalculatorError(f"width: {self.width}; allowed: a multiple of 64")
 
@@ -121,7 +123,7 @@ class Advice:
     batch: int
     steps: int
     lora: Plan
-    full: Plan | None
+    full: Plan
     smallest_gpu: str | None
 
 
@@ -198,7 +200,7 @@ def browser_data() -> dict[str, Any]:
         "models": {name: browser_shape(name) for name in MODELS},
         "gpus": {gpu.name: [gpu.flops, gpu.bytes_per_second, gpu.bytes, gpu.price_per_hour, gpu.price_source]
                  for gpu in GPUS.values()},
-        "limits": LIMITS, "batch": BATCH, "alpha": ALPHA, "advised": capacity.ADVISED, "fewSteps": FEW_STEPS,
+        "limits": LIMITS, "batch": BATCH, "alpha": ALPHA, "samples": SAMPLES, "advised": capacity.ADVISED, "fewSteps": FEW_STEPS,
         "bitsPerParameter": capacity.BITS_PER_PARAMETER, "fourBit": quantised.bits if quantised else None,
         "evaluationTokens": spec.evaluation_tokens * (spec.evaluations + 1) * 2,
         "usable": estimate.USABLE, "mfu": estimate.MFU, "hostSeconds": estimate.HOST_SECONDS,

@@ -1,0 +1,176 @@
+"""The calculator as a part of its page: the form, the answer to a first question, and what each line rests on."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lorabook.page.calculator import ALPHA, LIMITS, MODELS, Advice, Question, advise, browser_data
+from lorabook.page.code_tabs import HUB_IDS, OWN_MODEL, rate, tabs
+from lorakit.theory.hardware import GPUS
+from lorakit.theory.memory import CONTEXT_BYTES
+
+# A line of the answer: what to set, and the words around its numbers; {name} stands for a value of `shown`.
+LINES = {
+    "rank": "{rank} (rank {floor} holds the bits; take four to eight times that)",
+    "layers": "all linear ones: attention and MLP",
+    "alpha": "{alpha}, at every rank",
+    "learning rate": "{rate}; also try {below} and {above}",
+    "full fine-tuning's rate": "{full-rate}",
+    "batch": "{batch} sequences: {micro} at a time, {passes} times{recompute}; {steps} steps in all",
+    "memory": "{memory} GB of {card} GB{fits}",
+    "time": "{time}",
+    "price": "{price}",
+    "full fine-tuning": "{full-memory} GB{full-fits}; {full-time}",
+}
+HEADLINE = "Rank {rank}, alpha {alpha}, all linear layers, learning rate {rate}"
+DEFAULT_MODELS = ("smollm2-360m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-4b", "llama-3.1-8b", "qwen3-14b", "qwen3-32b")
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a line of the answer rests on.
+
+    Args:
+        measured: on what, in a few words.
+        sure: high, medium or low, and why.
+        chapter: the page with the evidence, and its short name.
+    """
+
+    measured: str
+    sure: str
+    chapter: tuple[str, str]
+
+
+def shown(question: Question, advice: Advice) -> dict[str, str]:
+    """The values of the answer as text; `calculator-page.js` writes the same."""
+    lora, full = advice.lora, advice.full
+    return {
+        "rank": f"{advice.rank:,}", "floor": f"{advice.floor:,}", "alpha": str(ALPHA), "rate": rate(advice.rate),
+        "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]), "full-rate": rate(advice.full_rate),
+        "batch": f"{advice.batch:,}", "micro": f"{lora.micro_batch:,}", "passes": f"{advice.batch // lora.micro_batch:,}",
+        "recompute": ", with recompute" if lora.recompute else "", "steps": f"{advice.steps:,}",
+        "memory": short(lora.needed / 1e9), "card": short(GPUS[question.gpu].bytes / 1e9),
+        "fits": ": fits" if lora.fits else ": does not fit", "time": duration(lora.seconds),
+        "price": "no list price" if lora.cost is None else f"{lora.cost:,.2f} dollars",
+        "full-memory": short(full.needed / 1e9), "full-fits": ": fits" if full.fits else ": does not fit",
+        "full-time": duration(full.seconds),
+    }
+
+
+def short(value: float) -> str:
+    """Three digits, or whole from a hundred on.
+
+    >>> short(0.21937), short(53.36), short(1234.5)
+    ('0.219', '53.4', '1,234')
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{float(f'{value:.3g}'):g}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes, or from two hours on hours.
+
+    >>> duration(790), duration(18_998)
+    ('13.2 minutes', '5.28 hours')
+    """
+    return f"{short(seconds / 60)} minutes" if seconds < 7200 else f"{short(seconds / 3600)} hours"
+
+
+def fragment(support: Mapping[str, Mapping[str, Support]], question: Question | None = None) -> str:
+    """The calculator's HTML, answered for one question; without script it stays as it is, and shows a table besides.
+
+    Args:
+        support: for each task (`sft`, `rl`) and line what it rests on.
+        question: the first one.
+    """
+    first = question or Question()
+    advice = advise(first)
+    data = browser_data()
+    for name in MODELS:
+        data["models"][name]["hub"] = HUB_IDS[name]
+    data |= {"headline": HEADLINE, "lines": LINES, "ownModel": OWN_MODEL,
+             "support": {task: {line: [one.measured, one.sure, *one.chapter] for line, one in lines.items()}
+                         for task, lines in support.items()}}
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return (f'<div class="lk-calculator" data-task="{first.task}">{form(first)}'
+            f'<p class="lk-headline">{HEADLINE.format(**shown(first, advice))}</p><p class="lk-notes" role="status"></p>'
+            f"{answer_table(shown(first, advice), support[first.task])}{memory_bar()}"
+            f"<noscript>{defaults_table(DEFAULT_MODELS)}</noscript>{tabs(first, advice)}"
+            f'<script type="application/json" class="lk-data">{text}</script></div>'
+            '<script src="../_static/calculator.js"></script><script src="../_static/calculator-page.js"></script>')
+
+
+def form(question: Question) -> str:
+    """The fields; a browser without script does not see them."""
+    models = options([*MODELS, ""], question.model or "", {"": "another: width, layers, vocabulary"})
+    number = '<label{hide}>{label} <input type="number" name="{name}" min="{low}" max="{high}" step="1" value="{value}"></label>'
+
+    def field(name: str, label: str, value: object, hide: str = "") -> str:
+        low, high, _ = LIMITS[name]
+        return number.format(name=name, label=label, low=low, high=high, value=value, hide=hide)
+
+    own = "".join(field(name, label, value, ' class="lk-own" hidden') for name, label, value in
+                  (("width", "width", 2048), ("layers", "layers", 24), ("vocabulary", "vocabulary", 100_000)))
+    return (
+        '<form class="lk-form" hidden><div class="lk-fields">'
+        f'<label>Model <select name="model">{models}</select></label>'
+        f'<label>Task <select name="task">{options(["sft", "rl"], question.task, TASK_NAMES)}</select></label>'
+        f'{field("amount", "<span class=lk-amount>Label tokens</span>", question.amount)}'
+        f'<label>GPU <select name="gpu">{options(GPUS, question.gpu)}</select></label>{own}</div>'
+        "<details><summary>Length, batch, rank, 4 bits</summary><div class='lk-fields'>"
+        f'{field("length", "Tokens of a sequence", question.length)}{field("batch", "Sequences of a step", "")}'
+        f'{field("rank", "Rank", "")}'
+        '<label><input type="checkbox" name="four_bit"> base in 4 bits (QLoRA)</label></div></details></form>')
+
+
+TASK_NAMES = {"sft": "supervised (SFT)", "rl": "by reward (GRPO)"}
+
+
+def options(values: Sequence[str] | Mapping[str, object], chosen: str, names: Mapping[str, str] | None = None) -> str:
+    """The options of a menu."""
+    return "".join(f'<option value="{value}"{" selected" * (value == chosen)}>{(names or {}).get(value, value)}</option>'
+                   for value in values)
+
+
+def answer_table(values: Mapping[str, str], support: Mapping[str, Support]) -> str:
+    """One row a line: what to set, how sure that is, what it was measured on, and the chapter."""
+    rows = []
+    for line, words in LINES.items():
+        one = support[line]
+        value = html.escape(words.format(**values))
+        page, chapter = one.chapter
+        rows.append(f'<tr data-line="{line}"><th scope="row">{line}</th><td class="lk-value">{value}</td>'
+                    f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span>. Measured on: '
+                    f'<span class="lk-measured">{html.escape(one.measured)}</span>. '
+                    f'<a class="lk-chapter" href="{page}.html">{chapter}</a></td></tr>')
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("decision", "start here", "how sure, and why"))
+    return f'<table class="lk-answer"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def sure(words: str) -> str:
+    """Its first word as a chip."""
+    level, _, why = words.partition(": ")
+    return f'<span class="lk-chip lk-{level}">{level}</span> {html.escape(why)}'
+
+
+def memory_bar() -> str:
+    """Where the page draws the memory, LoRA's and full fine-tuning's, against the card's; empty without script."""
+    return f'<div class="lk-bars" data-beside="{CONTEXT_BYTES}" aria-hidden="true"></div>'
+
+
+def defaults_table(models: Sequence[str]) -> str:
+    """The answers to the first question for several models, for a browser without script."""
+    heads = ("model", "rank", "alpha", "learning rate", "full's rate", "rank, RL", "rate, RL", "GB", "time on an H100")
+    rows = []
+    for name in models:
+        question = Question(model=name)
+        found, paid = advise(question), advise(Question(model=name, task="rl", amount=80_000))
+        cells = shown(question, found)
+        rows.append([name, cells["rank"], cells["alpha"], cells["rate"], cells["full-rate"], str(paid.rank),
+                     rate(paid.rate), cells["memory"], cells["time"]])
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    top = "".join(f"<th scope='col'>{head}</th>" for head in heads)
+    return (f'<p>The calculator needs JavaScript. These are its answers for {Question().amount:,} label tokens, and for '
+            f'80,000 episodes (RL):</p><table class="numbers"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
