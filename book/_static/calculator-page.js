@@ -35,7 +35,7 @@ const lorakitAnswer = (() => {
       model: question.model ? data.models[question.model].hub : data.ownModel, rank: answer.rank, alpha: data.alpha,
       rate: rate(answer.rate), below: rate(answer.sweep[0]), above: rate(answer.sweep[2]), length: question.length,
       steps: answer.steps, batch: answer.batch, micro, passes: answer.batch / micro, samples,
-      prompts: answer.batch / samples, groups: Math.max(samples, micro), adapter: question.four_bit ? "qlora" : "lora",
+      prompts: Math.floor(answer.batch / samples), groups: Math.max(samples, micro), adapter: question.four_bit ? "qlora" : "lora",
     };
     for (const [name, value] of Object.entries({ recompute, four_bit: question.four_bit, keep: !recompute })) {
       found[`${name}_lower`] = String(value);

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from lorakit.specs import LoRASpec, SFTSpec
@@ -142,7 +141,7 @@ def advise(question: Question) -> Advice:
     """What to set for a question, and what it takes on the card.
 
     Raises:
-        CalculatorError, CapacityError, ConfigError: nonsense, or more than any LoRA holds; the words say what is allowed.
+        CalculatorError, CapacityError, ConfigError: nonsense, or more than any LoRA holds, in words.
     """
     question.check()
     config = question.config()
@@ -150,7 +149,8 @@ def advise(question: Question) -> Advice:
     batch = question.batch or BATCH[question.task]
     sides = [min(m.d_out, m.d_in) for m in shape.adapted()]
     if question.rank and question.rank > max(sides):
-        raise CalculatorError(f"rank {question.rank:,} is above {max(sides):,}, the most that a matrix of this model has")
+        raise CalculatorError(f"rank {question.rank:,} is above {max(sides):,}, the most that a matrix of this model "
+                              "has")
     of_run = {"tokens" if question.task == "sft" else "episodes": question.amount}
     found = capacity.recommend_rank(shape, **of_run)  # type: ignore[arg-type]
     rank = question.rank or chosen(found)
@@ -164,12 +164,12 @@ def advise(question: Question) -> Advice:
     base = ModelShape.of({**config, "quantization_config": FOUR_BIT}) if question.four_bit else shape
     lora = cheapest(base, spec, question.gpu)
     full = cheapest(shape, replace(spec, lora=None), question.gpu)
-    return Advice(found.rank, rank, found.bits_needed, held, min(sides), rate.learning_rate, rate.sweep, full_rate, batch,
-                  steps, lora, full, None if lora.fits else smallest_gpu(lora.needed))
+    return Advice(found.rank, rank, found.bits_needed, held, min(sides), rate.learning_rate, rate.sweep, full_rate,
+                  batch, steps, lora, full, None if lora.fits else smallest_gpu(lora.needed))
 
 
 def cheapest(shape: ModelShape, spec: SFTSpec, gpu: str) -> Plan:
-    """The smallest pass within a hundredth of the fastest that fits the card; where none fits, the one that needs least.
+    """The smallest pass within a hundredth of the fastest that fits; where none fits, the one that needs least.
 
     A pass has a power of two of sequences that divides the batch, or all of them.
     """
@@ -200,7 +200,8 @@ def browser_data() -> dict[str, Any]:
         "models": {name: browser_shape(name) for name in MODELS},
         "gpus": {gpu.name: [gpu.flops, gpu.bytes_per_second, gpu.bytes, gpu.price_per_hour, gpu.price_source]
                  for gpu in GPUS.values()},
-        "limits": LIMITS, "batch": BATCH, "alpha": ALPHA, "samples": SAMPLES, "advised": capacity.ADVISED, "fewSteps": FEW_STEPS,
+        "limits": LIMITS, "batch": BATCH, "alpha": ALPHA, "samples": SAMPLES,
+        "advised": capacity.ADVISED, "fewSteps": FEW_STEPS,
         "bitsPerParameter": capacity.BITS_PER_PARAMETER, "fourBit": quantised.bits if quantised else None,
         "evaluationTokens": spec.evaluation_tokens * (spec.evaluations + 1) * 2,
         "usable": estimate.USABLE, "mfu": estimate.MFU, "hostSeconds": estimate.HOST_SECONDS,
@@ -224,8 +225,3 @@ def browser_shape(name: str) -> dict[str, Any]:
             "active": shape.active_experts or 1, "tied": shape.tied, "vectors": sum(shape.vectors.values()),
             "matrices": [[m.component, m.name, m.d_out, m.d_in, m.count] for m in shape.matrices],
             "adapted": [[keys.index((m.component, m.name)), m.rank_factor] for m in shape.adapted()]}
-
-
-def script_address() -> Path:
-    """The file with the page's copy of the arithmetic."""
-    return Path(__file__).resolve().parents[2] / "_static" / "calculator.js"

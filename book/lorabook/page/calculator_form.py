@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lorabook.page.calculator import ALPHA, LIMITS, MODELS, Advice, Question, advise, browser_data
 from lorabook.page.code_tabs import HUB_IDS, OWN_MODEL, rate, tabs
@@ -50,8 +51,9 @@ def shown(question: Question, advice: Advice) -> dict[str, str]:
     return {
         "rank": f"{advice.rank:,}", "floor": f"{advice.floor:,}", "alpha": str(ALPHA), "rate": rate(advice.rate),
         "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]), "full-rate": rate(advice.full_rate),
-        "batch": f"{advice.batch:,}", "micro": f"{lora.micro_batch:,}", "passes": f"{advice.batch // lora.micro_batch:,}",
-        "recompute": ", with recompute" if lora.recompute else "", "steps": f"{advice.steps:,}",
+        "batch": f"{advice.batch:,}", "micro": f"{lora.micro_batch:,}",
+        "passes": f"{advice.batch // lora.micro_batch:,}", "steps": f"{advice.steps:,}",
+        "recompute": ", with recompute" if lora.recompute else "",
         "memory": short(lora.needed / 1e9), "card": short(GPUS[question.gpu].bytes / 1e9),
         "fits": ": fits" if lora.fits else ": does not fit", "time": duration(lora.seconds),
         "price": "no list price" if lora.cost is None else f"{lora.cost:,.2f} dollars",
@@ -87,25 +89,32 @@ def fragment(support: Mapping[str, Mapping[str, Support]], question: Question | 
     """
     first = question or Question()
     advice = advise(first)
-    data = browser_data()
-    for name in MODELS:
-        data["models"][name]["hub"] = HUB_IDS[name]
-    data |= {"headline": HEADLINE, "lines": LINES, "ownModel": OWN_MODEL,
-             "support": {task: {line: [one.measured, one.sure, *one.chapter] for line, one in lines.items()}
-                         for task, lines in support.items()}}
+    rests = {task: {line: [one.measured, one.sure, *one.chapter] for line, one in lines.items()}
+             for task, lines in support.items()}
+    data = page_data() | {"support": rests}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return (f'<div class="lk-calculator" data-task="{first.task}">{form(first)}'
-            f'<p class="lk-headline">{HEADLINE.format(**shown(first, advice))}</p><p class="lk-notes" role="status"></p>'
+            f'<p class="lk-headline">{HEADLINE.format(**shown(first, advice))}</p>'
+            '<p class="lk-notes" role="status"></p>'
             f"{answer_table(shown(first, advice), support[first.task])}{memory_bar()}"
             f"<noscript>{defaults_table(DEFAULT_MODELS)}</noscript>{tabs(first, advice)}"
             f'<script type="application/json" class="lk-data">{text}</script></div>'
             '<script src="../_static/calculator.js"></script><script src="../_static/calculator-page.js"></script>')
 
 
+def page_data() -> dict[str, Any]:
+    """What the page's scripts read: the calculator's numbers, names on the hub, and the words around the values."""
+    data = browser_data()
+    for name, hub in HUB_IDS.items():
+        data["models"][name]["hub"] = hub
+    return data | {"headline": HEADLINE, "lines": LINES, "ownModel": OWN_MODEL}
+
+
 def form(question: Question) -> str:
     """The fields; a browser without script does not see them."""
     models = options([*MODELS, ""], question.model or "", {"": "another: width, layers, vocabulary"})
-    number = '<label{hide}>{label} <input type="number" name="{name}" min="{low}" max="{high}" step="1" value="{value}"></label>'
+    number = ('<label{hide}>{label} <input type="number" name="{name}" min="{low}" max="{high}" step="1" '
+              'value="{value}"></label>')
 
     def field(name: str, label: str, value: object, hide: str = "") -> str:
         low, high, _ = LIMITS[name]
@@ -130,7 +139,8 @@ TASK_NAMES = {"sft": "supervised (SFT)", "rl": "by reward (GRPO)"}
 
 def options(values: Sequence[str] | Mapping[str, object], chosen: str, names: Mapping[str, str] | None = None) -> str:
     """The options of a menu."""
-    return "".join(f'<option value="{value}"{" selected" * (value == chosen)}>{(names or {}).get(value, value)}</option>'
+    named = names or {}
+    return "".join(f'<option value="{value}"{" selected" * (value == chosen)}>{named.get(value, value)}</option>'
                    for value in values)
 
 
@@ -172,5 +182,6 @@ def defaults_table(models: Sequence[str]) -> str:
                      rate(paid.rate), cells["memory"], cells["time"]])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     top = "".join(f"<th scope='col'>{head}</th>" for head in heads)
-    return (f'<p>The calculator needs JavaScript. These are its answers for {Question().amount:,} label tokens, and for '
-            f'80,000 episodes (RL):</p><table class="numbers"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
+    return (f'<p>The calculator needs JavaScript. These are its answers for {Question().amount:,} label tokens, and '
+            'for 80,000 episodes (RL):</p><table class="numbers">'
+            f'<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')

@@ -44,11 +44,11 @@ def values(question: Question, advice: Advice) -> dict[str, str]:
     micro = advice.lora.micro_batch
     yes_no = {"recompute": advice.lora.recompute, "four_bit": question.four_bit, "keep": not advice.lora.recompute}
     return {
-        "model": HUB_IDS[question.model] if question.model else OWN_MODEL, "rank": str(advice.rank), "alpha": str(ALPHA), "rate": rate(advice.rate),
-        "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]), "length": str(question.length),
-        "steps": str(advice.steps), "batch": str(advice.batch), "micro": str(micro), "passes": str(advice.batch // micro),
-        "samples": str(SAMPLES), "prompts": str(advice.batch // SAMPLES), "groups": str(max(SAMPLES, micro)),
-        "adapter": "qlora" if question.four_bit else "lora",
+        "model": HUB_IDS[question.model] if question.model else OWN_MODEL, "rank": str(advice.rank),
+        "alpha": str(ALPHA), "rate": rate(advice.rate), "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]),
+        "length": str(question.length), "steps": str(advice.steps), "batch": str(advice.batch), "micro": str(micro),
+        "passes": str(advice.batch // micro), "samples": str(SAMPLES), "prompts": str(advice.batch // SAMPLES),
+        "groups": str(max(SAMPLES, micro)), "adapter": "qlora" if question.four_bit else "lora",
         **{name: str(value) for name, value in yes_no.items()},
         **{f"{name}_lower": str(value).lower() for name, value in yes_no.items()},
     }
@@ -102,5 +102,6 @@ def tabs(question: Question, advice: Advice) -> str:
             f'<input type="radio" name="lk-tab" id="lk-tab-{index}" {"checked" if index == 0 else ""}>'
             f'<label class="sd-tab-label" for="lk-tab-{index}">{html.escape(label)}</label>'
             f'<div class="sd-tab-content"><div class="highlight-{language} notranslate"><div class="highlight">'
-            f'<pre tabindex="0" class="lk-code">{filled(for_both[question.task], found)}</pre></div></div>{stored}</div>')
+            f'<pre tabindex="0" class="lk-code">{filled(for_both[question.task], found)}</pre></div></div>'
+            f"{stored}</div>")
     return f'<div class="sd-tab-set lk-tabs">{"".join(parts)}</div>'

@@ -47,7 +47,8 @@ RL_QUOTED: dict[str, dict[str, float]] = {
     "rank 16": {"accuracy": 0.869, "band": 5.5, "ratio": 2.8},
     "rank 256": {"accuracy": 0.890, "band": 3.7, "ratio": 4.6}}
 # Stated in that repository's README, of its supervised runs on Qwen3-4B: 200 steps of 32 examples, one seed.
-SFT_QUOTED: dict[str, dict[str, float]] = {"rank 1": {"ratio": 4.8}, "rank 16": {"ratio": 8.8}, "rank 256": {"ratio": 10.0}}
+SFT_QUOTED: dict[str, dict[str, float]] = {
+    "rank 1": {"ratio": 4.8}, "rank 16": {"ratio": 8.8}, "rank 256": {"ratio": 10.0}}
 DATA_BITS = 99_840 * 350.0  # examples of the sweep, about 350 label tokens each, about a bit a token: an assumption
 BITS_A_WEIGHT = 2.0
 GOOD = 1.01  # a loss within 1 % of the best one

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
+from lorabook.experiments.results import results
+from lorabook.page.public import RL_QUOTED, SFT_QUOTED
+from lorakit.analysis.palette import INK
+from lorakit.analysis.statistics import Interval
 from lorakit.analysis.sweep import Sweep
 from lorakit.records import Record
-from lorakit.analysis.palette import INK
-from lorabook.page.public import RL_QUOTED, SFT_QUOTED
-from lorabook.experiments.results import results
-from lorakit.analysis.statistics import Interval
 
 SUPERVISED, REWARD = "supervised", "by reward"
 THE_ARTICLES = 10.0
@@ -60,7 +60,7 @@ def ratios() -> list[Ratio]:
 def on_gpu() -> list[Record]:
     """SmolLM2-135M for 1,000 steps on one H200: full fine-tuning and rank 16, which have all seeds."""
     found = [r for seed in SEEDS for r in results(f"smollm2-rank-{seed}", "gpu", "record", optional=True)]
-    return [r for r in found if (r.spec["lora"] or {}).get("rank") == 16 or not (r.spec["lora"] or "full_targets" in r.spec)]
+    return [r for r in found if (r.spec["lora"]["rank"] == 16 if r.spec["lora"] else "full_targets" not in r.spec)]
 
 
 def over_full(records: Iterable[Record], rank: int) -> Interval:
@@ -80,7 +80,8 @@ def one_run(ratio: float) -> Interval:
 
 def chart(found: list[Ratio], title: str, description: str) -> alt.LayerChart:
     """A dot and an interval a scale, on a log axis, with the article's ten as a line."""
-    rows = pd.DataFrame([{"scale": f"{one.base}|{one.setting}", "training": one.kind, "ratio": one.span.mean, "low": one.span.low,
+    rows = pd.DataFrame([{"scale": f"{one.base}|{one.setting}", "training": one.kind,
+                          "ratio": one.span.mean, "low": one.span.low,
                           "high": one.span.high, "text": f"{one.span.mean:.1f}",
                           "whose": "measured here" if one.ours else "others'"} for one in found])
     axis = alt.Axis(values=[1, 2, 3, 5, 10, 15], format="~g")

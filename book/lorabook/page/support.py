@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from lorabook.experiments.recipes import FACTORS
+from lorabook.experiments.results import results, store
 from lorabook.page import ratios
 from lorabook.page.calculator_form import Support
-from lorakit.analysis.sweep import Sweep
-from lorabook.experiments.recipes import FACTORS
 from lorabook.page.public import RL_QUOTED, kept
 from lorabook.page.recipes import name_recipes
-from lorabook.experiments.results import results, store
 from lorakit.analysis.statistics import paired_difference
+from lorakit.analysis.sweep import Sweep
 from lorakit.theory.learning_rate import recommend_learning_rate
 
 CHAPTERS = {"rank": ("02-rank", "Rank"), "capacity": ("03-capacity", "Capacity"), "cost": ("04-cost", "Cost"),
@@ -50,14 +50,15 @@ def supervised() -> dict[str, Support]:
     factor = max(time["most"], 1 / time["least"])
     return {
         "rank": Support(f"{room['cells']} adapters on models from 1B up (others' runs); four datasets on tiny",
-                        f"medium: at 4 to 8 times the floor they ended {room['median']['4 to 8'][0]:.1f} % above the best "
-                        "loss; always rank 8 was right as often on our four", CHAPTERS["capacity"]),
+                        f"medium: at 4 to 8 times the floor they ended {room['median']['4 to 8'][0]:.1f} % above the "
+                        "best loss; always rank 8 was right as often on our four", CHAPTERS["capacity"]),
         "layers": Support("two datasets on tiny", "medium: which half matters more changed with the data",
                           CHAPTERS["layers"]),
         "learning rate": Support(
             f"{law['cells']} sweeps of {law['models']} models (others' runs); SmolLM2-135M on an H200",
             f"medium: costs {law['regret']['law']['mean']:.1f} % of the loss on average, "
-            f"{law['regret']['law']['largest']:.1f} at most; at 128 tokens a step the H200's best was {share:.1f} of it",
+            f"{law['regret']['law']['largest']:.1f} at most; at 128 tokens a step the H200's best was "
+            f"{share:.1f} of it",
             CHAPTERS["rate"]),
         "full fine-tuning's rate": Support(
             f"SmolLM2-135M: LoRA's best is {short.mean:.0f} times full's after 100 steps and after 1,000",
@@ -66,8 +67,8 @@ def supervised() -> dict[str, Support]:
                          CHAPTERS["batch"]),
         "memory": Support(f"{memory['rows']} public measurements", f"high: all within {100 * margin:.0f} %",
                           CHAPTERS["cost"]),
-        "time": Support(f"{time['rows']} public timings", f"medium: all within a factor {factor:.1f}; one pass over full "
-                        "sequences", CHAPTERS["cost"]),
+        "time": Support(f"{time['rows']} public timings", f"medium: all within a factor {factor:.1f}; one pass over "
+                        "full sequences", CHAPTERS["cost"]),
         "full fine-tuning": Support("as LoRA's; float32 masters", "medium: of all weights", CHAPTERS["cost"]),
     }
 
@@ -86,13 +87,14 @@ def by_reward() -> dict[str, Support]:
         "rank": Support("copying by reward on tiny, ranks 1 to 64",
                         "low: an episode tells a bit at most, so rank 1 has room; yet on tiny it ended "
                         f"{-gaps['rank 1'].mean:.0f} points behind, rank 8 did not", CHAPTERS["grpo"]),
-        "layers": Support("tiny", "low: attention alone beat the MLP alone there, against the article", CHAPTERS["grpo"]),
+        "layers": Support("tiny", "low: attention alone beat the MLP alone there, against the article",
+                          CHAPTERS["grpo"]),
         "learning rate": Support("Qwen3-1.7B (others', one seed) and tiny",
                                  "low: a fifth of the supervised rate on both", CHAPTERS["grpo"]),
-        "full fine-tuning's rate": Support("the same two", f"low: LoRA's best was {others:.1f} and {tiny.mean:.1f} times "
-                                           "full's", CHAPTERS["grpo"]),
-        "batch": Support("tiny", f"medium: one prompt a step cost {-lost:.0f} points; 16 prompts with 8 samples are a "
-                         "start", CHAPTERS["disagreement"]),
+        "full fine-tuning's rate": Support("the same two", f"low: LoRA's best was {others:.1f} and {tiny.mean:.1f} "
+                                           "times full's", CHAPTERS["grpo"]),
+        "batch": Support("tiny", f"medium: one prompt a step cost {-lost:.0f} points; 16 prompts with 8 samples are "
+                         "a start", CHAPTERS["disagreement"]),
         "memory": Support("as in supervised runs", "medium: the learner's step; a sampler's cache comes on top",
                           CHAPTERS["cost"]),
         "time": Support("as in supervised runs", "low: the learner's part; sampling comes on top",
