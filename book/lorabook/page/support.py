@@ -69,7 +69,7 @@ def supervised() -> dict[str, Support]:
                           CHAPTERS["cost"]),
         "time": Support(f"{time['rows']} public timings", f"medium: all within a factor {factor:.1f}; one pass over "
                         "full sequences", CHAPTERS["cost"]),
-        "full fine-tuning": Support("as LoRA's; float32 masters", "medium: of all weights", CHAPTERS["cost"]),
+        "full fine-tuning": Support("as LoRA's", "medium: all weights, with float32 masters", CHAPTERS["cost"]),
     }
 
 
@@ -99,7 +99,7 @@ def by_reward() -> dict[str, Support]:
                           CHAPTERS["cost"]),
         "time": Support("as in supervised runs", "low: the learner's part; sampling comes on top",
                         CHAPTERS["cost"]),
-        "full fine-tuning": Support("as LoRA's; float32 masters", "medium: of all weights", CHAPTERS["cost"]),
+        "full fine-tuning": Support("as LoRA's", "medium: all weights, with float32 masters", CHAPTERS["cost"]),
     }
 
 
