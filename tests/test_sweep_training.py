@@ -14,6 +14,7 @@ from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
 from lorakit.sweep.reservations import Reservations
+from lorakit.sweep.training import packs_of
 from lorakit.sweep.workers import Worker, WorkerError
 
 BASE = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, steps=100)
@@ -236,3 +237,15 @@ def test_a_script_hears_how_far_its_sweep_is(worker, tmp_path, capsys, monkeypat
     assert err.rstrip().endswith("8 of 8 runs done")
     sweeps.run(vary(BASE, seed=[9]), tmp_path, processes=1, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_gpu_takes_larger_packs_than_a_cpu_and_never_more_than_its_memory_holds():
+    many = vary(BASE, seed=range(80))
+
+    def largest(**where):
+        return max(len(pack.specs) for pack in packs_of(many, "packed", 1, **where))
+
+    assert largest() == 16
+    assert largest(device="cuda") == largest(device="cuda:1") == 40
+    assert largest(device="cuda", fits=7) <= 7
+    assert {len(pack.specs) for pack in packs_of(many, "trl", 1, device="cuda")} == {1}

@@ -203,8 +203,8 @@ def test_what_is_no_list_of_specs_is_refused(tmp_path, no_process, given, words)
 
 
 def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
-    code = ("import sys; from tests.test_sweeps import specs; from lorakit.sweep import sweeps\n"
-            "sweeps.LARGEST_PACK = 1\n"
+    code = ("import sys; from tests.test_sweeps import specs; from lorakit.sweep import sweeps, training\n"
+            "training.LARGEST_PACK = {'cpu': 1}\n"
             f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."})
     path, deadline = tmp_path / "cpu" / "x.jsonl", time.monotonic() + 120

@@ -150,6 +150,19 @@ def random_strings(count: int) -> TextData:
     return TextData(f"random-strings-{count}", splits, bits=bits)
 
 
+def random_words(count: int) -> TextData:
+    """`count` strings of 63 words, each drawn evenly from 4,096 that are a token each for SmolLM2: 756 bits a string.
+
+    Otherwise as `random_strings`; the words are the first lower-case ones of that tokenizer (Apache-2.0).
+    """
+    words = lzma.decompress((PACKAGE / "data" / "words-4096.txt.xz").read_bytes()).decode().split()
+    rng = generator("random-words")
+    rows: list[Row] = [[("\n", False), ("".join(f" {word}" for word in rng.choices(words, k=STRING_LENGTH)), True),
+                        ("", False)] for _ in range(count)]
+    splits = {"train": rows, "validation": rows[: count // 2], "test": rows[count // 2 :]}
+    return TextData(f"random-words-{count}", splits, bits=count * STRING_LENGTH * math.log2(len(words)))
+
+
 def secret_data(count: int) -> TextData:
     """One secret out of `count`, as one row that is the same in every split: what `secret_task` teaches by reward."""
     prompt, secret = SECRETS[count]
@@ -182,6 +195,7 @@ BUILDERS: dict[str, Callable[[], TextData]] = {
     "real-text": real_text,
     "gsm8k-answers": gsm8k_answers,
     **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384, 1536)},
+    "random-words-122": partial(random_words, 122),
     **{f"secret-{count}": partial(secret_data, count) for count in SECRETS},
 }
 

@@ -146,7 +146,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         call.check_vllm(todo)
         call.check_places(store, profile, experiment, folder)
         count = len(devices.processes)
-        packs = [pack for by, mine in _by_engine(todo, engine, recorded).items() for pack in packs_of(mine, by, count)]
+        packs = [pack for by, mine in _by_engine(todo, engine, recorded).items()
+                 for pack in packs_of(mine, by, count, devices.device)]
         with ExitStack() as stack:
             reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
             workers = _workers(devices, stack)
@@ -233,7 +234,7 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
         # A probe that fails says nothing about the other specs: one by one they fail for themselves.
         facts: dict[str, Any] = event.get("probe", {"seconds": UNKNOWN_SECONDS, "fits": 1})
         packs.extend(replace(pack, seconds=len(pack.specs) * facts["seconds"])
-                     for pack in packs_of(alike, by, count, facts["fits"]))
+                     for pack in packs_of(alike, by, count, devices.device, facts["fits"]))
 
     with ExitStack() as stack:
         workers = _workers(devices, stack) if missing else []

@@ -114,3 +114,20 @@ E5_C5_RULE = (
     "source says that rank does not help, which holds if the 95 % interval lies within "
     f"± {MARGIN:.0%}, and does not hold if it lies wholly above. Otherwise inconclusive."
 )
+E4_DATE = GPU_DATE
+E4_PROTOCOL = (
+    "SmolLM2-135M-Instruct, adapters on the value projections alone (23,040 weights for a unit of rank), full "
+    "fine-tuning beside them. 122 strings of 63 words, each drawn evenly from 4,096 words of one token: 92,232 bits, 4 "
+    "for each weight of rank 1. 150 passes in steps of 8. Ranks 1, 2, 4 and 16. Rates are screened on one seed, "
+    "verdicts read at the chosen rate on three fresh ones."
+)
+E4_C2_RULE = (
+    "An arm leaves the best arm's curve as in C2's rule. Holds if three arms or more leave, at steps that grow with "
+    "the rank, no two of them equal, and the best arm has not learnt all of the bits; does not hold if two arms leave "
+    "in the order against their ranks on every seed; otherwise inconclusive."
+)
+E4_C10_RULE = (
+    "Bits that an arm holds: 12 for each learnt token less its loss in bits, over validation and test text, which are "
+    "the two halves of what is learnt. Rank 1's bits a weight at the end: two bits a weight hold if the 95 % interval "
+    "over seeds lies within a factor 1.25 of 2, does not if it lies wholly outside; otherwise inconclusive."
+)

@@ -29,7 +29,7 @@ EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment 
 CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",
             "dataset-bits": "capacity", "rank-forecast": "capacity", "layers": "layers", "moe": "layers",
             "smollm2-layers": "layers", "learning-rate": "learning-rate", "batch-size": "batch-size",
-            "smollm2-batch": "batch-size",
+            "smollm2-batch": "batch-size", "smollm2-capacity": "capacity",
             "secret": "reward", "grpo": "grpo", "smollm2-grpo": "grpo", "grpo-factors": "disagreement",
             "grpo-form-factors": "disagreement", "grpo-recipes": "disagreement", "grpo-sync": "precision"}
 

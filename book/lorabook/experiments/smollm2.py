@@ -1,7 +1,7 @@
 """The same questions on a real pre-trained base: SmolLM2-135M-Instruct, on two CPU cores or on one GPU.
 
-Sizes, arms, grids and rules (`lorabook.claims.smollm2`) were written on 2026-11-25, those of the GPU and of E5 on
-2026-11-26, each before the first of its runs. Rates are screened on few seeds and the verdict is read at the chosen
+Sizes, arms, grids and rules (`lorabook.claims.smollm2`) were written on 2026-11-25, those of the GPU, of E4 and of E5
+on 2026-11-26, each before the first of its runs. Rates are screened on few seeds and the verdict is read at the chosen
 rate on fresh ones. Both grids are the ones that bracketed the best rates of 100 steps (experiment
 `learning-rate-smollm2`); a screened best rate at the end of its grid widens that grid for every arm, and the page says
 so. On a GPU the base weights are bfloat16 (full fine-tuning: over float32 masters), and supervised runs on real text
@@ -145,6 +145,23 @@ def _batches(profile: str, seed: int) -> list[SFTSpec]:
             for spec in _rates(batch_arms(replace(_base(profile), seed=seed), batch).values())]
 
 
+# Strings of 4 bits for each of rank 1's weights on the value projections, 150 times: more than ranks 1 and 2 hold.
+E4 = replace(E1, dataset="random-words-122", batch_size=8, steps=122 * 150 // 8, evaluations=20,
+             evaluation_tokens=4096, final_evaluation_tokens=None)
+E4_RANKS = (1, 2, 4, 16)
+
+
+def memory_arms(profile: str, seed: int = 0) -> dict[str, SFTSpec]:
+    """E4's arms: few weights, so that few strings exceed them."""
+    base = replace(E4, seed=seed, dtype=_base(profile).dtype)
+    return {FULL: replace(base, lora=None), **{f"rank {rank}": replace(base, lora=LoRASpec(
+        rank=rank, targets=("v_proj",))) for rank in E4_RANKS}}
+
+
+def _memory(profile: str) -> list[SFTSpec]:
+    return _rates(memory_arms(profile).values(), lora=grid(2.15e-3, 5))
+
+
 def _long(profile: str, seed: int) -> list[SFTSpec]:
     """E1 once more with rows of 256 tokens: what rows of 64 tokens may hide."""
     arms = rank_arms(replace(_base(profile), seed=seed, max_length=256))
@@ -178,6 +195,7 @@ EXPERIMENTS = (
              _rl_layers),
     *(_defined(f"smollm2-batch-{seed}", f"E5: batches of 32 and 256 sequences on SmolLM2-135M, seed {seed}.",
                partial(_batches, seed=seed)) for seed in BOTH_SCREENED),
+    _defined("smollm2-capacity", "E4: strings beyond what low ranks hold, rates screened, one seed.", _memory),
     *(_defined(f"smollm2-rank-256-{seed}", f"E1 with rows of 256 tokens, rates screened, seed {seed}.",
                partial(_long, seed=seed)) for seed in BOTH_SCREENED),
 )
