@@ -8,18 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lorakit.adapters.export import export as export
     from lorakit.adapters.inspector import inspect_targets as inspect_targets
+    from lorakit.analysis import plots as plots
     from lorakit.analysis.frames import tidy as tidy
     from lorakit.analysis.sweep import Sweep as Sweep
     from lorakit.bases.models import load_model as load_model
     from lorakit.bases.models import register_model as register_model
+    from lorakit.data.rl_tasks import register_task as register_task
     from lorakit.data.tasks import register_dataset as register_dataset
     from lorakit.grpo_spec import GRPOSpec as GRPOSpec
     from lorakit.packed.dataset_bits import measure_dataset_bits as measure_dataset_bits
     from lorakit.records import Record as Record
     from lorakit.records import Store as Store
+    from lorakit.reference.configs import peft_config as peft_config
+    from lorakit.reference.configs import trl_config as trl_config
+    from lorakit.rewards import register_reward as register_reward
     from lorakit.specs import LoRASpec as LoRASpec
     from lorakit.specs import SFTSpec as SFTSpec
     from lorakit.specs import vary as vary
+    from lorakit.sweep.recorder import Recorder as Recorder
     from lorakit.sweep.sweeps import plan as plan
     from lorakit.sweep.sweeps import run as run
     from lorakit.theory.capacity import recommend_rank as recommend_rank
@@ -50,6 +56,12 @@ _HOME = {
     "register_model": "lorakit.bases.models:register_model",
     "export": "lorakit.adapters.export:export",
     "register_dataset": "lorakit.data.tasks:register_dataset",
+    "register_task": "lorakit.data.rl_tasks:register_task",
+    "register_reward": "lorakit.rewards:register_reward",
+    "peft_config": "lorakit.reference.configs:peft_config",
+    "trl_config": "lorakit.reference.configs:trl_config",
+    "Recorder": "lorakit.sweep.recorder:Recorder",
+    "plots": "lorakit.analysis.plots",
 }
 __version__ = "0.2.0"
 __all__ = [*_HOME, "__version__"]
@@ -66,7 +78,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"lorakit has no {name!r}; it has: {', '.join(_HOME)}")
     module, _, attribute = _HOME[name].partition(":")
     try:
-        return getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute) if attribute else import_module(module)
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] in TRAINING_PACKAGES:
             raise MissingExtraError(f"lorakit.{name} trains models and needs the package {error.name!r}: "

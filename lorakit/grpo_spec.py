@@ -36,7 +36,7 @@ LOSSES, SCALES, CORRECTIONS = get_args(Loss), get_args(Scale), get_args(Correcti
 GROUP = "a whole number of 2 or more (in a group of one every reward equals the mean: nothing is learnt)"
 CLIP_HIGH = "a number above 0 together with clip, or None for the same as clip"
 CAP = "a number above 0 with an importance_sampling that is not 'none', or None"
-REWARD = f"{', '.join(REWARDS)}, what lorakit.rewards.register_reward(…) returns, or None for the task's own"
+REWARD = f"{', '.join(REWARDS)}, what lorakit.register_reward(…) returns, or None for the task's own"
 WEIGHTS = "finite numbers, one for each component of the reward, not all 0, or None"
 FORMAT_STEPS = "0, or a whole number of steps with a reward that has a format component (osmosis, osmosis-line)"
 

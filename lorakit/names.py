@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from lorakit.local_models import AS_PATH, name_checkpoint
+
 PACKAGE = Path(__file__).parent
 REGISTER = {"models": "lorakit.register_model", "datasets": "lorakit.register_dataset",
-            "tasks": "lorakit.data.rl_tasks.register_task"}
+            "tasks": "lorakit.register_task"}
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PINNED = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?@[0-9a-f]{1,64}", re.ASCII)
 
@@ -35,8 +37,10 @@ def known_names() -> dict[str, dict[str, str]]:
     return names
 
 
-def resolve_name(kind: str, name: str) -> str:
+def resolve_name(kind: str, name: str | Path) -> str:
     """Pin a name to its content: `tiny` becomes `tiny@3fa9…`; a name that carries `@` is already pinned.
+
+    The folder of a checkpoint, a path that begins with `/`, `./`, `../` or `~/`, becomes `checkpoint@HASH`.
 
     Args:
         kind: `models`, `datasets` or `tasks`.
@@ -45,7 +49,11 @@ def resolve_name(kind: str, name: str) -> str:
 
     Raises:
         UnknownNameError: an unknown name, a hub id without a revision, or a pin that is not hex digits.
+        CheckpointError: a folder that is missing, or holds no whole model.
     """
+    if kind == "models" and isinstance(name, str | Path) and (isinstance(name, Path) or AS_PATH.match(name)) \
+            and ("@" not in str(name) or Path(name).expanduser().is_dir()):  # else it is meant as a pinned name
+        return name_checkpoint(name)
     if not isinstance(name, str) or not name:
         raise UnknownNameError(f"{kind[:-1]} must be a name, got {name!r}")
     if "@" in name:
@@ -56,6 +64,8 @@ def resolve_name(kind: str, name: str) -> str:
     names = known_names()[kind]
     if name in names:
         return f"{name}@{names[name]}"
+    if kind == "models" and Path(name).is_dir():
+        raise UnknownNameError(f"model {name!r} is no name, but a folder here is called so: write './{name}' for it")
     if "/" in name:
         raise UnknownNameError(
             f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights"

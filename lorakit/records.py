@@ -182,7 +182,7 @@ def _check_id(spec: dict[str, Any], given: str) -> None:
 
 
 class Store:
-    """Records in JSON Lines: `root/<profile>/<experiment>.jsonl`.
+    """Records in JSON Lines: `root/<experiment>.jsonl`, or `root/<profile>/<experiment>.jsonl` under a profile.
 
     A run exists when its whole line does. Lines that are torn or corrupt are skipped, kept in the file, and
     listed in `problems`. Appends hold a lock on the file and end in fsync, so several processes may write.
@@ -191,7 +191,7 @@ class Store:
     >>> from lorakit import SFTSpec
     >>> store = Store(tempfile.mkdtemp())
     >>> specs = [SFTSpec(model="m@1", dataset="d@1", learning_rate=rate) for rate in (1e-3, 1e-2)]
-    >>> store.append("cpu", "rank", Record.from_run(specs[0], "ok", {"test_loss": 1.5}, {}, {}))
+    >>> store.append(None, "rank", Record.from_run(specs[0], "ok", {"test_loss": 1.5}, {}, {}))
     >>> [spec.learning_rate for spec in store.missing(specs)]
     [0.01]
     """
@@ -202,14 +202,14 @@ class Store:
             raise NotADirectoryError(f"{self.root} is a file, and a store of records is a folder: name another place")
         self._read_files: dict[Path, tuple[tuple[int, int, int], list[Record], list[str]]] = {}
 
-    def path(self, profile: str, experiment: str) -> Path:
-        """The file of an experiment; names are letters, digits, `-` and `_`."""
+    def path(self, profile: str | None, experiment: str) -> Path:
+        """The file of an experiment, under a profile if there is one; names are letters, digits, `-` and `_`."""
         for what, name in (("profile", profile), ("experiment", experiment)):
-            if not isinstance(name, str) or not NAME.fullmatch(name):
+            if not (name is None and what == "profile") and not (isinstance(name, str) and NAME.fullmatch(name)):
                 raise ValueError(f"{what}={name!r}; allowed: up to 100 letters, digits, '-' and '_', no sign first")
-        return self.root / profile / f"{experiment}.jsonl"
+        return self.root / (profile or "") / f"{experiment}.jsonl"
 
-    def append(self, profile: str, experiment: str, record: Record) -> None:
+    def append(self, profile: str | None, experiment: str, record: Record) -> None:
         """Add a run, durably: when this returns, its line is on the disk.
 
         Raises:
@@ -217,12 +217,14 @@ class Store:
         """
         append_line(self.path(profile, experiment), record.to_line().encode())
 
-    def records(self, profile: str, experiment: str) -> list[Record]:
+    def records(self, profile: str | None, experiment: str) -> list[Record]:
         """The runs of one file, one record per id: the newest that did not fail, else the newest."""
         return list(_newest(self._read(self.path(profile, experiment))[1]).values())
 
     def find(self, ids: Iterable[str], engine: str | None = None) -> dict[str, Record]:
         """The newest record that did not fail of each id, from all files; ids without one are left out.
+
+        What `Recorder` made of somebody's own script is none: no engine of lorakit has trained it.
 
         Args:
             ids: of specs, which do not say who trained them.
@@ -233,6 +235,7 @@ class Store:
         wanted = dict.fromkeys(ids)
         records = (record for path in self._files() for record in self._read(path)[1])
         found = _newest(record for record in records if record.id in wanted and record.status != "failed"
+                        and "recorder" not in record.provenance
                         and engine in (None, record.provenance.get("engine")))
         return {wanted_id: found[wanted_id] for wanted_id in wanted if wanted_id in found}
 
@@ -248,12 +251,12 @@ class Store:
         return [problem for path in self._files() for problem in self._read(path)[2]]
 
     @property
-    def files(self) -> list[tuple[str, str]]:
-        """Profile and experiment of every file there is."""
-        return [(path.parent.name, path.stem) for path in self._files()]
+    def files(self) -> list[tuple[str | None, str]]:
+        """Profile (or None) and experiment of every file there is."""
+        return [(None if path.parent == self.root else path.parent.name, path.stem) for path in self._files()]
 
     def _files(self) -> list[Path]:
-        return sorted(self.root.glob("*/*.jsonl"))
+        return sorted([*self.root.glob("*.jsonl"), *self.root.glob("*/*.jsonl")])
 
     def _read(self, path: Path) -> tuple[tuple[int, int, int], list[Record], list[str]]:
         try:

@@ -27,7 +27,8 @@ class SFTSpec(RunSpec):
     Args:
         learning_rate: peak and constant rate, > 0.
         lora: the adapter, or None for full fine-tuning.
-        model: a name (`tiny`, `smollm2-135m-instruct-q4`, …), `org/name@COMMIT`, or what `register_model` returns.
+        model: a name (`tiny`, `smollm2-135m-instruct-q4`, …), `org/name@COMMIT`, what `register_model` returns, or the
+            folder of a checkpoint (`/models/ckpt`, `./ckpt`), which is hashed and stays where it is.
         dataset: a name (`reworded-skills`, …), or what `register_dataset` returns.
         steps: optimizer steps. With a constant rate, every shorter run is a prefix of this one.
         batch_size: sequences in one forward pass.

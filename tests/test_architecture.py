@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm
 PLOTTING = ("altair", "vl_convert", "tyro")
 # Each line may import itself and the lines above it, anywhere in a file.
 LAYERS = (
-    ("lorakit.names", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
+    ("lorakit.local_models", "lorakit.names", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
     ("lorakit.spec_fields",),
     ("lorakit.lora_spec",),
     ("lorakit.run_spec",),
@@ -45,8 +45,8 @@ LAYERS = (
 FLOOR = {layer: number for number, layers in enumerate(LAYERS) for layer in layers}
 FREE = ("lorakit", "lorakit.cli")  # the faces: one imports when it is asked, the other is the outermost
 TRAINS = ("lorakit.bases", "lorakit.data", "lorakit.adapters", "lorakit.packed", "lorakit.rl", "lorakit.reference",
-          "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.worker",
-          "lorakit.sweep.worker_process", "lorabook.probes")
+          "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.recorder",
+          "lorakit.sweep.worker", "lorakit.sweep.worker_process", "lorabook.probes")
 LIGHT = ("lorakit.packed.packing",)
 HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
 

@@ -98,7 +98,7 @@ def test_a_sweep_uses_every_visible_gpu_one_process_each(machine, tmp_path):
     records = sweeps.run(vary(SFT, rank=[2, None], seed=range(2)), tmp_path)
     assert {record.provenance["device"] for record in records} == {HOPPER, ADA}
     assert sorted(seen.read_text().split()) == ["0", "1", "None"]  # one to ask what there is
-    assert len(Store(tmp_path).records("cpu", "runs")) == 4
+    assert len(Store(tmp_path).records(None, "runs")) == 4
 
 
 def test_devices_are_the_visible_ones(machine, monkeypatch):

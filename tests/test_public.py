@@ -31,7 +31,7 @@ def test_every_public_name_exists_and_is_documented():
     for name in lk.__all__:
         if name != "__version__":
             assert getattr(lk, name).__doc__, name
-    assert len(lk.__all__) <= 25
+    assert len(lk.__all__) <= 35
     assert set(lk.__all__) <= set(dir(lk))
 
 

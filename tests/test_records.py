@@ -144,7 +144,7 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path, monk
     assert len(store.records("cpu", "rank")) == 2
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "../a", ".hidden", "a.b", "a\n", "-a", "x" * 101, None])
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../a", ".hidden", "a.b", "a\n", "-a", "x" * 101, 1])
 def test_names_stay_inside_the_store(tmp_path, name):
     store = Store(tmp_path)
     with pytest.raises(ValueError, match="profile="):
@@ -222,3 +222,12 @@ def test_a_file_is_no_store(tmp_path):
     (tmp_path / "README.md").write_text("text")
     with pytest.raises(NotADirectoryError, match="a store of records is a folder"):
         Store(tmp_path / "README.md")
+
+
+def test_a_file_of_no_profile_lies_in_the_store_itself_beside_those_of_profiles(tmp_path):
+    store = Store(tmp_path)
+    store.append(None, "mine", record_of())
+    store.append("cpu", "rank", record_of(1))
+    assert store.files == [("cpu", "rank"), (None, "mine")]
+    assert (tmp_path / "mine.jsonl").exists()
+    assert len(store.find([record_of().id, record_of(1).id])) == 2

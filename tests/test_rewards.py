@@ -14,7 +14,6 @@ import pytest
 from hostile import HOSTILE
 
 import lorakit
-from lorakit import rewards
 from lorakit.grpo_spec import REWARDS
 from lorakit.rewards import (
     SCHEMES,
@@ -320,18 +319,6 @@ def test_an_asynchronous_reward_is_refused_in_words(tmp_path, monkeypatch):
     (hidden,) = load_rewards(register_reward(judges.hidden))
     with pytest.raises(RewardError, match="reward hidden is async"):
         hidden(prompts=[""], completions=[""])
-
-
-def test_a_reward_that_no_worker_could_import_is_refused(monkeypatch):
-    def local(prompts, completions, **columns):
-        return [0.0]
-
-    for function in (local, lambda prompts, completions: [0.0]):
-        with pytest.raises(RewardError, match="top level of a file of its own"):
-            register_reward(function)
-    monkeypatch.setattr(rewards.graded, "__module__", "__main__")
-    with pytest.raises(RewardError, match="cannot be imported by another process"):
-        register_reward(rewards.graded)
 
 
 def test_an_unknown_reward_lists_the_known_ones():

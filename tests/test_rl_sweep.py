@@ -104,12 +104,12 @@ def test_a_killed_sweep_keeps_what_is_done_and_says_what_starts_again(own, tmp_p
     running = subprocess.Popen([sys.executable, "-c", script, str(store.root)], stderr=subprocess.DEVNULL,
                                start_new_session=True)
     try:
-        while running.poll() is None and not store.records("cpu", "runs"):
+        while running.poll() is None and not store.records(None, "runs"):
             time.sleep(0.02)
     finally:
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    (done,) = store.records("cpu", "runs")
+    (done,) = store.records(None, "runs")
     found = lorakit.run(specs, store, device="cpu", processes=1)
     assert "1 runs are recorded; 1 RL runs start at their first step" in capsys.readouterr().err
     assert done in found

@@ -80,7 +80,7 @@ def test_a_process_that_is_lost_each_time_leaves_its_runs_missing(worker, tmp_pa
     assert sorted(sizes(asked)) == [2, 8, 8, 8, 8]
     assert set(error.value.not_run) == {spec.id for spec in EIGHT}
     assert error.value.failed == {}
-    assert [r.status for r in Store(tmp_path).records("cpu", "runs")] == ["ok", "ok"]
+    assert [r.status for r in Store(tmp_path).records(None, "runs")] == ["ok", "ok"]
     assert Store(tmp_path).missing(EIGHT) == EIGHT
 
 
@@ -119,7 +119,7 @@ def test_what_all_runs_of_a_pack_share_fails_once_and_is_said_once(worker, tmp_p
     assert sizes(asked) == [8, 2] or sizes(asked) == [2, 8]
     assert str(error.value).count("136 tokens") == 1
     assert "10 runs (" in str(error.value)
-    lines = (tmp_path / "cpu/runs.jsonl").read_text()
+    lines = (tmp_path / "runs.jsonl").read_text()
     assert lines.count("136 tokens") == 10
     assert str(tmp_path) not in lines
     assert "rows.jsonl has 136 tokens" in lines

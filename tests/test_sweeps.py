@@ -41,10 +41,10 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def copy(trained, tmp_path):
-    """A store of its own with the four runs."""
+    """A store of its own with the four runs, in a profile's folder as an older version wrote them."""
     target = tmp_path / "cpu" / "x.jsonl"
     target.parent.mkdir()
-    target.write_bytes((trained / "cpu" / "x.jsonl").read_bytes())
+    target.write_bytes((trained / "x.jsonl").read_bytes())
     return tmp_path
 
 
@@ -80,7 +80,7 @@ def test_packs_share_what_they_must_and_cut_evenly():
 
 
 def test_every_result_says_where_it_was_made(trained):
-    record = Store(trained).records("cpu", "x")[0]
+    record = Store(trained).records(None, "x")[0]
     assert record.provenance["epoch"] == current("packed", "sft")
     assert record.provenance["seconds"] > 0
     assert record.provenance["peak_bytes"] > 1e6
@@ -132,7 +132,7 @@ def test_failed_runs_do_not_stop_the_others(tmp_path):
     assert short.id in str(error.value)
     store = Store(tmp_path)
     assert store.missing([*specs(2), short]) == [short]
-    assert {r.id: r.status for r in store.records("cpu", "x")}[short.id] == "failed"
+    assert {r.id: r.status for r in store.records(None, "x")}[short.id] == "failed"
 
 
 def test_a_time_budget_holds_from_the_first_second_on(tmp_path, monkeypatch):
@@ -177,8 +177,7 @@ def no_process(monkeypatch):
 def test_a_mistake_in_the_call_is_found_before_anything_starts(tmp_path, monkeypatch, no_process, call, error, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    (tmp_path / "taken/cpu").mkdir(parents=True)
-    (tmp_path / "taken/cpu/runs.jsonl").mkdir()
+    (tmp_path / "taken/runs.jsonl").mkdir(parents=True)
     with pytest.raises(error, match=words):
         sweeps.run(specs(2), **{"store": tmp_path / "new"} | call)
     assert not list(tmp_path.rglob("*.lock"))
@@ -207,12 +206,12 @@ def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
             "training.LARGEST_PACK = {'cpu': 1}\n"
             f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."})
-    path, deadline = tmp_path / "cpu" / "x.jsonl", time.monotonic() + 120
+    path, deadline = tmp_path / "x.jsonl", time.monotonic() + 120
     while not (path.exists() and path.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 1 <= len(Store(tmp_path).records("cpu", "x")) < 4
+    assert 1 <= len(Store(tmp_path).records(None, "x")) < 4
     resumed = sweeps.run(specs(), tmp_path, experiment="x", processes=1)
     for mine, whole in zip(resumed, Store(trained).find(r.id for r in resumed).values(), strict=True):
         assert mine.id == whole.id

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-
-# Fields of saved JSON that saving, loading or an upgrade of transformers changes: they say nothing about the numbers.
-INCIDENTAL = ("architectures", "dtype", "transformers_version", "_name_or_path", "name_or_path", "use_cache", "padding",
-              "truncation", "is_local", "local_files_only", "_from_model_config")
 
 
 class ModelError(RuntimeError):
@@ -25,25 +19,6 @@ def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:12]
-
-
-def folder_hash(folder: Path) -> str:
-    """First 12 hex digits of the SHA-256 over every file of a saved model, its name and its bytes.
-
-    Of JSON the parsed content counts, without what saving alone changes.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"\n{path.relative_to(folder).as_posix()} ".encode())
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                content = {key: value for key, value in content.items() if key not in INCIDENTAL}
-            digest.update(json.dumps(content, sort_keys=True).encode())
-        else:
-            with path.open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:12]
 
 

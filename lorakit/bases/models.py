@@ -22,23 +22,18 @@ from transformers import (
 
 from lorakit.bases.model_checks import (
     ModelError,
-    folder_hash,
     refuse_another_tokenizer,
     refuse_unfit,
     weights_hash,
 )
 from lorakit.bases.smollm2 import gguf_file
+from lorakit.local_models import CHECKPOINT, cache_folder, checkpoint_folder, folder_hash, model_files
 from lorakit.names import PACKAGE, UnknownNameError, check_new_name, known_names, resolve_name
 
 WEIGHTS = PACKAGE / "weights"
 SMOLLM2 = "smollm2-135m-instruct-q4"
 SMOLLM2_WEIGHTS = "f5b84f20539d"  # `weights_hash` of what the pinned GGUF converts into
 PAD, BEGIN, END = 253, 254, 255  # bytes that valid UTF-8 never contains
-
-
-def cache_folder() -> Path:
-    """Where converted and registered models and datasets are kept: `$LORAKIT_CACHE`, else `~/.cache/lorakit`."""
-    return Path(os.environ.get("LORAKIT_CACHE", Path.home() / ".cache" / "lorakit"))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -82,7 +77,8 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
 
     Args:
         name: an embedded model (`tiny`, `tiny-w64-s0`, …), `smollm2-135m-instruct-q4`, the value that
-            `register_model` returned, or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
+            `register_model` returned, a folder (`/models/ckpt`, `./ckpt`), or a hub id such as
+            `HuggingFaceTB/SmolLM2-135M`.
         revision: commit of a hub id; `org/name@COMMIT` says the same.
         dtype: of the weights.
 
@@ -100,6 +96,8 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
         tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF names <|im_start|>, and no padding
     elif (WEIGHTS / f"{short}.json").exists():
         model, tokenizer = _load_embedded(short, pin, dtype)
+    elif short == CHECKPOINT:
+        model, tokenizer = _load_checkpoint(pin, dtype)
     elif "/" in short:
         model, tokenizer = _load_hub(short, pin, dtype)
     else:
@@ -139,6 +137,21 @@ def _load_tokenizer(folder: Path) -> Any:
     saved = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     plain = saved.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
     return (PreTrainedTokenizerFast if plain else AutoTokenizer).from_pretrained(folder)
+
+
+def _load_checkpoint(pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    folder = checkpoint_folder(pin)
+    name = f"{CHECKPOINT}@{pin}"
+    again = f"name the folder that holds it once, SFTSpec(model='/its/folder', …), which gives {name} again"
+    if folder is None or not folder.is_dir():
+        lost = f" any more (it was {folder})" if folder else ""
+        raise ModelError(f"{name} is no folder that this machine knows{lost}: {again}")
+    if (found := folder_hash(folder, model_files(folder))) != pin:
+        raise ModelError(f"the checkpoint in {folder} was changed: it was {name} when the spec was made and now hashes "
+                         f"to {found}. Make the spec anew from the folder, or bring the old files back and {again}")
+    model, tokenizer = _load_folder(folder, dtype)
+    refuse_unfit(str(folder), model, tokenizer)
+    return model, tokenizer
 
 
 def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -198,7 +211,7 @@ def register_model(name: str, model: Any, tokenizer: Any) -> str:
         ModelError: the model carries an adapter, its tokenizer has tokens that it does not know, or it does not come
             back as it was when it is loaded.
     """
-    check_new_name(name, known_names()["models"])
+    check_new_name(name, [*known_names()["models"], CHECKPOINT])
     refuse_unfit(name, model, tokenizer)
     models = cache_folder() / "models"
     partial = models / f"{os.getpid()}.partial"

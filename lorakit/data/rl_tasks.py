@@ -197,7 +197,7 @@ def load_task(name: str) -> Task:
             _keep(task)
     else:
         raise UnknownNameError(f"task {pinned!r} was registered on another machine or its cache was emptied: call "
-                               f"lorakit.data.rl_tasks.register_task({short!r}, …) again")
+                               f"lorakit.register_task({short!r}, …) again")
     if task.hash != pin:
         made_by = " (reasoning-gym 0.1.25 makes the pinned ones)" if short in GENERATORS else ""
         raise DatasetError(f"{short} is pinned to {pin}, but its problems now hash to {task.hash}{made_by}: use the "

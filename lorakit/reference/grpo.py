@@ -25,6 +25,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.engine import OnStep, RunResult
 from lorakit.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.reference.adamw import adamw
+from lorakit.reference.at_points import AtPoints
 from lorakit.reference.sft import _weights, delta_norm, mean_loss, refuse_unknown_tracker, told
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, told_to_vllm
 from lorakit.rl.episodes import HELD_OUT, Episodes, HeldOut
@@ -145,7 +146,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
 def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task, held_out: HeldOut, book: Episodes,
              report_to: str, output_dir: str) -> Any:
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     device = next(trained.parameters()).device
@@ -224,18 +225,13 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
                 self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
             return loss
 
-    class Measure(TrainerCallback):
-        """Accuracies at the same steps, and on the same problems, as the packed engine."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step in book.points:
-                book.point(state.global_step, held_out.accuracies(inner, HELD_OUT)[0], kl)
-
+    measure = AtPoints(book.points, lambda: held_out.accuracies(inner, HELD_OUT)[0],
+                       lambda step, accuracies: book.point(step, accuracies, kl))
     options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions), held_out.stop))
     rows = Dataset.from_list([problems[i] for i in chosen])
     with loading(spec, device):
         trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
-                           processing_class=tokenizer, callbacks=[Measure()],
+                           processing_class=tokenizer, callbacks=[measure],
                            optimizers=(adamw(layout(spec, 1), trained), None))
     if spec.use_vllm:
         give_weights_by_reload(trainer.vllm_generation)

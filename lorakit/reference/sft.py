@@ -20,6 +20,7 @@ from lorakit.bases.memory_saving import recomputed
 from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.reference.adamw import adamw
+from lorakit.reference.at_points import AtPoints
 from lorakit.specs import SFTSpec
 
 EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
@@ -121,10 +122,10 @@ def _rows(spec: SFTSpec, train: TokenSplit) -> Any:
 
 def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_out: dict[str, TokenSplit],
              report_to: str, output_dir: str, checkpointing: bool) -> Any:
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    points = set(evaluation_steps(spec.steps, spec.evaluations))
+    points = evaluation_steps(spec.steps, spec.evaluations)
     device = next(model.parameters()).device
 
     class Measured(SFTTrainer):
@@ -135,7 +136,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                 name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")}
             self.recent: list[torch.Tensor] = []
             self.latest: dict[str, float] = {}
-            self.tokens, self.first_norm, self.last_loss = 0, math.nan, math.nan
+            self.tokens, self.since, self.first_norm, self.last_loss = 0, 0, math.nan, math.nan
             super().__init__(**options)
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -148,45 +149,47 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
                 self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
             return loss
 
+        def close(self, step: int, losses: dict[str, float]) -> None:
+            """Close a row of the curve."""
+            train_loss = float(torch.stack(self.recent).sum()) / (step - self.since)
+            for name, value in {"step": step, "tokens": self.tokens, "train_loss": train_loss, **losses}.items():
+                self.curve[name].append(value)
+            self.since, self.latest = step, losses
+            self.recent.clear()
+
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             super().log(logs | self.latest, start_time)
             self.latest = {}
 
-    class Measure(TrainerCallback):
-        """Measures at the same steps, and over the same sequences, as the packed engine."""
+    def measure() -> dict[str, float]:
+        return {f"{name}_loss": mean_loss(model, split) for name, split in held_out.items()}
 
-        def __init__(self) -> None:
-            self.since = 0
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step not in points:
-                return
-            losses = {f"{name}_loss": mean_loss(model, split) for name, split in held_out.items()}
-            train_loss = float(torch.stack(trainer.recent).sum()) / (state.global_step - self.since)
-            self.since = state.global_step
-            trainer.recent.clear()
-            row = {"step": state.global_step, "tokens": trainer.tokens, "train_loss": train_loss, **losses}
-            for name, column in trainer.curve.items():
-                column.append(row[name])
-            trainer.latest = losses
-
-    micro = spec.micro_batch or spec.batch_size
-    options = SFTConfig(
-        output_dir=output_dir, report_to=report_to, seed=spec.seed, max_steps=spec.steps,
-        per_device_train_batch_size=micro, gradient_accumulation_steps=spec.accumulation * spec.batch_size // micro,
-        learning_rate=spec.learning_rate, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
-        adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, weight_decay=spec.weight_decay,
-        max_grad_norm=spec.max_grad_norm or 0.0, train_sampling_strategy="sequential",
-        gradient_checkpointing=checkpointing, bf16=False, fp16=False, packing=False, loss_type="nll",
-        router_aux_loss_coef=0.0,  # a mixture is trained on its loss alone, as in the other engines
-        max_length=None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
-        dataset_kwargs={"skip_prepare_dataset": True}, dataloader_pin_memory=device.type == "cuda",
-        use_cpu=device.type == "cpu", save_strategy="no", eval_strategy="no", disable_tqdm=True,
-        logging_strategy="no" if report_to == "none" else "steps", logging_steps=1)
+    options = SFTConfig(**sft_options(spec, output_dir, device, report_to) | {"gradient_checkpointing": checkpointing})
     trainer = Measured(model=model, args=options, train_dataset=_rows(spec, train), processing_class=tokenizer,
-                       callbacks=[Measure()], optimizers=(adamw(spec, model), None))
+                       callbacks=[AtPoints(points, measure, lambda *found: trainer.close(*found))],
+                       optimizers=(adamw(spec, model), None))
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to: str = "none") -> dict[str, Any]:
+    """The fields of TRL's SFTConfig: every one that changes a number is said, none is left to TRL's default."""
+    micro = spec.micro_batch or spec.batch_size
+    return {
+        "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": spec.accumulation * spec.batch_size // micro,
+        "learning_rate": spec.learning_rate, "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
+        "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
+        "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": False, "fp16": False,
+        "packing": False, "loss_type": "nll",
+        "router_aux_loss_coef": 0.0,  # a mixture is trained on its loss alone, as in the other engines
+        "max_length": None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
+        "dataset_kwargs": {"skip_prepare_dataset": True}, "dataloader_pin_memory": device.type == "cuda",
+        "use_cpu": device.type == "cpu", "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True,
+        "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
+    }
 
 
 def told(on_step: OnStep, measured: Callable[[], Any]) -> Any:

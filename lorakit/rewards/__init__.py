@@ -14,6 +14,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from lorakit.codehash import code_hash
@@ -28,6 +29,7 @@ from lorakit.rewards.answers import (
     same_text,
     whole,
 )
+from lorakit.rewards.capture import CaptureError, importable, keep, kept, load
 from lorakit.rewards.symbolic import UngradableError, require_sympy, same_mathematics
 
 RewardFunction = Callable[..., list[float | None]]
@@ -140,18 +142,21 @@ def load_rewards(name: str) -> tuple[RewardFunction, ...]:
         return tuple(checked(function) for function in SCHEMES[name])
     if not OWN_REWARD.fullmatch(name):
         raise RewardError(f"unknown reward {name!r}; known: {', '.join(REWARDS)}; your own: what "
-                          "lorakit.rewards.register_reward(…) returns")
+                          "lorakit.register_reward(…) returns")
     place, _, pin = name.partition("@")
     module_name, _, function_name = place.partition(":")
-    file = _source(module_name)
+    file = kept(pin) if module_name == "__main__" else _source(module_name)
     if file is None:
-        raise RewardError(f"{place} cannot be imported here: there is no such file; run where it is, or put its folder "
+        raise RewardError(f"{place} was defined in a notebook or script, and this machine does not keep it (any more): "
+                          "define it there and call lorakit.register_reward again" if module_name == "__main__" else
+                          f"{place} cannot be imported here: there is no such file; run where it is, or put its folder "
                           "on PYTHONPATH")
     found = code_hash([file])
     if found != pin:
         raise RewardError(f"{place} is pinned to {pin}, but its file now hashes to {found}: register it again")
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        function = getattr(load(file) if module_name == "__main__" else importlib.import_module(module_name),
+                           function_name)
     except (ImportError, AttributeError) as error:
         raise RewardError(f"{place} cannot be imported here: {error}; run where the file is, or put its folder on "
                           "PYTHONPATH") from error
@@ -172,27 +177,35 @@ def _source(module_name: str) -> str | None:
 
 
 def register_reward(function: RewardFunction) -> str:
-    """Name your own reward function by its file's hash, so that specs can hold it and workers can import it.
+    """Name your own reward function by its source's hash, so that specs can hold it and workers can import it.
+
+    One at the top level of an importable file is named by that whole file. Of one in a notebook, in a script or in
+    another function, the source is kept, with the constants and functions beside it that it uses as they are now;
+    modules that it imports are not part of either hash.
 
     Args:
-        function: `(prompts, completions, **columns) -> list[float | None]`, at the top level of an importable file.
+        function: `(prompts, completions, **columns) -> list[float | None]`.
 
     Returns:
-        `module:function@hash`, to be used as `GRPOSpec(reward=…)`.
+        `module:function@hash` (`__main__:function@hash` if the source was kept), for `GRPOSpec(reward=…)`.
 
     Raises:
-        RewardError: it lives in a notebook, a shell or another function, where a worker cannot import it, or is
-            asynchronous.
+        RewardError: it is asynchronous, a lambda, decorated or no function, has no source, or uses what cannot be
+            written down.
     """
     if _is_async(function):
         raise RewardError(ASYNC.format(getattr(function, "__name__", function)))
-    module = sys.modules.get(function.__module__)
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
     name = getattr(function, "__name__", "")
-    if function.__module__ == "__main__" or getattr(module, "__file__", None) is None \
-            or getattr(module, name, None) is not function or not re.fullmatch(r"[A-Za-z_]\w*", name):
-        raise RewardError(f"{name or function!r} cannot be imported by another process: write it at the top level of a "
-                          "file of its own, such as my_rewards.py, and import it from there")
-    return f"{function.__module__}:{name}@{code_hash([str(module.__file__)])}"  # type: ignore[union-attr]
+    if importable(function) and (file := getattr(module, "__file__", None)) is not None \
+            and re.fullmatch(r"[A-Za-z_]\w*", name):
+        return f"{function.__module__}:{name}@{code_hash([str(file)])}"
+    if not isinstance(function, FunctionType):
+        raise RewardError(f"{name or function!r} is no plain function: write a `def` that calls it")
+    try:
+        return f"__main__:{name}@{keep(function)}"
+    except CaptureError as error:
+        raise RewardError(str(error)) from None
 
 
 def _is_async(function: Any) -> bool:

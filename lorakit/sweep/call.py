@@ -91,7 +91,7 @@ def check_vllm(specs: Sequence[AnySpec]) -> None:
             require_vllm(spec)
 
 
-def check_places(store: Store, profile: str, experiment: str, save_to: Path | None) -> None:
+def check_places(store: Store, profile: str | None, experiment: str, save_to: Path | None) -> None:
     """Raise StoreError or ValueError unless records, and exports, can be written where they are wanted."""
     path = store.path(profile, experiment)
     require_writable(path.parent, path)

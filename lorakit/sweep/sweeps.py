@@ -74,7 +74,7 @@ class Plan:
     processes: int
 
 
-def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str = "cpu",
+def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str | None = None,
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
         stale: str = "keep", progress: bool | None = None) -> Sweep:
@@ -86,7 +86,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     Args:
         specs: what to run, for example from `vary`.
         store: where records are kept; a run that it holds is not trained again, so a killed sweep resumes.
-        profile, experiment: name the file of the new records, `<store>/<profile>/<experiment>.jsonl`.
+        profile, experiment: name the file of the new records, `<store>/<experiment>.jsonl`, or in a folder of the
+            profile if one is given. All files of the store are read.
         engine: `packed` (many configurations at once), or one after another `trl` (the reference arm) or `peft` (a
             plain loop, for models with fused experts); only its records count as results. None: any engine's records
             count, and what is missing is trained by the packed engine, or by the one that can run it (`trl` with vLLM,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lorakit.local_models import checkpoint_config
 from lorakit.specs import UnknownNameError
 from lorakit.theory.known import KNOWN as KNOWN
 
@@ -23,7 +24,8 @@ def known_config(name: str) -> dict[str, Any]:
     """The numbers of a known model's Hugging Face config, `model_type` included (for `AutoConfig.for_model`).
 
     Args:
-        name: in `KNOWN`, or a hub id or pinned name of the same shape: `org/Llama-3.1-8B-Instruct@commit`.
+        name: in `KNOWN`, a hub id or pinned name of the same shape (`org/Llama-3.1-8B-Instruct@commit`), or the folder
+            of a checkpoint.
 
     Raises:
         UnknownNameError: no known model.
@@ -31,6 +33,8 @@ def known_config(name: str) -> dict[str, Any]:
     >>> known_config("meta-llama/Llama-3.1-8B-Instruct@0e9e39f")["hidden_size"]
     4096
     """
+    if (config := checkpoint_config(name)) is not None:
+        return config
     short = name.partition("@")[0].rpartition("/")[2].lower()
     if short not in KNOWN:
         for pattern, instead in _SAME:
