@@ -21,7 +21,7 @@ from lorakit.grpo_spec import CORRECTIONS, LOSSES, GRPOSpec
 from lorakit.local_models import CheckpointError, name_checkpoint
 from lorakit.reference.grpo import grpo_options
 from lorakit.reference.sft import sft_options
-from lorakit.specs import DTYPES, LoRASpec, SFTSpec
+from lorakit.specs import LoRASpec, SFTSpec
 
 # Fields of TRL's configurations that change no number, or that the spec or the hash of the rows speaks for.
 CIRCUMSTANCES = re.compile(
@@ -34,6 +34,7 @@ CIRCUMSTANCES = re.compile(
     "trust_remote_code|per_device_.*|gradient_accumulation_steps|generation_batch_size|steps_per_generation|num_.*|"
     "reward_weights|auto_find.*|enable_jit.*|tf32|average_tokens.*|project|full_determinism|shuffle.*|ds3_.*|"
     "max_tool.*|use_transformers.*|transformers_continuous.*|cache_implementation")
+KNOWN_TYPES = ("float32", "bfloat16", "float64")
 OF_PEFT = ("r", "lora_alpha", "target_modules", "base_model_name_or_path", "revision", "inference_mode", "task_type",
            "peft_type", "peft_version", "auto_mapping", "exclude_modules")
 
@@ -94,10 +95,16 @@ def _targets(base: nn.Module, adapted: set[str]) -> str | tuple[str, ...]:
 
 def common_fields(args: Any, state: Any, model: Any) -> dict[str, Any]:
     """What specs of both kinds take from a trainer's arguments."""
-    dtype = str(next(p for name, p in model.named_parameters() if ".lora_" not in name).dtype).removeprefix("torch.")
+    dtype = dtype_of(model)
     return {"learning_rate": args.learning_rate, "steps": state.max_steps, "seed": args.seed,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm or None, "beta1": args.adam_beta1,
-            "beta2": args.adam_beta2, "epsilon": args.adam_epsilon, "dtype": dtype if dtype in DTYPES else "float32"}
+            "beta2": args.adam_beta2, "epsilon": args.adam_epsilon,
+            "dtype": dtype if dtype in KNOWN_TYPES else "float32"}
+
+
+def dtype_of(model: Any) -> str:
+    """The type of the base's weights."""
+    return str(next(p for name, p in model.named_parameters() if ".lora_" not in name).dtype).removeprefix("torch.")
 
 
 def sft_fields(args: Any, longest: int) -> dict[str, Any]:
@@ -140,6 +147,8 @@ def unsaid_settings(spec: SFTSpec | GRPOSpec, args: Any, model: Any, optimizer: 
             "use_bias_correction_kl": not getattr(args, "beta", 0)}
     found = {name: value for name, value in found.items() if not idle.get(name, False)
              and (getattr(args, "use_vllm", False) or not name.startswith("vllm_"))}
+    if dtype_of(model) != spec.dtype:
+        found["dtype"] = dtype_of(model)
     if isinstance(spec, GRPOSpec) and args.steps_per_generation != args.gradient_accumulation_steps:
         found["steps_per_generation"] = args.steps_per_generation
     optimizer = getattr(optimizer, "optimizer", optimizer)
