@@ -93,7 +93,7 @@ lint: $(READY)
 	@$(BIN)/python -m mypy
 
 record: $(READY)
-	@$(BIN)/python -m lorakit.cli refresh --profile cpu --size record
+	@$(BIN)/python -m lorabook.cli refresh --profile cpu --size record
 
 clean:
 	rm -rf _build build .pytest_cache .ruff_cache .mypy_cache

@@ -2,189 +2,203 @@
 
 from __future__ import annotations
 
-import argparse
-import os
+import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, Any, Literal
 
-if TYPE_CHECKING:
-    from lorabook.experiments import Experiment
-    from lorakit.records import Store
-    from lorakit.specs import SFTSpec
+import typer
+
+import lorakit as lk
+from lorakit.spec_file import read_specs
+from lorakit.theory.estimate import MFU
+
+INCOMPLETE = 3  # exit status of a run that its time budget ended
+
+app = typer.Typer(help="Calculators, sweeps and adapters for LoRA and full fine-tuning.", no_args_is_help=True,
+                  rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"max_content_width": 100})
+Model = Annotated[str, typer.Argument(help="A known name such as llama-3.1-8b, or a config.json.")]
+SpecFile = Annotated[Path, typer.Argument(help="Specs with grids, as YAML or JSON.", exists=True, dir_okay=False)]
+StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of the records.")]
+Engine = Annotated[Literal["packed", "trl", "peft"] | None, typer.Option(help="Default: the one that can run it.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda (all visible GPUs) or one such as cuda:1.")]
+Processes = Annotated[int | None, typer.Option(help="Default: up to two on a CPU, one a GPU.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 if it succeeded, 1 with one clear line on standard error if not."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    """Run a command: 0 if it succeeded, 1 with one clear line on standard error, 2 for a call that cannot be meant."""
+    return run_command(app, "lorakit", arguments)
+
+
+def run_command(app: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
+    """The exit status of a command of an application; an error of ours is one line on standard error."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     try:
-        return int(options.do(options) or 0)
+        app(arguments, prog_name=name)
     except (ValueError, KeyError, RuntimeError, OSError, ImportError) as error:
-        print(f"lorakit {options.command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lorakit {lk.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                                   help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+def estimate(
+    model: Model,
+    rank: Annotated[int, typer.Option(help="Of the adapters; 0 for full fine-tuning.")] = 16,
+    steps: int = 1000,
+    batch_size: int = 8,
+    max_length: int = 1024,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Of weights and activations.")] = "bfloat16",
+    gpu: str = "H100",
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's dense FLOP/s that is reached.")] = MFU,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Gradient checkpointing.")] = False,
+    master_weights: Annotated[bool, typer.Option(help="With --rank 0: without them, all is in bfloat16.")] = True,
+    price_per_hour: Annotated[float | None, typer.Option(help="Dollars for one GPU; default: a list price.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Price a supervised run: FLOPs, hours, memory, dollars; trains nothing."""
+    spec = lk.SFTSpec(learning_rate=1e-4, lora=lk.LoRASpec(rank=rank) if rank else None, steps=steps,
+                      batch_size=batch_size, max_length=max_length, dtype=dtype)
+    priced = lk.estimate(_config(model), spec, gpu, mfu=mfu, recompute=recompute,
+                         master_weights=master_weights, price_per_hour=price_per_hour)
+    say(as_json, asdict(priced), str(priced))
+
+
+@app.command()
+def recommend(
+    model: Model,
+    rank: Annotated[int, typer.Option(help="Of the adapters; 0 for full fine-tuning.")] = 16,
+    alpha: float = 32.0,
+    steps: int = 1000,
+    tokens: Annotated[int | None, typer.Option(help="Label tokens of a supervised run: recommends a rank.")] = None,
+    episodes: Annotated[int | None, typer.Option(help="Graded completions of RL: recommends a rank.")] = None,
+    bits: Annotated[float | None, typer.Option(help="Information of the data, in bits: recommends a rank.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recommend a learning rate for a rank or, with --tokens, --episodes or --bits, the rank as well."""
+    advice = None
+    if tokens is not None or episodes is not None or bits is not None:
+        advice = lk.recommend_rank(_config(model), tokens=tokens, episodes=episodes, bits=bits)
+        rank = advice.advised[0]
+    rate = lk.recommend_learning_rate(_config(model), rank or None, alpha, steps)
+    words = f"learning rate {rate.learning_rate:.3g}, to be swept with {rate.sweep[0]:.3g} and {rate.sweep[2]:.3g}\n" \
+            f"{rate.reason}\n{rate.caveat}"
+    say(as_json, {"rank": advice and asdict(advice), "learning_rate": asdict(rate)},
+         f"{advice}\nat rank {rank}: {words}" if advice else words)
+
+
+@app.command()
+def translate(
+    framework: Annotated[str, typer.Argument(help="Where the settings come from, such as unsloth or peft.")],
+    to: Annotated[str, typer.Option(help="Where they are to go.")],
+    rank: Annotated[int, typer.Option()],
+    learning_rate: Annotated[float, typer.Option()],
+    alpha: Annotated[float | None, typer.Option(help="None where the framework fixes it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Translate a LoRA learning rate and alpha from one framework to another."""
+    there = lk.translate(framework, to=to, rank=rank, learning_rate=learning_rate, alpha=alpha)
+    words = f"{to}: alpha {there.alpha:g}, learning rate {there.learning_rate:.3g}" \
+            f", LR_B / LR_A {there.learning_rate_b_ratio:g}"
+    say(as_json, asdict(there), f"{words}\n{there.lost}" if there.lost else words)
+
+
+@app.command()
+def plan(file: SpecFile, store: StoreFolder = Path("lorakit-runs"), engine: Engine = None, device: Device = None,
+         processes: Processes = None, as_json: Json = False) -> None:
+    """Say what is missing of a file of specs, and how long it would take."""
+    specs = read_specs(file)
+    todo = lk.plan(specs, lk.Store(store), engine=engine, device=device, processes=processes)
+    say(as_json, {"runs": len(specs), "missing": len(todo.missing), "stale": len(todo.stale),
+                   "packs": len(todo.packs), "processes": todo.processes, "seconds": todo.seconds},
+         f"{len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; {len(todo.packs)} packs on "
+         f"{todo.processes} processes, about {timedelta(seconds=round(todo.seconds))} predicted")
+
+
+@app.command()
+def run(
+    file: SpecFile,
+    store: StoreFolder = Path("lorakit-runs"),
+    experiment: Annotated[str, typer.Option(help="Names the file of the records in the store.")] = "runs",
+    engine: Engine = None,
+    device: Device = None,
+    processes: Processes = None,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds; what would end later is left.")] = None,
+    report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
+    save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
+    stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
+    as_json: Json = False,
+) -> None:
+    """Train what the store lacks of a file of specs; stops cleanly, resumes.
+
+    Ends with status 3 where the time budget left runs over.
+    """
+    specs = read_specs(file)
+    records = until_stopped(lambda: lk.run(
+        specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
+        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale))
+    lines = [f"{record.id}  {record.status}  test_loss {record.metrics.get('test_loss')}" for record in records]
+    left = len(specs) - len(records)
+    lines.append(f"{len(records)} of {len(specs)} runs recorded in {store}"
+                 + (f"; {left} are left, and the same command goes on with them" if left else ""))
+    say(as_json, [record.to_json() for record in records], "\n".join(lines))
+    if left:
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def export(
+    run_id: Annotated[str, typer.Argument(help="Of a recorded run, as `lorakit run` prints it.")],
+    folder: Annotated[Path, typer.Argument(help="Gets the adapter in PEFT's format, or the whole model.")],
+    store: StoreFolder = Path("lorakit-runs"),
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Write the adapter of a recorded run into FOLDER/ID; trains it again, since records hold no weights."""
+    found = lk.Store(store).find([run_id])
+    if not found:
+        raise ValueError(f"no run {run_id!r} in {store}; allowed: an id of its records, as `lorakit run` prints them")
+    from lorakit.specs import read_spec
+
+    until_stopped(lambda: lk.run([read_spec(found[run_id].spec)], store, save_to=folder, device=device))
+    say(as_json, {"id": run_id, "folder": str(folder / run_id)}, str(folder / run_id))
+
+
+def _config(model: str) -> Any:
+    return json.loads(Path(model).read_text(encoding="utf-8")) if model.endswith(".json") else model
+
+
+def until_stopped(train: Callable[[], lk.Sweep]) -> lk.Sweep:
+    """What training returns; Ctrl-C ends the command with a word of what is kept."""
+    try:
+        return train()
     except KeyboardInterrupt:
         print("stopped; what was finished is recorded, the same command goes on from there", file=sys.stderr)
-        return 130
+        raise typer.Exit(130) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    from lorabook.experiments import EXPERIMENTS, PROFILES, SIZES
-    from lorakit.theory.estimate import MFU
-
-    parser = argparse.ArgumentParser(prog="lorakit", description="LoRA, measured: run, plan and refresh experiments.")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(name: str, do: object, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(do=do)
-        sub.add_argument("--profile", choices=PROFILES, default="cpu")
-        sub.add_argument("--size", choices=SIZES, default="record")
-        return sub
-
-    for name, do, text in (("run", _run, "Train what an experiment still lacks; stops cleanly, resumes."),
-                           ("plan", _plan, "Say what is missing or stale, and how long it would take.")):
-        sub = command(name, do, text)
-        sub.add_argument("experiment", nargs="?" if name == "plan" else None,
-                         help=f"one of {', '.join(EXPERIMENTS)}" + ("; all without it" if name == "plan" else ""))
-        sub.add_argument("--results", type=Path, help="folder of the records (default: book/results of the clone)")
-        sub.add_argument("--processes", type=int, help="worker processes (default: up to two on a CPU, one a GPU)")
-        sub.add_argument("--device", help="cpu, cuda (all visible GPUs), or one such as cuda:1; default: GPUs if any")
-        if name == "run":
-            sub.add_argument("--time-budget", type=float, metavar="SECONDS",
-                             help="start no pack that is predicted to end later")
-            sub.add_argument("--engine", choices=("packed", "trl", "peft"), help="default: the experiment's own")
-            sub.add_argument("--report-to", default="none", help="for --engine trl: none, trackio, …")
-        else:
-            sub.add_argument("--gpu", help="ask whether the runs fit on this card, such as H100, that need not be here")
-            sub.add_argument("--no-probe", action="store_true", help="count only; train no probe step")
-    sub = command("estimate", _estimate, "Price a run or an experiment: FLOPs, hours, memory, dollars; trains nothing.")
-    sub.add_argument("model", nargs="?", help="a known name such as llama-3.1-8b, or a config.json")
-    sub.add_argument("--experiment", help="price all runs of this experiment (with --profile and --size)")
-    sub.add_argument("--rank", type=int, default=16, help="0: full fine-tuning")
-    for field, value in (("steps", 1000), ("batch-size", 8), ("max-length", 1024)):
-        sub.add_argument(f"--{field}", type=int, default=value)
-    sub.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of weights and activations")
-    sub.add_argument("--gpu", default="H100")
-    sub.add_argument("--mfu", type=float, default=MFU, help="share of the GPU's dense FLOP/s that is reached")
-    sub.add_argument("--recompute", action="store_true", help="gradient checkpointing")
-    sub.add_argument("--no-master-weights", action="store_true",
-                     help="with --rank 0: weights, gradients and moments in bfloat16 alone")
-    sub.add_argument("--price-per-hour", type=float, metavar="DOLLARS", help="of one GPU (default: a dated list price)")
-    sub = command("refresh", _refresh, "Execute chapters anew where their inputs changed; never touches sources.")
-    sub.add_argument("chapters", nargs="*", help="such as 02-rank; all without it")
-    sub.add_argument("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE",
-                     help="a parameter of the chapters' parameters cell")
-    sub.add_argument("--force", action="store_true", help="execute chapters that are up to date, too")
-    return parser
-
-
-def _run(options: argparse.Namespace) -> int:
-    from lorabook import experiments
-    from lorakit.sweep import sweeps
-
-    specs = _specs(options.experiment, options)
-    if not specs:
-        raise ValueError(f"{options.experiment} is not defined for profile {options.profile!r}, size {options.size!r}; "
-                         f"defined: {_defined(experiments.get(options.experiment))}")
-    engine = options.engine or experiments.get(options.experiment).engine_for(specs)
-    records = sweeps.run(specs, _store(options), profile=options.profile, experiment=_file(options.experiment, options),
-                         engine=engine, device=options.device, processes=options.processes,
-                         time_budget=options.time_budget, report_to=options.report_to, stale="retrain", progress=True)
-    diverged = sum(record.status == "diverged" for record in records)
-    print(f"{options.experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
-    if len(records) < len(specs):
-        print(f"{len(specs) - len(records)} are left; the same command goes on with them")
-    return 0
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from lorabook import experiments
-    from lorakit.sweep import call, sweeps
-    from lorakit.theory.fitting import require_fit
-
-    store = _store(options)
-    names = [options.experiment] if options.experiment else list(experiments.EXPERIMENTS)
-    for name in names:
-        specs = _specs(name, options)
-        if not specs:
-            print(f"{name}: not defined for profile {options.profile}, size {options.size}; "
-                  f"defined: {_defined(experiments.get(name))}")
-            continue
-        engine = experiments.get(name).engine_for(specs)
-        if options.no_probe or options.gpu:
-            call.check_numbers(options.processes, None)
-            missing = store.missing(specs, engine)
-            print(f"{name}: {len(missing)} of {len(specs)} runs missing")
-            if options.gpu:
-                require_fit(missing, options.gpu)
-                print(f"{name}: all of them fit on one {options.gpu}, with micro-batches or recompute where they must")
-            continue
-        todo = sweeps.plan(specs, store, engine=engine, device=options.device,
-                           processes=options.processes)
-        took = timedelta(seconds=round(todo.seconds))
-        print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; "
-              f"{len(todo.packs)} packs on {todo.processes} processes, about {took} predicted")
-    for problem in store.problems:
-        print(f"problem: {problem}")
-    return 0
-
-
-def _estimate(options: argparse.Namespace) -> int:
-    import json
-
-    from lorakit.specs import LoRASpec, SFTSpec
-    from lorakit.theory.estimate import estimate
-
-    if bool(options.model) == bool(options.experiment):
-        raise ValueError("name a model, or an experiment with --experiment NAME")
-    model: object = options.model
-    if options.experiment:
-        specs = _specs(options.experiment, options)
-    else:
-        specs = [SFTSpec(learning_rate=1e-4, lora=LoRASpec(rank=options.rank) if options.rank else None,
-                         steps=options.steps, batch_size=options.batch_size, max_length=options.max_length,
-                         dtype=options.dtype)]
-        if options.model.endswith(".json"):
-            model = json.loads(Path(options.model).read_text(encoding="utf-8"))
-    print(estimate(model, specs, options.gpu, mfu=options.mfu, recompute=options.recompute,
-                   master_weights=not options.no_master_weights, price_per_hour=options.price_per_hour))
-    return 0
-
-
-def _refresh(options: argparse.Namespace) -> int:
-    from lorabook import refresh
-
-    os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
-    parameters = refresh.parse_parameters(options.parameters)
-    done = refresh.refresh(options.chapters, options.profile, options.size, parameters, force=options.force)
-    for chapter in done:
-        what = f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"
-        print(f"{chapter.chapter}: {what}")
-    return 0
-
-
-def _store(options: argparse.Namespace) -> Store:
-    from lorabook.experiments import results
-    from lorakit.records import Store
-
-    return results.store() if options.results is None else Store(options.results)
-
-
-def _specs(name: str, options: argparse.Namespace) -> list[SFTSpec]:
-    from lorabook import experiments
-
-    return experiments.get(name).specs(options.profile, options.size)
-
-
-def _file(name: str, options: argparse.Namespace) -> str:
-    return name if options.size == "record" else f"{name}-live"
-
-
-def _defined(experiment: Experiment) -> str:
-    return ", ".join(f"{profile}/{size}" for profile, size in experiment.runs)
+def say(as_json: bool, data: Any, words: str) -> None:
+    """Print words, or the same as JSON."""
+    print(json.dumps(data, indent=2, default=str) if as_json else words)
 
 
 if __name__ == "__main__":

@@ -35,20 +35,20 @@ LAYERS = (
     ("lorakit.reference",),
     ("lorakit.analysis",),
     ("lorakit.sweep",),
-    ("lorakit.command_line",),
+    ("lorakit.cli",),
     ("lorabook.experiments", "lorabook.probes"),
     ("lorabook.claims",),
     ("lorabook.page", "lorabook.chapter_parameters"),
     ("lorabook.refresh",),
-    ("lorakit.cli",),
+    ("lorabook.cli",),
 )
 FLOOR = {layer: number for number, layers in enumerate(LAYERS) for layer in layers}
-FREE = ("lorakit", "lorakit.cli")  # the faces: one imports when it is asked, the other is the outermost
+FREE = ("lorakit",)  # the face imports when it is asked
 TRAINS = ("lorakit.bases", "lorakit.data", "lorakit.adapters", "lorakit.packed", "lorakit.rl", "lorakit.reference",
           "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.recorder",
           "lorakit.sweep.worker", "lorakit.sweep.worker_process", "lorabook.probes")
 LIGHT = ("lorakit.packed.packing",)
-HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
+HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorabook.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
 
 
 def module_name(path: Path) -> str:

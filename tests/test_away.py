@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
 import pytest
 
 from lorabook.claims.ledger import ledger
+from lorabook.cli import main
 from lorabook.experiments import results
-from lorakit.cli import main
 
 CLONE = results.PACKAGE.parent
 REFUSED = [["plan"], ["plan", "--no-probe"], ["plan", "rank", "--size", "live"], ["run", "rank", "--size", "live"],
@@ -71,3 +72,9 @@ def test_a_clone_that_we_are_in_goes_before_the_one_that_is_installed(tmp_path, 
     for inside in (tmp_path, tmp_path / "book"):
         monkeypatch.chdir(inside)
         assert results.store().root == tmp_path / "book" / "results"
+
+
+def test_the_ledger_prints_the_verdict_on_each_claim(capsys):
+    assert main(["ledger", "--json", "--results", str(CLONE / "book" / "results")]) == 0
+    outcomes = json.loads(capsys.readouterr().out)
+    assert outcomes == {verdict.claim.id: verdict.outcome for verdict in ledger()}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from lorakit.cli import main
+from lorabook.cli import main
 from lorakit.specs import LoRASpec, SFTSpec
 from lorakit.sweep import sweeps
 from lorakit.sweep.workers import Worker
@@ -44,7 +44,9 @@ def test_a_plan_on_a_machine_asks_of_its_own_card(monkeypatch, tmp_path):
 
 def test_the_command_line_asks_of_a_card_that_is_not_here(capsys):
     assert main(["plan", "rank", "--profile", "gpu", "--gpu", "L4"]) == 0
-    assert "all of them fit on one L4" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "all of them fit on one L4" in said
+    assert re.search(r"\d+ runs on one L4: .* FLOPs, .* hours, .* dollars", said)
     assert main(["plan", "rank", "--profile", "paper", "--gpu", "H100"]) == 1
     told = capsys.readouterr()
     assert "runs missing" in told.out

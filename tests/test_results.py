@@ -43,7 +43,7 @@ def write(specs, **made) -> None:
 
 def test_missing_records_are_an_error_with_the_command(small):
     write(small[:1], epoch=1)
-    with pytest.raises(MissingRecordsError, match=r"1 of 2 runs .* `lorakit run small --profile cpu --size record`"):
+    with pytest.raises(MissingRecordsError, match=r"1 of 2 runs .* `lorabook run small --profile cpu --size record`"):
         results("small")
     assert results("small", optional=True).missing == 1
 

@@ -181,7 +181,7 @@ def test_gpu_workflow_never_runs_for_a_pull_request():
     assert propose["permissions"] == {"actions": "write", "contents": "write", "pull-requests": "write"}
     assert all(step["with"]["persist-credentials"] is False for job in (refresh, propose) for step in job["steps"]
                if "actions/checkout" in step.get("uses", ""))
-    assert any("lorakit refresh --profile gpu" in step.get("run", "") for step in refresh["steps"])
+    assert any("lorabook refresh --profile gpu" in step.get("run", "") for step in refresh["steps"])
 
 
 def test_gpu_workflow_keeps_its_environment_tests_the_gpu_and_starts_the_checks_of_its_pull_request():

@@ -9,7 +9,7 @@ def record(rate, status="ok", **provenance):
 
 
 def test_a_store_without_records_says_what_to_run(tmp_path):
-    assert "`lorakit run EXPERIMENT`" in status_page(Store(tmp_path))
+    assert "`lorabook run EXPERIMENT`" in status_page(Store(tmp_path))
 
 
 def test_runs_dates_hours_and_versions_come_from_provenance(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.cli import main
+from lorabook.cli import main
 from lorakit.epochs import StaleRecordsWarning, current
 from lorakit.packed.packing import group, pack_key, split_evenly
 from lorakit.records import Record, Store

@@ -51,7 +51,7 @@ class Results(Sweep):
     @property
     def command(self) -> str:
         """The command that makes the missing records."""
-        return f"lorakit run {self.name} --profile {self.profile} --size {self.size}"
+        return f"lorabook run {self.name} --profile {self.profile} --size {self.size}"
 
     def __add__(self, other: Results) -> Results:  # type: ignore[override]
         """The runs of two experiments of one profile and size as if they were one's."""
@@ -129,7 +129,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if result.missing and not optional:
         raise MissingRecordsError(
             f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "
-            f"or let a refresh train them: `lorakit refresh --profile {profile}`")
+            f"or let a refresh train them: `lorabook refresh --profile {profile}`")
     old = stale(records)
     if old:
         warnings.warn(f"{name}: {len(old)} of {len(records)} records belong to another numerical epoch; "

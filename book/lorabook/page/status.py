@@ -33,7 +33,7 @@ def status_page(store: Store) -> str:
     rows = [experiment_row(profile, name, store.records(profile, name)) for profile, name in found]
     every = [record for profile, name in found for record in store.records(profile, name)]
     if not every:
-        return HEAD + "No experiment has records yet: `lorakit run EXPERIMENT` makes them.\n"
+        return HEAD + "No experiment has records yet: `lorabook run EXPERIMENT` makes them.\n"
     columns = ["runs", "device", "threads", "engine", *LIBRARIES]
     problems = [problem.replace(f"{store.root}/", "") for problem in store.problems]
     parts = [

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import lorakit as lk
-from lorakit.command_line import main
+from lorakit.cli import main
 from lorakit.spec_file import read_specs
 from lorakit.specs import SpecError
 
@@ -33,7 +33,7 @@ def sweep(tmp_path):
 
 
 def typed(*arguments, **environment):
-    return subprocess.run([sys.executable, "-m", "lorakit.command_line", *map(str, arguments)], capture_output=True,
+    return subprocess.run([sys.executable, "-m", "lorakit.cli", *map(str, arguments)], capture_output=True,
                           text=True, check=False, env=os.environ | environment)
 
 
@@ -100,7 +100,7 @@ def test_exit_statuses_tell_what_went_wrong(capsys, sweep, tmp_path):
 
 
 def test_version_and_completion_without_torch():
-    code = "import sys; sys.modules['torch'] = None; from lorakit.command_line import main; main(['--version'])"
+    code = "import sys; sys.modules['torch'] = None; from lorakit.cli import main; main(['--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == f"lorakit {lk.__version__}\n"
     completed = typed(_LORAKIT_COMPLETE="complete_bash", COMP_WORDS="lorakit reco", COMP_CWORD="1")
