@@ -15,9 +15,10 @@ from lorakit.bases.models import load_model
 from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import tokenize
 from lorakit.grpo_spec import GRPO_OBJECTIVE
-from lorakit.packed.engine import evaluation_steps, train_pack
-from lorakit.packed.grpo import Batch, accumulate, layout
+from lorakit.packed.engine import train_pack
+from lorakit.packed.grpo import Batch, accumulate
 from lorakit.packed.model import PackedModel
+from lorakit.result import evaluation_steps
 from lorakit.rl.rollout import Rollout, log_probs
 from lorakit.specs import GRPOSpec, LoRASpec, SFTSpec, read_spec
 
@@ -130,7 +131,7 @@ def reinforced(spec):
     points = evaluation_steps(spec.steps, spec.evaluations)
     curve = {"step": [], "loss": [], "norm": []}
     tokens = PROBLEMS * (6 + GROUP * LENGTH)
-    with PackedModel(model, [layout(spec, tokens)]) as packed:
+    with PackedModel(model, [spec], tokens) as packed:
         for step in range(1, spec.steps + 1):
             batch = batches[(step - 1) // spec.iterations % BATCHES]
             batch.old = None if (step - 1) % spec.iterations == 0 else batch.old

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer
 
 from lorakit.adapters.peft_layers import attach
 from lorakit.data.tokens import TokenSplit, order
-from lorakit.packed.engine import evaluation_steps
+from lorakit.result import evaluation_steps
 from lorakit.specs import LoRASpec, SFTSpec
 
 VOCABULARY, PAD, WIDTH, LENGTH = 40, 0, 32, 16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorakit.packed.engine import evaluation_steps
+from lorakit.result import evaluation_steps
 from lorakit.sweep.forecast import Forecast, OverBudgetError
 
 

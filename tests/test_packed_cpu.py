@@ -1,7 +1,7 @@
-"""The quicker parts of packs on a CPU do what the plain ones do, and leave nothing behind."""
+"""The fast parts of packs on a CPU do what torch's own do, and leave nothing behind."""
 
 import weakref
-from contextlib import nullcontext
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -10,55 +10,53 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lorakit.packed import attention, cpu, llama, onednn
+from lorakit.packed import attention, llama, products
+from lorakit.packed import model as packed_model
 from lorakit.packed.attention import ATTENTION, LONGEST, causal_attention
-from lorakit.packed.cpu import FusedAdamW, hastened
 from lorakit.packed.engine import accumulate, train_pack
-from lorakit.packed.llama import QuickDecoder
 from lorakit.packed.model import PackedModel
-from lorakit.packed.onednn import FrozenLinear, QuickLinear, QuickLoRALinear, products
 from lorakit.packed.optimizer import Group, PackedAdamW
 
 SPLITS = data()
-needs_onednn = pytest.mark.skipif(not onednn.onednn_multiplies(), reason="this build of torch has no oneDNN products")
+needs_onednn = pytest.mark.skipif(not products.onednn_multiplies(), reason="this torch has no oneDNN products")
 pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWasteWarning")
 
 
-def gradients(model, specs, quick):
-    """Loss and gradients of one step, and what the layers became."""
-    with PackedModel(model, specs) as packed, hastened(packed) if quick else nullcontext():
+def gradients(model, specs, fast):
+    """Loss and gradients of one step, and whether the backend computed the decoder."""
+    with patch.object(products, "onednn_multiplies", lambda: fast), PackedModel(model, specs) as packed:
+        if not fast:
+            packed.decoder = None
+            model.set_attn_implementation("sdpa")
         flat = packed.optimizer.flat  # away from the start, where B is zero and with it the gradient of A
         flat.add_(0.05 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0)))
         chosen = torch.arange(3 * len(specs)).view(len(specs), 1, 3)
         loss, _ = accumulate(packed, SPLITS["train"], chosen, torch.device("cpu"))
-        kinds = {type(module) for module in packed.model.modules()}
-        return [loss, *(p.grad.clone() for p in packed.optimizer.parameters)], kinds
+        return [loss, *(p.grad.clone() for p in packed.optimizer.parameters)], packed.decoder is not None
 
 
-def assert_the_same(quick, plain):
-    for got, wanted in zip(quick, plain, strict=True):
+def assert_the_same(fast, plain):
+    for got, wanted in zip(fast, plain, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=2e-6)
     assert any(gradient.abs().max() > 1e-3 for gradient in plain[1:])
 
 
 @needs_onednn
 @pytest.mark.parametrize("least", [0, 2**40], ids=["one by one", "batched"])
-@pytest.mark.parametrize(("options", "kind", "whole"), [
-    ({"rank": 4}, QuickLoRALinear, True), ({"rank": 4, "lora": {"targets": "mlp"}}, QuickLoRALinear, False),
-    ({"rank": 4, "lora": {"targets": ("q_proj", "v_proj", "down_proj")}}, QuickLoRALinear, False),
-    ({"rank": 16, "batch_size": 64}, QuickLoRALinear, False), ({"rank": None}, QuickLinear, False),
+@pytest.mark.parametrize(("options", "backend"), [
+    ({"rank": 4}, True), ({"rank": 4, "lora": {"targets": "mlp"}}, False),
+    ({"rank": 4, "lora": {"targets": ("q_proj", "v_proj", "down_proj")}}, False),
+    ({"rank": 16, "batch_size": 64}, False), ({"rank": None}, False),
 ])
 @pytest.mark.parametrize("model", [{}, {"kind": "qwen2"}, {"tied": True}], ids=str)
-def test_losses_and_gradients_are_the_plain_packs(model, options, kind, whole, least, monkeypatch):
-    monkeypatch.setattr(onednn, "WORTHWHILE", least)
+def test_losses_and_gradients_are_torchs(model, options, backend, least, monkeypatch):
+    monkeypatch.setattr(products, "WORTHWHILE", least)
     specs = [spec(seed=seed, **options) for seed in range(2)]
-    plain, kinds = gradients(tiny(layers=2, **model), specs, quick=False)
-    assert not kinds & {kind, FrozenLinear, QuickDecoder}
-    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
-    assert kind in kinds
-    assert (FrozenLinear in kinds) == (options["rank"] is not None)
-    assert (QuickDecoder in kinds) == whole
-    assert_the_same(quick, plain)
+    plain, used = gradients(tiny(layers=2, **model), specs, fast=False)
+    assert not used
+    fast, used = gradients(tiny(layers=2, **model), specs, fast=True)
+    assert used == backend
+    assert_the_same(fast, plain)
 
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -72,22 +70,22 @@ YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_p
     {"attention_bias": True, "mlp_bias": True}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1},
     {"kind": "mistral", "sliding_window": None}, {"rope_parameters": LLAMA3}, {"rope_parameters": YARN},
 ], ids=str)
-def test_a_quick_decoder_has_the_plain_ones_losses_and_gradients(model, copied, monkeypatch):
+def test_the_backend_has_the_losses_and_gradients_of_the_models_own_decoder(model, copied, monkeypatch):
     monkeypatch.setattr(llama, "COPIED", copied)
     specs = [spec(rank=rank, lora={"alpha": alpha}) for rank, alpha in ((1, 8.0), (2, 1.0))]
-    plain, _ = gradients(tiny(layers=2, **model), specs, quick=False)
-    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
-    assert QuickDecoder in kinds
-    assert_the_same(quick, plain)
+    plain, _ = gradients(tiny(layers=2, **model), specs, fast=False)
+    fast, used = gradients(tiny(layers=2, **model), specs, fast=True)
+    assert used
+    assert_the_same(fast, plain)
 
 
 @needs_onednn
-def test_sequences_too_long_for_it_go_to_the_plain_decoder(monkeypatch):
-    monkeypatch.setattr(llama, "LONGEST", 8)
-    monkeypatch.setattr(llama, "_Run", None)  # would fail
+def test_sequences_too_long_for_it_go_to_the_models_own_decoder(monkeypatch):
+    monkeypatch.setattr(packed_model, "LONGEST", 8)
+    monkeypatch.setattr(llama, "_LayerFunction", None)  # would fail
     specs = [spec(seed=seed) for seed in range(2)]
-    plain, _ = gradients(tiny(layers=2), specs, quick=False)
-    assert_the_same(gradients(tiny(layers=2), specs, quick=True)[0], plain)
+    plain, _ = gradients(tiny(layers=2), specs, fast=False)
+    assert_the_same(gradients(tiny(layers=2), specs, fast=True)[0], plain)
 
 
 @needs_onednn
@@ -97,36 +95,28 @@ def test_sequences_too_long_for_it_go_to_the_plain_decoder(monkeypatch):
 ], ids=str)
 def test_a_decoder_of_another_kind_keeps_its_own_forward_pass(model):
     specs = [spec(seed=seed) for seed in range(2)]
-    plain, _ = gradients(tiny(layers=2, **model), specs, quick=False)
-    quick, kinds = gradients(tiny(layers=2, **model), specs, quick=True)
-    assert QuickDecoder not in kinds
-    assert QuickLoRALinear in kinds
-    assert_the_same(quick, plain)
+    plain, _ = gradients(tiny(layers=2, **model), specs, fast=False)
+    fast, used = gradients(tiny(layers=2, **model), specs, fast=True)
+    assert not used
+    assert_the_same(fast, plain)
 
 
 @needs_onednn
 def test_what_a_backward_pass_needed_is_gone_after_it(monkeypatch):
-    kept = []
+    saved = []
 
     def attend(*inputs):
-        out, shares = attention.attend(*inputs)
-        kept.append(weakref.ref(shares))
-        return out, shares
+        out, weights = attention.attend(*inputs)
+        saved.append(weakref.ref(weights))
+        return out, weights
 
     monkeypatch.setattr(llama, "attend", attend)
-    with PackedModel(tiny(layers=2), [spec(seed=seed) for seed in range(2)]) as packed, hastened(packed):
+    with PackedModel(tiny(layers=2), [spec(seed=seed) for seed in range(2)]) as packed:
         ids = torch.randint(1, 40, (2, 3, 16))
         sums, _ = packed.loss_sums(ids, ids)
-        assert [one() is None for one in kept] == [False, False]
+        assert [one() is None for one in saved] == [False, False]
         sums.sum().backward()
-        assert [one() is None for one in kept] == [True, True], "two steps' activations would be held at once"
-
-
-def test_a_pack_computes_its_losses_as_before_afterwards():
-    with PackedModel(tiny(), [spec()]) as packed:
-        with hastened(packed):
-            assert packed.loss_sums.func is cpu.loss_sums
-        assert packed.loss_sums.__func__ is PackedModel.loss_sums
+        assert [one() is None for one in saved] == [True, True], "two steps' activations would be held at once"
 
 
 @needs_onednn
@@ -139,30 +129,34 @@ def test_a_diverged_configuration_leaves_the_others_alone():
         torch.testing.assert_close(with_it[0].curve[name], alone[0].curve[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("counted", "picked"), [(15, False), (8, False), (7, True), (0, True)])
-def test_losses_over_all_positions_are_those_over_picked_ones(counted, picked, monkeypatch):
+@pytest.mark.parametrize(("counted", "through_the_head"), [(15, 16), (8, 16), (7, 7), (0, 0)])
+@pytest.mark.parametrize("at_once", [2**27, 2 * 5 * 40], ids=["at once", "in chunks"])
+def test_only_the_positions_that_count_go_through_the_head_where_they_are_few(counted, through_the_head, at_once,
+                                                                              monkeypatch):
     torch.manual_seed(0)
-    ids = torch.randint(1, 40, (2, 3, 16))
-    labels = ids.clone()
-    labels[1, :, 1:] = labels[1, :, 1:].where(torch.rand(3, 15).argsort(1) < counted, -100)
-    with PackedModel(tiny(), [spec(seed=seed) for seed in range(2)]) as packed:
-        expected, counts = packed.loss_sums(ids, labels)
-        plain = []
-        monkeypatch.setattr(PackedModel, "loss_sums", lambda *inputs: plain.append(inputs) or (expected, counts))
-        sums, now = cpu.loss_sums(packed, ids, labels)
-        assert bool(plain) == picked
-        torch.testing.assert_close(sums, expected)
-        assert torch.equal(now, counts)
-        monkeypatch.setattr(cpu, "LOGITS_AT_ONCE", 2 * 3 * 16 * 40 - 1)
-        plain.clear()
-        cpu.loss_sums(packed, ids, labels)
-        assert plain, "many logits are made in chunks"
+    ids, model, seen = torch.randint(1, 40, (2, 3, 16)), tiny(), []
+    labels = torch.full_like(ids, -100)
+    labels[:, :, 1:] = ids[:, :, 1:].where(torch.rand(2, 3, 15).argsort(-1) < counted, -100)
+    labels[0, 0] = -100  # one configuration has fewer
+    logits = model(input_ids=ids.flatten(0, 1), use_cache=False).logits[:, :-1]
+    expected = functional.cross_entropy(logits.transpose(1, 2), labels.flatten(0, 1)[:, 1:], reduction="none")
+    monkeypatch.setattr(packed_model, "LOGITS_AT_ONCE", at_once)
+    whole = PackedModel._head_loss
+    monkeypatch.setattr(PackedModel, "_head_loss",
+                        lambda self, hidden, goals: seen.append(hidden.shape[1]) or whole(self, hidden, goals))
+    with PackedModel(model, [spec(seed=seed) for seed in range(2)]) as packed:
+        sums, counts = packed.loss_sums(ids, labels)
+        assert counts.tolist() == [2 * counted, 3 * counted]
+        assert sum(seen) == 3 * through_the_head
+        assert len(seen) == (1 if at_once == 2**27 else max(1, -(-sum(seen) // 5)))
+        torch.testing.assert_close(sums, expected.view(2, -1).sum(1))
+        sums.sum().backward()
 
 
 @needs_onednn
 def test_both_ways_of_an_adapter_are_taken():
     for rank, rows, merged in ((2, 4, False), (16, 64, True)):
-        with PackedModel(tiny(), [spec(rank=rank, batch_size=rows)]) as packed, hastened(packed):
+        with PackedModel(tiny(), [spec(rank=rank, batch_size=rows)]) as packed:
             assert {layer.merged for layer in packed.layers.values()} == {merged}
 
 
@@ -181,17 +175,16 @@ def test_the_base_is_as_it_was_afterwards_and_after_an_error():
     assert model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize(("dtype", "optimizer"), [(torch.float64, FusedAdamW), (torch.bfloat16, PackedAdamW)])
-def test_other_precisions_keep_torchs_products(dtype, optimizer):
-    with PackedModel(tiny(dtype=dtype), [spec()]) as packed, hastened(packed):
-        assert type(packed.optimizer) is optimizer
-        assert not any(isinstance(module, (FrozenLinear, QuickLoRALinear)) for module in packed.model.modules())
-
-
-def test_without_onednn_the_layers_stay_plain(monkeypatch):
-    monkeypatch.setattr(cpu, "onednn_multiplies", lambda: False)
-    _, kinds = gradients(tiny(), [spec()], quick=True)
-    assert QuickLoRALinear not in kinds
+@pytest.mark.parametrize(("dtype", "kernel"), [(torch.float32, ATTENTION), (torch.float64, ATTENTION),
+                                               (torch.bfloat16, "sdpa")])
+def test_other_precisions_have_torchs_products(dtype, kernel, monkeypatch):
+    if dtype != torch.float32:
+        monkeypatch.setattr(products, "_onednn", None)  # would fail
+    with PackedModel(tiny(dtype=dtype), [spec()]) as packed:
+        assert packed.model.config._attn_implementation == kernel
+        assert (packed.decoder is not None) == (dtype == torch.float32)
+        sums, _ = packed.loss_sums(*(SPLITS["train"].input_ids[None, :2], SPLITS["train"].labels[None, :2]))
+        sums.sum().backward()
 
 
 @needs_onednn
@@ -200,38 +193,47 @@ def test_products_are_torchs(shape):
     torch.manual_seed(0)
     rows, d_in, d_out = shape
     x, weights = torch.randn(2, rows, d_in), torch.randn(2, d_out, d_in)
-    torch.testing.assert_close(products(x, weights), x @ weights.transpose(1, 2))
+    torch.testing.assert_close(products.products(x, weights), x @ weights.transpose(1, 2))
     bias = torch.randn(d_out)
-    torch.testing.assert_close(onednn.product(x, weights[0], bias), functional.linear(x, weights[0], bias))
-    torch.testing.assert_close(onednn.product(x, weights[0].T.contiguous().T), x @ weights[0].T)
+    torch.testing.assert_close(products.product(x, weights[0], bias), functional.linear(x, weights[0], bias))
+    torch.testing.assert_close(products.product(x, weights[0].T.contiguous().T), x @ weights[0].T)
 
 
-def test_fused_adamw_is_the_plain_one_with_rates_decays_clipping_and_frozen_parts():
-    def trained(kind):
+def test_adamw_is_torchs_with_rates_decays_clipping_and_frozen_parts():
+    rates, decays, clips, frozen = [1e-2, 3e-2, 1e-1], [0.0, 0.1, 0.3], [0.5, 1.0, torch.inf], 1
+
+    def start():
         torch.manual_seed(0)
-        a, b = (nn.Parameter(torch.randn(3, *shape, dtype=torch.float64)) for shape in ((2, 5), (4,)))
-        rates = torch.tensor([1e-2, 3e-2, 1e-1], dtype=torch.float64)
-        decays = torch.tensor([0.0, 0.1, 0.3], dtype=torch.float64)
-        groups = [Group([a], rates * torch.tensor([1.0, 0.0, 1.0]), decays * torch.tensor([1.0, 0.0, 1.0])),
-                  Group([b], rates * 2, decays)]
-        optimizer = PackedAdamW(groups, (0.8, 0.9), 1e-6, torch.tensor([0.5, 1.0, torch.inf], dtype=torch.float64))
-        frozen, norms = a[1].detach().clone(), []
+        return [nn.Parameter(torch.randn(3, *shape, dtype=torch.float64)) for shape in ((2, 5), (4,))]
+
+    a, b = start()
+    groups = [Group([a], [rates[0], 0.0, rates[2]], [decays[0], 0.0, decays[2]]),
+              Group([b], [2 * rate for rate in rates], decays)]
+    ours, norms = PackedAdamW(groups, (0.8, 0.9), 1e-6, clips), []
+    for step in range(12):
+        for p in (a, b):
+            p.grad = torch.sin(p.detach() * 3 + step)
+        norms.append(ours.step())
+    for k in range(3):
+        one_a, one_b = alone = [nn.Parameter(p[k].detach().clone()) for p in start()]
+        trained = [{"params": [one_b], "lr": 2 * rates[k]}] + [{"params": [one_a]}] * (k != frozen)
+        torchs = torch.optim.AdamW(trained, lr=rates[k], betas=(0.8, 0.9), eps=1e-6, weight_decay=decays[k],
+                                   foreach=False)
         for step in range(12):
-            if step == 3 and kind is FusedAdamW:  # takes over in the middle
-                optimizer = FusedAdamW(optimizer)
-            for p in (a, b):
-                p.grad = torch.sin(p.detach() * 3 + step)
-            norms.append(optimizer.step())
-        assert torch.equal(a[1], frozen)
-        return [a.detach(), b.detach(), torch.stack(norms)]
-
-    for got, wanted in zip(trained(FusedAdamW), trained(PackedAdamW), strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+            for group in torchs.param_groups:
+                group["params"][0].grad = torch.sin(group["params"][0].detach() * 3 + step)
+            moving = [group["params"][0] for group in torchs.param_groups]
+            norm = nn.utils.clip_grad_norm_(moving, clips[k], foreach=False)
+            torch.testing.assert_close(norms[step][k], norm, rtol=1e-12, atol=1e-12)
+            torchs.step()
+        for got, wanted in zip((a[k], b[k]), alone, strict=True):
+            torch.testing.assert_close(got.detach(), wanted.detach(), rtol=1e-12, atol=1e-12)
 
 
-def attention_inputs(length, heads=4, kept=2):
+def attention_inputs(length, heads=4, kv_heads=2):
     torch.manual_seed(0)
-    return [torch.randn(2, count, length, 8, dtype=torch.float64, requires_grad=True) for count in (heads, kept, kept)]
+    return [torch.randn(2, count, length, 8, dtype=torch.float64, requires_grad=True)
+            for count in (heads, kv_heads, kv_heads)]
 
 
 @pytest.mark.parametrize("scaling", [None, 0.7])
@@ -253,7 +255,7 @@ def test_causal_attention_is_torchs_forwards_and_backwards(scaling):
 @pytest.mark.parametrize(("length", "masked", "ours"),
                          [(9, False, True), (9, True, False), (LONGEST + 1, False, False)])
 def test_what_is_not_a_short_causal_sequence_goes_to_torchs_kernel(length, masked, ours):
-    query, key, value = attention_inputs(length, kept=4)
+    query, key, value = attention_inputs(length, kv_heads=4)
     mask = torch.ones(length, length, dtype=torch.bool).tril() if masked else None
     out, _ = causal_attention(nn.Identity(), query, key, value, mask, is_causal=True)
     assert ("_Causal" in type(out.grad_fn.next_functions[0][0].next_functions[0][0]).__name__) == ours

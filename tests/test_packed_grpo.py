@@ -9,10 +9,11 @@ import torch
 from toy_rl import broken, keep_float64, model, names_the_goal, not_a_number, silent, spec, task, words
 
 from lorakit.adapters.peft_layers import adapted_layers, attach
+from lorakit.bases.model_checks import FrozenWeightsError
 from lorakit.data.rl_tasks import DatasetError
 from lorakit.grpo_spec import ARTICLE_OBJECTIVE, GRPO_OBJECTIVE
 from lorakit.packed import grpo as module
-from lorakit.packed.grpo import FrozenWeightsError, accumulate, layout, train_grpo_pack
+from lorakit.packed.grpo import accumulate, train_grpo_pack
 from lorakit.packed.merging import MergingLoRALinear, base_only, give_bases, sampler
 from lorakit.packed.model import PackedModel
 from lorakit.reference.grpo import _trainer
@@ -66,7 +67,7 @@ def test_loss_and_gradients_are_trls(rank, monkeypatch, tmp_path):
     rng = torch.Generator().manual_seed(0)
     rows = count * 12
     heat = torch.full((rows, 1), 0.9, dtype=torch.float64)
-    with PackedModel(network, [layout(s, 100) for s in specs]) as packed:
+    with PackedModel(network, specs, 100) as packed:
         packed.optimizer.flat.add_(0.1 * torch.randn(packed.optimizer.flat.shape, generator=rng).double())
         found = sample(packed.model, prompts * count, 3, 6, [2, 3], heat, uniforms(0, 0, rows, 6))
         off = 0.2 * torch.randn(found.mask.shape, generator=rng).double()
@@ -177,7 +178,7 @@ def test_merging_into_a_rounded_base_drifts_as_in_peft():
     run = spec(dtype="bfloat16", merge_to_sample=True)
     adapted = attach(model(torch.bfloat16), run.lora, 0)
     peft = adapted_layers(adapted)
-    with PackedModel(base, [layout(run, 100)] * 2) as packed:
+    with PackedModel(base, [run] * 2, 100) as packed:
         give_bases(packed)
         rng = torch.Generator().manual_seed(0)
         for _ in range(3):
@@ -188,11 +189,11 @@ def test_merging_into_a_rounded_base_drifts_as_in_peft():
             adapted.merge_adapter()
             with sampler(packed):
                 for name, layer in peft.items():
-                    assert torch.equal(packed.layers[name].bases[1].T, layer.get_base_layer().weight), "merged"
+                    assert torch.equal(packed.layers[name].bases[1], layer.get_base_layer().weight), "merged"
             adapted.unmerge_adapter()
             for name, layer in peft.items():
                 assert isinstance(packed.layers[name], MergingLoRALinear)
-                assert torch.equal(packed.layers[name].bases[1].T, layer.get_base_layer().weight), "taken out"
+                assert torch.equal(packed.layers[name].bases[1], layer.get_base_layer().weight), "taken out"
     result = train([run, replace(run, learning_rate=1e-3)], network=model(torch.bfloat16))
     assert all(r.metrics["base_drift"] > 1e-4 for r in result)
     native = train([spec(dtype="bfloat16")], network=model(torch.bfloat16))[0]

@@ -11,9 +11,10 @@ from lorakit.adapters.peft_layers import TargetsError, attach
 from lorakit.bases.model_checks import weights_hash
 from lorakit.packed import engine
 from lorakit.packed import model as packed_model
-from lorakit.packed.engine import evaluate, evaluation_steps, pack_key, train_pack
+from lorakit.packed.engine import evaluate, pack_key, train_pack
 from lorakit.packed.model import PackedModel
 from lorakit.packed.truncation import truncated_losses
+from lorakit.result import evaluation_steps
 
 SPLITS = data()
 

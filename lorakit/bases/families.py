@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 OTHER_ENGINE = "run it with engine='peft', which calls the model's own forward pass (RL: engine='trl')"
 
@@ -21,28 +22,38 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class Family:
-    """What a model type does with its head's output z: cap · tanh(z · multiplier / divisor / cap).
+    """What a model type does with its head's output z, cap · tanh(z · multiplier / divisor / cap), and its norms.
 
     Args:
         multiplier, divisor, cap: fields of the configuration; a field that is absent, or None in it, does nothing.
+        rms_norm: each of its layers named …RMSNorm is x · w / rms(x).
     """
 
     multiplier: str | None = None
     divisor: str | None = None
     cap: str | None = None
+    rms_norm: bool = False
 
 
-_PLAIN = ("apertus", "arcee", "bitnet", "cwm", "diffllama", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "gpt_oss",
-          "helium", "hunyuan_v1_dense", "lfm2", "llama", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3",
-          "olmoe", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm",
-          "starcoder2")
+_PLAIN = ("apertus", "arcee", "bitnet", "cwm", "diffllama", "ernie4_5", "exaone4", "glm", "glm4", "gpt_oss", "helium",
+          "hunyuan_v1_dense", "lfm2", "llama", "mistral", "mixtral", "olmo2", "olmo3", "olmoe", "phi3", "qwen2",
+          "qwen2_moe", "qwen3", "qwen3_moe", "smollm3")
+_OTHER_NORMS = ("gemma", "nemotron", "olmo", "opt", "persimmon", "phi", "stablelm", "starcoder2")
+_GRANITE = ("granite", "granitemoe", "granitemoeshared", "minicpm3")
 FAMILIES: Mapping[str, Family] = {
-    **dict.fromkeys(_PLAIN, Family()),
+    **dict.fromkeys(_PLAIN, Family(rms_norm=True)),
+    **dict.fromkeys(_OTHER_NORMS, Family()),
     **dict.fromkeys(("gemma2", "gemma3_text", "vaultgemma", "nanochat"), Family(cap="final_logit_softcapping")),
-    **dict.fromkeys(("granite", "granitemoe", "granitemoeshared", "minicpm3"), Family(divisor="logits_scaling")),
+    **dict.fromkeys(_GRANITE, Family(divisor="logits_scaling", rms_norm=True)),
     **dict.fromkeys(("cohere", "cohere2"), Family(multiplier="logit_scale")),
-    "hyperclovax": Family(multiplier="logits_scaling"),
+    "hyperclovax": Family(multiplier="logits_scaling", rms_norm=True),
 }
+
+
+def is_rms_norm(module: nn.Module, config: Any) -> bool:
+    """Whether a module of a model with this configuration is x · w / rms(x)."""
+    name = type(module).__name__
+    return FAMILIES[config.model_type].rms_norm and name.endswith("RMSNorm") and not isinstance(module, nn.RMSNorm)
 
 
 def head_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:

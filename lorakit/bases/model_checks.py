@@ -13,6 +13,10 @@ class ModelError(RuntimeError):
     """A model cannot be loaded or registered here; the message says what to do."""
 
 
+class FrozenWeightsError(RuntimeError):
+    """Weights that had to stay as they were have changed."""
+
+
 def weights_hash(weights: Mapping[str, torch.Tensor]) -> str:
     """First 12 hex digits of the SHA-256 over names, dtypes, shapes and bytes of all weights."""
     digest = hashlib.sha256()
@@ -56,3 +60,11 @@ def refuse_another_tokenizer(name: str, given: Any, loaded: Any) -> None:
         raise ModelError(f"{name}: the tokenizer does not come back from save_pretrained as it was ({', '.join(lost)} "
                          "differ): give PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, …) with "
                          "the same special tokens and chat template")
+
+
+def refuse_changed(before: str, after: str) -> None:
+    """Raise FrozenWeightsError unless two hashes of the base are equal."""
+    if before != after:
+        raise FrozenWeightsError(f"the base's weights changed during training ({before} before, {after} after): its "
+                                 "adapters were measured over another base than they will be used with; report this, "
+                                 "with the spec")

@@ -23,22 +23,24 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         query: (heads, T, d), where `heads` counts those of all sequences; key and value likewise.
 
     Returns:
-        (heads, T, d), and the shares (heads, T, T), which `attend_backward` needs.
+        (heads, T, d), and the attention weights (heads, T, T), which `attend_backward` needs.
     """
-    shares = torch.baddbmm(_future(query.shape[1], query.dtype), query, key.transpose(1, 2), alpha=scale).softmax(-1)
-    return torch.bmm(shares, value), shares
+    scores = torch.baddbmm(_causal_mask(query.shape[1], query.dtype), query, key.transpose(1, 2), alpha=scale)
+    weights = scores.softmax(-1)
+    return torch.bmm(weights, value), weights
 
 
 def attend_backward(grad: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-                    shares: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                    weights: torch.Tensor, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of query, key and value from that of the output."""
-    pull = torch.ops.aten._softmax_backward_data(torch.bmm(grad, value.transpose(1, 2)), shares, -1, shares.dtype)
-    pull = pull if scale == 1.0 else pull.mul_(scale)
-    return torch.bmm(pull, key), torch.bmm(pull.transpose(1, 2), query), torch.bmm(shares.transpose(1, 2), grad)
+    grad_weights = torch.bmm(grad, value.transpose(1, 2))
+    grad_scores = torch.ops.aten._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(scale)
+    return (torch.bmm(grad_scores, key), torch.bmm(grad_scores.transpose(1, 2), query),
+            torch.bmm(weights.transpose(1, 2), grad))
 
 
 @cache
-def _future(length: int, dtype: torch.dtype) -> torch.Tensor:
+def _causal_mask(length: int, dtype: torch.dtype) -> torch.Tensor:
     """(T, T) of minus infinity where a token would see a later one, 0 elsewhere."""
     return torch.full((length, length), -torch.inf, dtype=dtype).triu_(1)
 
@@ -49,15 +51,15 @@ class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
         """Three of (heads, T, d) to (heads, T, d)."""
-        out, shares = attend(query, key, value, scale)
-        ctx.save_for_backward(query, key, value, shares)
+        out, weights = attend(query, key, value, scale)
+        ctx.save_for_backward(query, key, value, weights)
         ctx.scale = scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, shares = ctx.saved_tensors
-        return *attend_backward(gradients[0], query, key, value, shares, ctx.scale), None
+        query, key, value, weights = ctx.saved_tensors
+        return *attend_backward(gradients[0], query, key, value, weights, ctx.scale), None
 
 
 def causal_attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,

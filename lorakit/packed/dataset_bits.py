@@ -14,7 +14,6 @@ from lorakit.bases.models import load_model
 from lorakit.data.rows import rows_of
 from lorakit.data.tasks import DatasetError, TextData, load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, order, tokenize
-from lorakit.packed.cpu import hastened
 from lorakit.packed.engine import evaluate
 from lorakit.packed.model import PackedModel
 from lorakit.specs import LoRASpec, SFTSpec, vary
@@ -91,7 +90,7 @@ def measure_dataset_bits(model: str, dataset: Any, *, rank: int | None = 16,
     one = SFTSpec(model=model, dataset="rows@0", lora=lora, learning_rate=1.0, batch_size=batch_size,
                   max_length=split.input_ids.shape[1], seed=seed)
     specs = vary(one, learning_rate=list(learning_rates))
-    with PackedModel(base, specs[:1]) as packed, hastened(packed):
+    with PackedModel(base, specs[:1]) as packed:
         before = float(evaluate(packed, split.to(base.device))) * split.label_tokens
     nats = _one_pass(base, specs, split)
     costs = [value if math.isfinite(value) else math.inf for value in nats.tolist()]
@@ -124,7 +123,7 @@ def _one_pass(base: Any, specs: Sequence[SFTSpec], split: TokenSplit) -> torch.T
     """Total log loss of each configuration over the split, each batch before it is learnt from; (K,) in nats."""
     device, batch = base.device, specs[0].batch_size
     nats = torch.zeros(len(specs), dtype=torch.float64, device=device)
-    with PackedModel(base, specs) as packed, hastened(packed):
+    with PackedModel(base, specs) as packed:
         for start in range(0, len(split), batch):
             ids, labels = (part[start : start + batch].to(device).expand(len(specs), -1, -1)
                            for part in (split.input_ids, split.labels))

@@ -4,56 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
-import numpy
 import torch
 
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import recomputed
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.packed.agreement import Own
-from lorakit.packed.cpu import hastened
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
 from lorakit.packed.truncation import truncated_losses
+from lorakit.result import CURVE, HELD_OUT, Metrics, OnStep, RunResult, evaluation_steps, loss_metrics, training_metrics
 from lorakit.specs import SFTSpec
 
-OnStep = Callable[[int, int, Any], None]  # steps done, steps in all, losses or rewards of the last step
 EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
-
-
-@dataclass
-class RunResult:
-    """What one configuration left behind.
-
-    Args:
-        spec: what was run.
-        status: `ok`, or `diverged` when a training or evaluation loss stopped being finite.
-        metrics: final numbers; see `lorakit.records`.
-        curve: columns step, tokens (labels met), train_loss, validation_loss, test_loss (nats per label token), and
-            with LoRA norm_a, norm_b (spectral norms of A and B, means over the layers).
-        weights: of the configuration, when they were asked for.
-    """
-
-    spec: SFTSpec
-    status: str
-    metrics: dict[str, float | None]
-    curve: dict[str, list[Any]]
-    weights: dict[str, Any] = field(default_factory=dict, repr=False)
-    seconds: float = 0.0
-    tokens: int = 0
-
-
-def evaluation_steps(steps: int, count: int) -> list[int]:
-    """At most `count` log-spaced steps from 1 to `steps`, the last one included.
-
-    >>> evaluation_steps(100, 5)
-    [1, 3, 10, 32, 100]
-    """
-    return sorted({int(round(s)) for s in numpy.geomspace(1, steps, count)})
 
 
 @torch.no_grad()
@@ -96,9 +62,9 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         raise ValueError("these specs cannot share a pack: they differ in model, data, shape, optimizer or rank bucket")
     first, count = specs[0], len(specs)
     device = next(model.parameters()).device
-    train, validation, test = (splits[name] for name in ("train", "validation", "test"))
-    final = [s.head(first.final_evaluation_tokens or first.evaluation_tokens).to(device) for s in (validation, test)]
-    validation, test = (s.head(first.evaluation_tokens).to(device) for s in (validation, test))
+    train, held_out = splits["train"], {n: splits[n].head(first.evaluation_tokens).to(device) for n in HELD_OUT}
+    final = {name: splits[name].head(first.final_evaluation_tokens or first.evaluation_tokens).to(device)
+             for name in HELD_OUT}
     base_text = base_text.to(device) if base_text is not None else None
     per_step = first.batch_size * first.accumulation
     orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
@@ -106,14 +72,13 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
 
     require_family(model.config)
     started, own = time.perf_counter(), Own(model)
-    with PackedModel(model, specs) as packed, hastened(packed), recomputed(packed.model, first.recompute):
+    with PackedModel(model, specs) as packed, recomputed(packed.model, first.recompute):
         own.require_losses(packed)
-        base_losses = [evaluate(packed, split).tolist() for split in final]
+        before = {name: evaluate(packed, split).tolist() for name, split in final.items()}
         forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
         if on_step:
-            on_step(0, first.steps, base_losses[0])
-        columns = ["step", "tokens", "train_loss", "validation_loss", "test_loss"]
-        columns += [] if packed.is_full else ["norm_a", "norm_b"]
+            on_step(0, first.steps, before["validation"])
+        columns = CURVE if packed.is_full else (*CURVE, "norm_a", "norm_b")
         curves: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in specs]
         recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
         finite = torch.ones(count, dtype=torch.bool)
@@ -130,7 +95,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             if step in points:
                 mean = torch.stack(recent).mean(0).cpu()
                 recent = []
-                now = [evaluate(packed, split).cpu() for split in (validation, test)]
+                now = [evaluate(packed, split).cpu() for split in held_out.values()]
                 finite &= torch.isfinite(mean) & torch.isfinite(now[0]) & torch.isfinite(now[1])
                 norms = () if packed.is_full else packed.factor_norms()
                 for k, curve in enumerate(curves):
@@ -141,35 +106,33 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             if on_step:
                 on_step(step, first.steps, loss)
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
-        ends = [evaluate(packed, split).tolist() for split in final] if first.final_evaluation_tokens else [
-            [curve[f"{name}_loss"][-1] for curve in curves] for name in ("validation", "test")]
+        after = ({name: evaluate(packed, split).tolist() for name, split in final.items()}
+                 if first.final_evaluation_tokens else
+                 {name: [curve[f"{name}_loss"][-1] for curve in curves] for name in HELD_OUT})
         deltas = packed.delta_norms()
-        extra = [{}] * count if not probes else truncated_losses(packed, test, evaluate) if packed.is_full else (
-            _rounded_losses(packed, {"validation": validation, "test": test}))
+        extra: list[Metrics] = [{}] * count
+        if probes:
+            extra = (truncated_losses(packed, held_out["test"], evaluate) if packed.is_full else
+                     _rounded_losses(packed, held_out))
         seconds = (time.perf_counter() - started) / count
         results = []
-        for k, spec in enumerate(specs):
-            curve = curves[k]
-            metrics: dict[str, float | None] = {
-                "base_validation_loss": base_losses[0][k], "base_test_loss": base_losses[1][k],
-                "train_loss": curve["train_loss"][-1], "validation_loss": ends[0][k],
-                "test_loss": ends[1][k], "parameters": packed.parameters_trained[k],
-                "delta_norm": deltas[k],
-                "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k],
-                "grad_norm_first": first_norm[k].item(), "train_nats": nats[k].item(), **extra[k],
-            }
+        for k, (spec, curve) in enumerate(zip(specs, curves, strict=True)):
+            first_loss, last_loss = ({name: losses[name][k] for name in HELD_OUT} for losses in (before, after))
+            metrics = loss_metrics(first_loss, last_loss, curve["train_loss"][-1]) | training_metrics(
+                packed.parameters_trained[k], deltas[k], first_norm[k].item(), [values[k] for values in forgotten])
+            metrics |= {"train_nats": nats[k].item(), **extra[k]}
             results.append(RunResult(spec, "ok" if finite[k] else "diverged", metrics, curve,
                                      packed.configuration(k) if keep_weights else {}, seconds, int(seen[k])))
     return results
 
 
 @torch.no_grad()
-def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[dict[str, float | None]]:
+def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[Metrics]:
     """Losses with the adapter rounded to bfloat16, as it may be stored; the adapter is put back afterwards."""
-    kept = packed.optimizer.flat.clone()
-    packed.optimizer.flat.copy_(kept.bfloat16())
+    unrounded = packed.optimizer.flat.clone()
+    packed.optimizer.flat.copy_(unrounded.bfloat16())
     losses = {f"{name}_loss_bf16": evaluate(packed, split).tolist() for name, split in splits.items()}
-    packed.optimizer.flat.copy_(kept)
+    packed.optimizer.flat.copy_(unrounded)
     return [{name: values[k] for name, values in losses.items()} for k in range(len(packed.specs))]
 
 

@@ -12,26 +12,22 @@ import torch
 
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import recomputed
-from lorakit.bases.model_checks import weights_hash
+from lorakit.bases.model_checks import refuse_changed, weights_hash
 from lorakit.data.rl_tasks import Task
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.agreement import Own
-from lorakit.packed.engine import OnStep, RunResult, evaluate
+from lorakit.packed.engine import evaluate
 from lorakit.packed.layers import PackedEmbedding
 from lorakit.packed.merging import base_drifts, base_only, give_bases, sampler
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
-from lorakit.rl.episodes import HELD_OUT, Episodes, HeldOut, pay
+from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
+from lorakit.rl.episodes import Episodes, HeldOut, pay
 from lorakit.rl.objective import importance, token_losses, token_weights
 from lorakit.rl.rollout import Rollout, log_probs, sample, stop_tokens, uniforms
-from lorakit.specs import SFTSpec
 
 ACTIVATIONS_AT_ONCE = {"cpu": 2**31, "cuda": 3 * 2**33}  # bytes that one forward pass may keep for its backward pass
-
-
-class FrozenWeightsError(RuntimeError):
-    """Weights that had to stay as they were have changed."""
 
 
 @dataclass
@@ -55,14 +51,6 @@ class Batch:
     old: torch.Tensor | None = None
     reference: torch.Tensor | None = None
     micro_batch: int | None = None
-
-
-def layout(spec: GRPOSpec, tokens: int) -> SFTSpec:
-    """What `PackedModel` needs to know of a run: its adapter, AdamW, and the tokens of one forward pass."""
-    return SFTSpec(model=spec.model, dataset="episodes@0", lora=spec.lora, learning_rate=spec.learning_rate,
-                   weight_decay=spec.weight_decay, max_grad_norm=spec.max_grad_norm, beta1=spec.beta1,
-                   beta2=spec.beta2, epsilon=spec.epsilon, seed=spec.seed, dtype=spec.dtype, batch_size=1,
-                   max_length=max(1, tokens), full_targets=spec.full_targets)
 
 
 def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task,
@@ -109,7 +97,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     frozen = weights_hash(model.state_dict())
     started, first_norms, norms = time.perf_counter(), [0.0] * count, torch.zeros(count)
 
-    with (PackedModel(model, [layout(spec, tokens) for spec in specs]) as packed,
+    with (PackedModel(model, specs, tokens) as packed,
           recomputed(packed.model, first.recompute)):
         if first.merge_to_sample:
             give_bases(packed)
@@ -153,18 +141,9 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         weights = [packed.configuration(k) if keep_weights else {} for k in range(count)]
     refuse_changed(frozen, weights_hash(model.state_dict()))
     seconds = (time.perf_counter() - started) / count
-    return [book.result(before[k], after[k], {
-        "parameters": trained[k], "delta_norm": deltas[k], "grad_norm_first": first_norms[k], "base_drift": drifts[k],
-        "base_text_loss_before": forgotten[0][k], "base_text_loss_after": forgotten[1][k]}, weights[k], seconds)
-        for k, book in enumerate(books)]
-
-
-def refuse_changed(before: str, after: str) -> None:
-    """Raise FrozenWeightsError unless two hashes of the base are equal."""
-    if before != after:
-        raise FrozenWeightsError(f"the base's weights changed during training ({before} before, {after} after): its "
-                                 "adapters were measured over another base than they will be used with; report this, "
-                                 "with the spec")
+    metrics = [training_metrics(trained[k], deltas[k], first_norms[k], [values[k] for values in forgotten])
+               | {"base_drift": drifts[k]} for k in range(count)]
+    return [book.result(before[k], after[k], metrics[k], weights[k], seconds) for k, book in enumerate(books)]
 
 
 def _score(books: Sequence[Episodes], step: int, tokenizer: Any, task: Task, chosen: Sequence[Sequence[int]],

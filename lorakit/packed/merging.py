@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from lorakit.packed.layers import PackedLoRALinear
-from lorakit.packed.model import PackedModel, _replace
+from lorakit.packed.model import PackedModel, replace_module
+from lorakit.packed.products import products, trained_products
 
 
 class MergingLoRALinear(PackedLoRALinear):
@@ -23,13 +24,13 @@ class MergingLoRALinear(PackedLoRALinear):
     def __init__(self, layer: PackedLoRALinear) -> None:
         nn.Module.__init__(self)
         self.base, self.a, self.b, self.scale, self.merged = layer.base, layer.a, layer.b, layer.scale, False
-        self.bases = layer.base.weight.detach().T.repeat(len(layer.a), 1, 1)  # (K, d_in, d_out)
+        self.bases = layer.base.weight.detach().repeat(len(layer.a), 1, 1)  # (K, d_out, d_in)
         self.in_bases = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(K·B, …, d_in) to (K·B, …, d_out)."""
         rows = x.reshape(len(self.a), -1, x.shape[-1])
-        out = torch.bmm(rows, self.bases)
+        out = trained_products(rows, self.bases)
         out = out if self.base.bias is None else out + self.base.bias
         if not self.in_bases:
             down = torch.bmm(rows.to(self.a.dtype), self.a.transpose(1, 2)) * self.scale
@@ -37,15 +38,16 @@ class MergingLoRALinear(PackedLoRALinear):
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def delta(self) -> torch.Tensor:
-        """(K, d_in, d_out): scale · Aᵀ B in the adapter's dtype."""
-        return torch.bmm(self.a.transpose(1, 2), self.b) * self.scale
+        """(K, d_out, d_in): scale · Bᵀ A in the adapter's dtype."""
+        return torch.bmm(self.b.transpose(1, 2), self.a) * self.scale
 
 
 def give_bases(packed: PackedModel) -> None:
     """Replace a pack's LoRA layers by ones with a base of their own for each configuration."""
+    packed.decoder = None
     for name, layer in packed.layers.items():
         packed.layers[name] = MergingLoRALinear(layer)
-        _replace(packed.model, name, packed.layers[name])
+        replace_module(packed.model, name, packed.layers[name])
 
 
 @contextmanager
@@ -58,8 +60,7 @@ def sampler(packed: PackedModel) -> Iterator[Any]:
                 layer.bases.add_(layer.delta())
                 layer.in_bases = True
             elif layer.merged:
-                weight = torch.baddbmm(layer.base.weight.T, (layer.a * layer.scale).transpose(1, 2), layer.b)
-                layer.forward = partial(_multiply, weight, layer.base.bias)  # type: ignore[method-assign]
+                layer.forward = partial(_multiply, layer.merged_weights(), layer.base.bias)  # type: ignore[method-assign]
         yield packed.model
         for layer in layers:
             if isinstance(layer, MergingLoRALinear):
@@ -70,7 +71,7 @@ def sampler(packed: PackedModel) -> Iterator[Any]:
 
 
 def _multiply(weight: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
-    out = torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight)
+    out = products(x.reshape(len(weight), -1, x.shape[-1]), weight)
     out = out if bias is None else out + bias
     return out.view(*x.shape[:-1], out.shape[-1])
 
@@ -80,12 +81,12 @@ def base_only(packed: PackedModel) -> Iterator[Any]:
     """The pack's model with every module of the base back in its place: the reference policy."""
     replaced = {name: packed.model.get_submodule(name) for name in packed.originals}
     for name, module in packed.originals.items():
-        _replace(packed.model, name, module)
+        replace_module(packed.model, name, module)
     try:
         yield packed.model
     finally:
         for name, module in replaced.items():
-            _replace(packed.model, name, module)
+            replace_module(packed.model, name, module)
 
 
 @torch.no_grad()
@@ -94,7 +95,7 @@ def base_drifts(packed: PackedModel) -> list[float]:
     layers = [layer for layer in packed.layers.values() if isinstance(layer, MergingLoRALinear)]
     if not layers:
         return [0.0] * len(packed.specs)
-    moved = sum((la.bases.double() - la.base.weight.T.double()).square().sum((1, 2)) for la in layers)
+    moved = sum((la.bases.double() - la.base.weight.double()).square().sum((1, 2)) for la in layers)
     whole = sum(la.base.weight.double().square().sum() for la in layers)
     drifts: list[float] = (moved / whole).sqrt().tolist()
     return drifts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -12,25 +12,25 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters, each (K, …), that share a rate and a decay.
+    """Parameters, each (K, …), that share K rates and K decays.
 
     Args:
         parameters: tensors with leading dimension K.
-        learning_rate: (K,) rates; 0 freezes the group in that configuration.
-        weight_decay: (K,) decoupled decays.
+        learning_rates: of each configuration; 0 freezes the group in it.
+        weight_decays: of each configuration, decoupled.
     """
 
     parameters: Sequence[nn.Parameter]
-    learning_rate: torch.Tensor
-    weight_decay: torch.Tensor
+    learning_rates: Sequence[float]
+    weight_decays: Sequence[float]
 
 
 class PackedAdamW:
     """torch.optim.AdamW's arithmetic, K configurations at a time; a NaN stays in its own row.
 
-    Parameters are moved into one (K, P) buffer and become views of it, so that an update is a dozen operations
-    however many layers there are. bfloat16 weights are rounded copies of float32 masters: an update is often smaller
-    than their last digit, and would be lost.
+    Parameters are moved into one (K, P) buffer and become views of it, so that an update is one fused call a
+    configuration however many layers there are, and on a CPU its working set stays in the cache. bfloat16 weights are
+    rounded copies of float32 masters: an update is often smaller than their last digit, and would be lost.
 
     Attributes:
         flat: (K, P) what is updated, in float32 or wider; so are `grad` and the state.
@@ -38,33 +38,34 @@ class PackedAdamW:
     """
 
     def __init__(self, groups: Sequence[Group], betas: tuple[float, float], epsilon: float,
-                 max_grad_norm: torch.Tensor | None) -> None:
-        """`max_grad_norm` is (K,), infinite where a configuration is not clipped, or None for no clipping at all."""
-        parameters = [p for group in groups for p in group.parameters]
-        count, first = len(parameters[0]), parameters[0]
-        sizes = [p.numel() // count for p in parameters]
+                 max_grad_norms: Sequence[float]) -> None:
+        """`max_grad_norms` is infinite where a configuration is not clipped."""
+        self.groups, self.parameters = groups, [p for group in groups for p in group.parameters]
+        count, first = len(self.parameters[0]), self.parameters[0]
+        sizes = [p.numel() // count for p in self.parameters]
         dtype = torch.promote_types(first.dtype, torch.float32)
         self.flat = torch.empty(count, sum(sizes), dtype=dtype, device=first.device)
         self.weights = self.flat if first.dtype == dtype else torch.empty_like(self.flat, dtype=first.dtype)
-        self.grad = torch.zeros_like(self.flat)
-        self.mean, self.square = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
-        self.parameters = parameters
-        start = 0
-        for parameter, size in zip(parameters, sizes, strict=True):
-            view = self.weights[:, start : start + size].view(parameter.shape)
+        self.grad, self.mean, self.square = (torch.zeros_like(self.flat) for _ in range(3))
+        for parameter, part in zip(self.parameters, self.weights.split(sizes, 1), strict=True):
+            view = part.view(parameter.shape)
             view.copy_(parameter.detach())
             parameter.data = view
-            start += size
         self.flat.copy_(self.weights)
-        self.spans: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
-        start = 0
-        for group in groups:
-            size = sum(p.numel() // count for p in group.parameters)
-            self.spans.append((slice(start, start + size), group.learning_rate, group.weight_decay))
-            start += size
-        self.betas, self.epsilon, self.max_grad_norm, self.steps = betas, epsilon, max_grad_norm, 0
-        self.frozen = [(span, (rate == 0).nonzero().flatten())
-                       for span, rate, _ in self.spans if bool((rate == 0).any())]
+        self.betas, self.epsilon, self.steps = betas, epsilon, 0
+        self.max_grad_norm = torch.tensor(max_grad_norms, dtype=dtype, device=first.device)
+        self.clips = bool(self.max_grad_norm.isfinite().any())
+
+    @cached_property
+    def _updates(self) -> list[tuple[int, float, float, list[list[torch.Tensor]]]]:
+        """Configuration, rate and decay of each call, with views of the weights, gradients, means and squares."""
+        together: dict[tuple[int, float, float], list[list[torch.Tensor]]] = {}
+        sizes = [sum(p[0].numel() for p in group.parameters) for group in self.groups]
+        parts = zip(*(buffer.split(sizes, 1) for buffer in (self.flat, self.grad, self.mean, self.square)), strict=True)
+        for group, buffers in zip(self.groups, parts, strict=True):
+            for k, settings in enumerate(zip(group.learning_rates, group.weight_decays, strict=True)):
+                together.setdefault((k, *settings), []).append([buffer[k] for buffer in buffers])
+        return [(*key, [list(column) for column in zip(*views, strict=True)]) for key, views in together.items()]
 
     @torch.no_grad()
     def gather(self) -> torch.Tensor:
@@ -73,33 +74,22 @@ class PackedAdamW:
         torch.cat([grad.reshape(len(self.grad), -1) for grad in grads], dim=1, out=self.grad)
         for parameter in self.parameters:
             parameter.grad = None
-        for span, rows in self.frozen:
-            self.grad[rows, span] = 0
+        for _, rate, _, (_, grads, *_) in self._updates:
+            if rate == 0:
+                torch._foreach_zero_(grads)
         return torch.linalg.vector_norm(self.grad, dim=1)
 
     @torch.no_grad()
     def step(self) -> torch.Tensor:
         """One update from the accumulated gradients; returns their norms (K,), before clipping."""
-        self.steps += 1
         norm = self.gather()
-        if self.max_grad_norm is not None:
+        if self.clips:
             self.grad.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
-        beta1, beta2 = self.betas
-        correction1, correction2 = 1 - beta1**self.steps, 1 - beta2**self.steps
-        # On a CPU one configuration at a time keeps the working set in the cache.
-        on_cpu = self.flat.device.type == "cpu"
-        rows = [slice(k, k + 1) for k in range(len(self.flat))] if on_cpu else [slice(None)]
-        for row in rows:
-            for span, rate, decay in self.spans:
-                value, grad = self.flat[row, span], self.grad[row, span]
-                mean, square = self.mean[row, span], self.square[row, span]
-                lr = rate[row].unsqueeze(1)
-                if bool(decay.any()) if on_cpu else True:
-                    value.mul_(1 - lr * decay[row].unsqueeze(1))
-                mean.lerp_(grad, 1 - beta1)
-                square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-                denominator = square.sqrt().div_(math.sqrt(correction2)).add_(self.epsilon)
-                value.sub_(denominator.reciprocal_().mul_(mean).mul_(lr / correction1))
+        self.steps += 1
+        steps = torch.full((), self.steps, dtype=torch.float32, device=self.flat.device)
+        for _, rate, decay, views in self._updates:
+            torch._fused_adamw_(*views, [], [steps] * len(views[0]), amsgrad=False, beta1=self.betas[0],
+                                beta2=self.betas[1], lr=rate, weight_decay=decay, eps=self.epsilon, maximize=False)
         if self.weights is not self.flat:
             self.weights.copy_(self.flat)
         return norm

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.specs import SFTSpec
 
 
@@ -46,7 +47,7 @@ class MasterAdamW(torch.optim.AdamW):
         super().zero_grad(set_to_none)
 
 
-def adamw(spec: SFTSpec, model: nn.Module) -> MasterAdamW:
+def adamw(spec: SFTSpec | GRPOSpec, model: nn.Module) -> MasterAdamW:
     """AdamW over what trains of a model; B at its own rate, and no decay on vectors, as in the packed engine."""
     ratio = spec.lora.learning_rate_b_ratio if spec.lora else 1.0
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

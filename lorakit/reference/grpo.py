@@ -19,16 +19,16 @@ from torch import nn
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.families import UnsupportedModelError, unknown_family
 from lorakit.bases.memory_saving import recomputed
+from lorakit.bases.model_checks import refuse_changed, weights_hash
 from lorakit.data.rl_tasks import Task
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.packed.engine import OnStep, RunResult
-from lorakit.packed.grpo import layout, refuse_changed, weights_hash
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
-from lorakit.reference.sft import _weights, delta_norm, mean_loss, refuse_unknown_tracker, told
+from lorakit.reference.sft import _weights, mean_loss, refuse_unknown_tracker, relative_change, told
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, told_to_vllm
-from lorakit.rl.episodes import HELD_OUT, Episodes, HeldOut
+from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
+from lorakit.rl.episodes import Episodes, HeldOut
 from lorakit.rl.rollout import Rollout, log_probs, stop_tokens
 from lorakit.rl.stops import Stops
 
@@ -98,10 +98,10 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     if not spec.merge_to_sample:
         refuse_changed(frozen, weights_hash(_frozen(trained)))
     drift = _drift(model, trained) if spec.lora is not None else 0.0
-    return book.result(before, held_out.accuracies(inner, splits, final=True)[0], {
-        "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        "delta_norm": delta_norm(model, trained), "grad_norm_first": trainer.first_norm, "base_drift": drift,
-        "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1]},
+    parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
+    metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm, forgotten)
+    return book.result(
+        before, held_out.accuracies(inner, splits, final=True)[0], metrics | {"base_drift": drift},
         _weights(trained) if keep_weights else {}, time.perf_counter() - started)
 
 
@@ -232,7 +232,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
     with loading(spec, device):
         trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
                            processing_class=tokenizer, callbacks=[measure],
-                           optimizers=(adamw(layout(spec, 1), trained), None))
+                           optimizers=(adamw(spec, trained), None))
     if spec.use_vllm:
         give_weights_by_reload(trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)

@@ -14,12 +14,19 @@ from torch.nn import functional
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
 from lorakit.data.tokens import IGNORE, TokenSplit, order
-from lorakit.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.reference.adamw import adamw
 from lorakit.reference.sft import _weights, mean_loss
+from lorakit.result import (
+    CURVE,
+    HELD_OUT,
+    OnStep,
+    RunResult,
+    delta_norm,
+    evaluation_steps,
+    loss_metrics,
+    training_metrics,
+)
 from lorakit.specs import SFTSpec
-
-COLUMNS = ("step", "tokens", "train_loss", "validation_loss", "test_loss")
 
 
 def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
@@ -41,21 +48,21 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     if spec.lora is not None:
         model = attach(model, spec.lora, spec.seed)
     train, device = splits["train"], next(model.parameters()).device
-    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
+    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
     forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
-    metrics: dict[str, float | None] = {f"base_{n}_loss": mean_loss(model, split) for n, split in final.items()}
+    before = {name: mean_loss(model, split) for name, split in final.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(spec, model)
     per_step = spec.batch_size * spec.accumulation
     chosen = order(spec.seed, len(train), spec.steps * per_step).view(
         spec.steps, -1, spec.micro_batch or spec.batch_size)
     points = evaluation_steps(spec.steps, spec.evaluations)
-    curve: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    curve: dict[str, list[Any]] = {name: [] for name in CURVE}
     recent: list[float] = []
     tokens, first_norm, finite = 0, math.nan, True
     if on_step:
-        on_step(0, spec.steps, metrics["base_validation_loss"])
+        on_step(0, spec.steps, before["validation"])
     model.train()
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with forked, recomputed(model, spec.recompute):
@@ -72,17 +79,16 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
             if step in points:
                 losses = [sum(recent) / len(recent), *(mean_loss(model, split) for split in held_out.values())]
                 finite = finite and all(map(math.isfinite, losses))
-                for name, value in zip(COLUMNS, (step, tokens, *losses), strict=True):
+                for name, value in zip(CURVE, (step, tokens, *losses), strict=True):
                     curve[name].append(value)
                 recent = []
             if on_step:
                 on_step(step, spec.steps, loss)
     forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
-    metrics |= {name: curve[name][-1] for name in COLUMNS[2:]} | {
-        "parameters": sum(p.numel() for p in trained), "delta_norm": delta_norm(base, model),
-        "base_text_loss_before": forgotten[0], "base_text_loss_after": forgotten[1], "grad_norm_first": first_norm}
-    if spec.final_evaluation_tokens:
-        metrics |= {f"{name}_loss": mean_loss(model, split) for name, split in final.items()}
+    ends = ({name: mean_loss(model, split) for name, split in final.items()} if spec.final_evaluation_tokens else
+            {name: curve[f"{name}_loss"][-1] for name in HELD_OUT})
+    metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
+        sum(p.numel() for p in trained), relative_change(base, model), first_norm, forgotten)
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(model) if keep_weights else {},
                      time.perf_counter() - started, tokens)
 
@@ -120,8 +126,8 @@ def probe_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit]) -> dict
 
 
 @torch.no_grad()
-def delta_norm(base: nn.Module, model: Any) -> float:
-    """‖ΔW‖ / ‖W‖, Frobenius norms over all matrices: the adapters are merged into a copy and the base subtracted."""
+def relative_change(base: nn.Module, model: Any) -> float:
+    """The `delta_norm` of a trained model: its adapters are merged into a copy and the base subtracted."""
     merged = copy.deepcopy(model)
     if hasattr(merged, "merge_and_unload"):
         merged = merged.merge_and_unload()
@@ -132,4 +138,4 @@ def delta_norm(base: nn.Module, model: Any) -> float:
     matrices = {name: p for name, p in base.named_parameters() if p.ndim > 1}
     change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
     whole = sum(float(p.double().square().sum()) for p in matrices.values())
-    return math.sqrt(change / whole) if math.isfinite(change) else math.inf
+    return delta_norm(change, whole)

@@ -18,9 +18,18 @@ from torch.nn import functional
 from lorakit.adapters.peft_layers import adapted_layers, attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
 from lorakit.data.tokens import IGNORE, TokenSplit, order
-from lorakit.packed.engine import OnStep, RunResult, evaluation_steps
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
+from lorakit.result import (
+    CURVE,
+    HELD_OUT,
+    OnStep,
+    RunResult,
+    delta_norm,
+    evaluation_steps,
+    loss_metrics,
+    training_metrics,
+)
 from lorakit.specs import SFTSpec
 
 EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
@@ -62,7 +71,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
             raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
                              "weight directly, so its adapter would never learn: run this spec with engine='packed'")
-    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in ("validation", "test")}
+    held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
     before = {name: mean_loss(trained, split) for name, split in final.items()}
     forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
@@ -79,13 +88,9 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
             {name: curve[f"{name}_loss"][-1] for name in held_out})
     finite = all(math.isfinite(value) for name, column in curve.items() if name.endswith("loss") for value in column)
-    metrics: dict[str, float | None] = {
-        "base_validation_loss": before["validation"], "base_test_loss": before["test"],
-        "train_loss": curve["train_loss"][-1], "validation_loss": ends["validation"], "test_loss": ends["test"],
-        "parameters": sum(p.numel() for p in trained.parameters() if p.requires_grad),
-        "delta_norm": delta_norm(base, trained), "base_text_loss_before": forgotten[0],
-        "base_text_loss_after": forgotten[1], "grad_norm_first": trainer.first_norm,
-    }
+    metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
+        sum(p.numel() for p in trained.parameters() if p.requires_grad), relative_change(base, trained),
+        trainer.first_norm, forgotten)
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(trained) if keep_weights else {},
                      time.perf_counter() - started, trainer.tokens)
 
@@ -132,8 +137,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
         """SFTTrainer that keeps exact losses: its own logs are rounded and averaged."""
 
         def __init__(self, **options: Any) -> None:
-            self.curve: dict[str, list[Any]] = {
-                name: [] for name in ("step", "tokens", "train_loss", "validation_loss", "test_loss")}
+            self.curve: dict[str, list[Any]] = {name: [] for name in CURVE}
             self.recent: list[torch.Tensor] = []
             self.latest: dict[str, float] = {}
             self.tokens, self.since, self.first_norm, self.last_loss = 0, 0, math.nan, math.nan
@@ -230,8 +234,8 @@ def mean_loss(model: nn.Module, split: TokenSplit) -> float:
 
 
 @torch.no_grad()
-def delta_norm(base: nn.Module, trained: nn.Module) -> float:
-    """‖ΔW‖ / ‖W‖: Frobenius norms over all matrices of the model."""
+def relative_change(base: nn.Module, trained: nn.Module) -> float:
+    """The `delta_norm` of a trained model."""
     whole = sum(float(p.double().square().sum()) for p in base.parameters() if p.ndim > 1)
     layers = adapted_layers(trained)
     if layers:
@@ -240,4 +244,4 @@ def delta_norm(base: nn.Module, trained: nn.Module) -> float:
         after = dict(trained.named_parameters())
         change = sum(float((after[name].double() - p.double()).square().sum())
                      for name, p in base.named_parameters() if p.ndim > 1)
-    return math.sqrt(change / whole) if math.isfinite(change) else math.inf
+    return delta_norm(change, whole)

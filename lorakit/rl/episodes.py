@@ -16,7 +16,7 @@ import torch
 
 from lorakit.data.rl_tasks import Problem, Task, encode_prompts
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.packed.engine import RunResult, evaluation_steps
+from lorakit.result import HELD_OUT, Metrics, RunResult, evaluation_steps
 from lorakit.rewards import SCHEMES, RewardFunction, load_rewards, total
 from lorakit.rewards.gradable import accuracy
 from lorakit.rl.objective import advantages
@@ -24,7 +24,6 @@ from lorakit.rl.rollout import sample
 from lorakit.rl.stops import Stops, without_stop
 
 ROWS_AT_ONCE = 1024  # problems times configurations in one evaluation forward pass
-HELD_OUT = ("validation", "test")
 
 
 class NoRewardWarning(UserWarning):
@@ -157,7 +156,7 @@ class Episodes:
             column.append(row[name])
         self._clear()
 
-    def result(self, base: dict[str, float], last: dict[str, float], metrics: dict[str, float | None],
+    def result(self, base: dict[str, float], last: dict[str, float], metrics: Metrics,
                weights: dict[str, Any], seconds: float) -> RunResult:
         """The run's result; says so if it never met a group with two different rewards.
 
@@ -166,7 +165,7 @@ class Episodes:
             metrics: what the engine measured besides.
         """
         best = max(range(len(self.curve["step"])), key=lambda i: (self.curve["validation_accuracy"][i], -i))
-        found: dict[str, float | None] = {
+        found: Metrics = {
             **{f"base_{name}_accuracy": value for name, value in base.items()},
             **{f"{name}_accuracy": value for name, value in last.items()},
             **{f"best_{name}_accuracy": self.curve[f"{name}_accuracy"][best] for name in HELD_OUT},
@@ -176,8 +175,8 @@ class Episodes:
             "sampler_base_gap_first": self.base_gap_first, "sampler_base_gap_last": self.base_gap_last, **metrics}
         if not self.groups_with_spread:
             warnings.warn(no_reward(self.spec.id), NoRewardWarning, stacklevel=2)
-        return RunResult(self.spec, "ok" if self.finite else "diverged", found,  # type: ignore[arg-type]
-                         self.curve, weights, seconds, self.tokens)
+        return RunResult(self.spec, "ok" if self.finite else "diverged", found, self.curve, weights, seconds,
+                         self.tokens)
 
 
 def no_reward(run: str) -> str:

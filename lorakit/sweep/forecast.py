@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lorakit.packed.engine import evaluation_steps
+from lorakit.result import evaluation_steps
 
 WATCHED = 0.1  # share of the steps in which a pack may still be given up
 DOUBT = 1.5  # the first step alone may mislead: it also warms caches

@@ -13,11 +13,11 @@ from torch import nn
 from lorakit.data.rl_tasks import Task, encode_prompts
 from lorakit.data.tokens import TokenSplit
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.packed.cpu import hastened
 from lorakit.packed.engine import accumulate, evaluate
-from lorakit.packed.grpo import ACTIVATIONS_AT_ONCE, _batch, _score, layout, learn
+from lorakit.packed.grpo import ACTIVATIONS_AT_ONCE, _batch, _score, learn
 from lorakit.packed.model import PackedModel
-from lorakit.rl.episodes import HELD_OUT, Episodes
+from lorakit.result import HELD_OUT
+from lorakit.rl.episodes import Episodes
 from lorakit.rl.rollout import sample, stop_tokens, uniforms
 from lorakit.specs import SFTSpec
 from lorakit.sweep.host_memory import available_bytes
@@ -45,7 +45,7 @@ def probe_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     whole, part = splits["validation"].head(first.evaluation_tokens), splits["validation"].head(tokens)
     chosen = torch.arange(count * first.accumulation * first.batch_size) % len(train)
     chosen = chosen.view(count, first.accumulation, first.batch_size)
-    with PackedModel(model, specs) as packed, hastened(packed):
+    with PackedModel(model, specs) as packed:
         for _ in range(2 if allowed >= 2 * count else 1):  # the first one warms up
             started = time.perf_counter()
             accumulate(packed, train, chosen, device)
@@ -70,7 +70,8 @@ def sft_bytes(spec: SFTSpec, model: Any, train: TokenSplit) -> float:
         return tensor
 
     device = next(model.parameters()).device
-    with PackedModel(model, [spec]) as packed, hastened(packed):
+    with PackedModel(model, [spec]) as packed:
+        packed.decoder = None  # it keeps its activations out of autograd's sight
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             packed.loss_sums(train.input_ids[None, :1].to(device), train.labels[None, :1].to(device))
@@ -94,7 +95,7 @@ def probe_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, runs: int
                              dtype=torch.float64 if spec.dtype == "float64" else torch.float32)
     draws = uniforms(0, 0, short.episodes_per_step, spec.max_completion_length).to(device)
     tokens = few * (max(len(prompts[i]) for i in chosen) + spec.group_size * spec.max_completion_length)
-    with PackedModel(model, [layout(short, tokens)]) as packed:
+    with PackedModel(model, [short], tokens) as packed:
         started = time.perf_counter()
         rollout = sample(packed.model, [prompts[i] for i in chosen], spec.group_size, spec.max_completion_length, stop,
                          temperature, draws)

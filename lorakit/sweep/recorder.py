@@ -21,11 +21,11 @@ from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, tokenize
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.names import resolve_name
-from lorakit.packed.engine import evaluation_steps
 from lorakit.records import Record, Store
 from lorakit.reference import reading
 from lorakit.reference.at_points import AtPoints
-from lorakit.reference.sft import delta_norm, mean_loss
+from lorakit.reference.sft import mean_loss, relative_change
+from lorakit.result import evaluation_steps
 from lorakit.rl.episodes import HELD_OUT, HeldOut
 from lorakit.rl.rollout import stop_tokens
 from lorakit.specs import SFTSpec
@@ -236,7 +236,7 @@ class Recorder(AtPoints):
         if not isinstance(self.trained, PeftModel) or any(name.startswith("peft.") for name in self.unsaid):
             return None
         base = nn.ParameterList(p for name, p in self.trained.named_parameters() if ".lora_" not in name)
-        return delta_norm(base, self.trained)
+        return relative_change(base, self.trained)
 
     def _named(self, name: str) -> str:
         """The dataset's or task's name, pinned anew by what no field of the spec says."""

@@ -38,9 +38,10 @@ from lorakit.data.rl_tasks import Task, encode_prompts, load_task
 from lorakit.data.tasks import TextData, base_text, load_dataset
 from lorakit.data.tokens import TokenSplit, tokenize
 from lorakit.epochs import current
-from lorakit.packed.engine import OnStep, RunResult, train_pack
+from lorakit.packed.engine import train_pack
 from lorakit.packed.grpo import train_grpo_pack
 from lorakit.records import Record
+from lorakit.result import OnStep, RunResult
 from lorakit.specs import PACKAGE, GRPOSpec, read_spec
 from lorakit.sweep.device import device_name, peak_bytes, reset_peak
 from lorakit.sweep.forecast import Forecast, OverBudgetError

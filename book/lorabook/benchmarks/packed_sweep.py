@@ -97,7 +97,7 @@ def peft_loop(specs: list[SFTSpec], fused: bool | None) -> list[float]:
 
     from lorakit.adapters.peft_layers import attach
     from lorakit.data.tokens import order
-    from lorakit.packed.engine import evaluation_steps
+    from lorakit.result import evaluation_steps
 
     base, _, splits = _load(specs[0])
     losses = []

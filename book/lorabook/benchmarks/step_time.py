@@ -108,13 +108,12 @@ def packed(one: Timing) -> dict[str, Any]:
     import torch
 
     from lorakit.bases.models import load_model
-    from lorakit.packed.cpu import hastened
     from lorakit.packed.model import PackedModel
 
     specs = [SFTSpec(model=one.model, learning_rate=1e-6 * (k + 1), lora=_lora(one)) for k in range(one.configurations)]
     ids = torch.randint(200, (one.configurations, one.batch_size, one.length))
     seconds = []
-    with PackedModel(load_model(one.model)[0], specs) as pack, hastened(pack):
+    with PackedModel(load_model(one.model)[0], specs) as pack:
         for _ in range(one.steps + 1):
             started = time.perf_counter()
             sums, counts = pack.loss_sums(ids, ids)
