@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+LOGITS_AT_ONCE = 2**27  # rows · vocabulary beyond which logits are made in chunks and remade in the backward pass
 OTHER_ENGINE = "run it with engine='peft', which calls the model's own forward pass (RL: engine='trl')"
 
 

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lorakit.adapters.peft_layers import adapted_layers, attach, body_linear_names, fused_names, peft_config
 from lorakit.bases.families import (
+    LOGITS_AT_ONCE,
     OTHER_ENGINE,
     UnsupportedModelError,
     head_logits,
@@ -28,7 +29,6 @@ from lorakit.packed.optimizer import Group, PackedAdamW
 from lorakit.result import delta_norm
 from lorakit.specs import SFTSpec
 
-LOGITS_AT_ONCE = 2**27  # K · M · vocabulary beyond which logits are made in chunks and remade in the backward pass
 Factors = dict[str, tuple[torch.Tensor, ...]]  # A (r, d_in) and B (d_out, r) by the name of a layer
 
 

@@ -16,8 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lorakit.bases.families import UnsupportedModelError, head_logits
-from lorakit.packed.model import LOGITS_AT_ONCE
+from lorakit.bases.families import LOGITS_AT_ONCE, UnsupportedModelError, head_logits
 from lorakit.rl.stops import Stops
 
 
