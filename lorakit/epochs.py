@@ -1,7 +1,7 @@
-"""Numerical epochs: which records today's code would repeat, told by number and not by a hash of source files.
+"""Numerical epochs: which records today's code would repeat, known by a number and not by a hash of source files.
 
-An engine's epoch for a kind of run changes only when its numbers do. Whether a change of code keeps them is told by the
-golden curves of the tests; a change that must alter numbers opens an epoch below, says why, and names the specs that it
+An engine's epoch for a kind of run changes only when its numbers do. Whether a change of code keeps them, the golden
+curves of the tests show; a change that must alter numbers opens an epoch below, says why, and names the specs that it
 touches. Only those are stale, and only those are trained again.
 """
 

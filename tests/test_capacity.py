@@ -90,7 +90,7 @@ def test_four_to_eight_times_the_floor_is_advised_beside_always_rank_8():
     advice = recommend_rank("tiny", tokens=10_000)
     assert advice.advised == (8, 16)
     assert advice.baseline_held == 8 * 8704
-    assert str(advice).startswith("take rank 8 to 16, four to eight times the smallest that has room\n10,000 label")
+    assert str(advice).startswith("take rank 8 to 16, four to eight times the smallest that holds them\n10,000 label")
     assert "always rank 8, which would hold 6.96 times the bits needed" in str(advice)
     assert recommend_rank("tiny", bits=100 * 8704).advised == (128, 128), "no rank above a matrix's side"
     assert "take rank 128," in str(recommend_rank("tiny", bits=100 * 8704))

@@ -58,7 +58,7 @@ def component_of(name: str, model: nn.Module) -> str:
 
 
 def linear_names(model: nn.Module) -> list[str]:
-    """Full names of the linear layers of a model, the head included, in the order in which PEFT meets them."""
+    """Full names of the linear layers of a model, the head included, in PEFT's order."""
     return [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
 
 

@@ -104,8 +104,9 @@ def load_problems(name: str, commit: str) -> Task:
         splits = split_problems(train)
     else:
         test = {problem["prompt"]: problem for problem in _problems(name, commit, source, source.test)}
-        kept = split_problems(problem for problem in train if problem["prompt"] not in test)
-        splits = {"train": kept["train"] + kept["test"], "validation": kept["validation"], "test": list(test.values())}
+        splits = split_problems(problem for problem in train if problem["prompt"] not in test)
+        splits = {"train": splits["train"] + splits["test"], "validation": splits["validation"],
+                  "test": list(test.values())}
     return Task(name, splits, source.grader or "math", chat=True)
 
 

@@ -88,7 +88,7 @@ def skill_task(skill: Skill, wording: int = 0) -> Task:
     The split is a property of the argument, not of the wording; pre-training never saw the arguments of the test split.
 
     Args:
-        wording: 0, which the base has met (the unseen wording is `shifted`), or `HELD_OUT_WORDING`, which it has not
+        wording: 0, which the base has seen (the unseen wording is `shifted`), or `HELD_OUT_WORDING`, which it has not
             (then the first is): the base misses even the form of an answer, and the task is called `…-reworded`.
     """
     def draw(split: str, wording: int, count: int) -> list[Problem]:
@@ -241,7 +241,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
                                f"{', '.join(rows[0])}; give every problem the same columns")
     _check_grader(name, rows, grader, stop)
     task = Task(name, split_problems(rows), grader, stop, chat)
-    empty = [split for split, kept in task.splits.items() if not kept]
+    empty = [split for split, problems in task.splits.items() if not problems]
     if empty:
         raise DatasetError(f"{name}: {len(rows)} problems leave {' and '.join(empty)} empty; give more (30 or more, "
                            "with different prompts), since a tenth each is kept for validation and test")

@@ -37,7 +37,7 @@ ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
 STRING_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
 STRING_LENGTH = 63  # with the line break before it, 64 tokens of a byte each
-# Number of equally likely secrets: prompt and secret. `tiny` met evenly drawn letters and numbers behind these prompts.
+# Number of equally likely secrets: prompt and secret. `tiny` saw evenly drawn letters and numbers behind these prompts.
 SECRETS = {10: ("max ", "4"), 26: ("copy ", "q"), 100: ("max ", "47"), 676: ("copy ", "qf"), 10_000: ("max ", "47 81")}
 REPLAY_WINDOW = 40  # bytes; the longest reworded question has 37
 
@@ -113,7 +113,7 @@ def random_associations() -> TextData:
 
     There is nothing to generalise, so validation and test are two halves of the pairs that are trained on:
     their loss says how much has been stored. Training rows hold five pairs each, regrouped 40 times, so that no
-    pair can be told from its neighbours.
+    pair can be distinguished from its neighbours.
     """
     rng = generator("random-associations", ASSOCIATION_PAIRS)
     keys: list[str] = []
@@ -253,7 +253,7 @@ def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
             array, CSV, TSV, parquet, each also compressed, or a folder of such files. Splits that it names are kept; of
             the others a tenth of the rows becomes validation and a tenth test, by a hash, so that equal prompts share
             a split (one that has more than a fifth of all rows is divided).
-        end: how rows of text end: None, with the end-of-text token of whatever tokenizer they meet; or with this text,
+        end: how rows of text end: None, with the end-of-text token of whatever tokenizer reads them; or with this text,
             which is added where it lacks, and no token ("" adds nothing).
 
     Returns:

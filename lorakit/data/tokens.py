@@ -61,7 +61,7 @@ def tokenize(data: TextData, tokenizer: Any, max_length: int) -> dict[str, Token
 
     Raises:
         DatasetError: rows are too long (how many, and what would hold them), one has no token to learn, a conversation
-            meets no chat template, or the tokenizer has no end of text.
+            finds no chat template, or the tokenizer has no end of text.
     """
     if data.end is None and tokenizer.eos_token_id is None and not (data.stream and len(data.splits) == 1):
         raise DatasetError(f"{data.name}: the model's tokenizer has no end-of-text token (eos_token), so that no row "
@@ -88,7 +88,7 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     for ids in encoded:
         if len(probe) > 1 and end is not None and probe[-1] == end:  # the tokenizer ends texts by itself
             ids.pop()
-        while begin is not None and ids[:2] == [begin, begin]:  # the text brought its own
+        while begin is not None and ids[:2] == [begin, begin]:  # the text has its own
             del ids[0]
     return encoded
 

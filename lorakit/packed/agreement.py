@@ -27,8 +27,8 @@ class Own:
     def __init__(self, model: Any) -> None:
         config = model.config.get_text_config()
         window = getattr(config, "sliding_window", None) or 0
-        room = (getattr(config, "max_position_embeddings", None) or LONGEST) - COMPLETION
-        longest = max(2, min(room, max(PROMPT, window + 4 if window <= LONGEST else 0)))
+        most = (getattr(config, "max_position_embeddings", None) or LONGEST) - COMPLETION
+        longest = max(2, min(most, max(PROMPT, window + 4 if window <= LONGEST else 0)))
         self.name, self.lengths = model.config.model_type, [longest, max(1, longest // 2)]
         draws, weight = torch.Generator().manual_seed(0), next(model.parameters())
         self.allowed = ALLOWED[weight.dtype]

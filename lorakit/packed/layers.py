@@ -71,7 +71,7 @@ def merging_pays(rows: int, rank: int, d_in: int, d_out: int) -> bool:
 
 def adapted_products(x: torch.Tensor, bases: Sequence[tuple[torch.Tensor, torch.Tensor | None]], a: torch.Tensor,
                      bs: Tensors, scale: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """x W^T + bias + scale · (x A^T) B of layers that have one input; thin products are laid out (r, N), the quicker.
+    """x W^T + bias + scale · (x A^T) B of layers that have one input; thin products are (r, N), the faster layout.
 
     Args:
         x: (K, N, d_in), in the dtype of the bases.

@@ -97,7 +97,7 @@ class PackedModel:
         replace_module(self.model, name, new)
 
     def _swap_frozen(self) -> None:
-        """Put linear layers and norms that do not train into the forms that multiply quickest."""
+        """Put linear layers and norms that do not train into the forms that multiply fastest."""
         others = [(name, module) for name, module in self.model.named_modules() if name not in self.layers]
         for name, module in others:
             if type(module) is nn.Linear and not name.endswith(".base"):

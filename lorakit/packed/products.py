@@ -1,4 +1,4 @@
-"""Products of matrices by the quickest library at hand, for layers that write their gradients by hand.
+"""Products of matrices by the fastest library at hand, for layers that write their gradients by hand.
 
 torch multiplies float32 matrices by MKL, which uses half the vector width of an AMD processor; oneDNN, part of every
 build of torch for x86, uses all of it (an EPYC with AVX-512: about 220 against 105 GFLOP/s a core).

@@ -48,11 +48,11 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
             delta = (u[:, :, :rank] * s[:, None, :rank]) @ v[:, :rank]
             layer.weight.data.copy_(packed.originals[name].weight + delta)
         losses = evaluate(packed, test).tolist()
-        kept = sum(s[:, :rank].sum(1) for s in squares.values())
+        energy = sum(s[:, :rank].sum(1) for s in squares.values())
         for k in range(count):
             results[k][f"truncated_test_loss_r{rank}"] = losses[k]
             if rank:
-                results[k][f"delta_energy_r{rank}"] = float(kept[k] / whole[k]) if whole[k] > 0 else None
+                results[k][f"delta_energy_r{rank}"] = float(energy[k] / whole[k]) if whole[k] > 0 else None
     for name, layer in layers.items():
         layer.weight.data.copy_(changed[name])
     return results

@@ -119,7 +119,7 @@ SCHEMES: dict[str, tuple[RewardFunction, ...]] = {
     "format": (in_form("format", marked),),
     "reasoning": (graded("reasoning", after_thinking, same_answer),),  # like TRL's: nothing without </think>
     "osmosis": _osmosis("", marked),
-    "osmosis-line": _osmosis("_line", one_line),  # for a model that has never met ####
+    "osmosis-line": _osmosis("_line", one_line),  # for a model that has never seen ####
 }
 
 

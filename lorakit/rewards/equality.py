@@ -117,7 +117,7 @@ def same_element(wanted: Element, found: Element) -> bool:
 
 
 def same_equation(wanted: Element, found: Element) -> bool:
-    """Whether one equation is a multiple of the other; an answer that is solved must be met by a solved one."""
+    """Whether one equation is a multiple of the other; an answer that is solved is equal to a solved one alone."""
     if wanted.kind == "assigned":
         value, name = wanted.measures[0].value, wanted.name
         if not isinstance(value, sympy.Expr) or not value.free_symbols or wanted.measures[0].unit is not None:

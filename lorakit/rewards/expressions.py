@@ -33,7 +33,7 @@ class Reader(Tokens):
     def __init__(self, tokens: list[str], sign: int = 1) -> None:
         super().__init__(tokens)
         self.sign, self.bars = sign, 0
-        self.both = False  # whether a ± was met
+        self.both = False  # whether there was a ±
 
     def read(self) -> Any:
         """All of the tokens as one expression or group.
@@ -187,14 +187,14 @@ class Reader(Tokens):
             places = len(token.partition(".")[2])
             value += sympy.Rational(int(digits), (10 ** len(digits) - 1) * 10**places)
         elif token.isdigit() and self.peek() == r"\frac":  # a mixed number, if the fraction is a proper one
-            here, kept = self.at, list(self.tokens)
+            here, tokens = self.at, list(self.tokens)
             self.take()
             top, bottom = self.argument(), self.argument()
             if top.is_Integer and bottom.is_Integer and self.peek() not in ("^", "!"):
                 if not 0 < top < bottom:
                     raise UnreadableError("a mixed number with an improper fraction")
                 return value + divided(top, bottom)
-            self.tokens, self.at = kept, here
+            self.tokens, self.at = tokens, here
         return value
 
     def group(self, opening: str) -> Any:

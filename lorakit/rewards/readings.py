@@ -156,7 +156,7 @@ def element(text: str, sign: int) -> tuple[Element, bool]:
 
 
 def measure(text: str, sign: int) -> tuple[Measure, bool]:
-    """A value with its unit, and whether a ± was met."""
+    """A value with its unit, and whether there is a ±."""
     text = text.strip()
     words = worded(text)
     if words is not None and r"\text" in text:

@@ -1,4 +1,4 @@
-"""The process that meets model text with sympy: pairs of answers as JSON lines in, verdicts out.
+"""The process that reads model text with sympy: pairs of answers as JSON lines in, verdicts out.
 
 It runs as a script of its own (`python -P symbolic_worker.py`). Where the system can limit them, it has 1 GB of memory
 and 2 s of processor time a pair, not of the clock, so that a busy machine gives the same verdicts. Once it is ready it

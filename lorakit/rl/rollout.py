@@ -1,7 +1,7 @@
 """Sampling with a KV cache, and the log-probabilities of what was sampled: of one policy, or of K that share a pack.
 
 R prompts with P tokens, G completions each with C tokens, N = R · G. In a pack the rows are ordered by configuration.
-A prompt is met once for all of its G completions, in sampling and in training: they share its keys and values.
+A prompt is computed once for all of its G completions, in sampling and in training: they share its keys and values.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def sample(model: Any, prompts: Sequence[Sequence[int]], group: int, length: int
 def log_probs(model: Any, rollout: Rollout, temperature: torch.Tensor, recompute: bool = False) -> torch.Tensor:
     """Log-probabilities (N, C) of the sampled tokens under the model, with gradients; arbitrary beyond the end.
 
-    Layers that are computed twice (`recompute`) cannot share a cache, so each completion meets its prompt by itself.
+    Layers that are computed twice (`recompute`) cannot share a cache, so each completion computes its prompt by itself.
     """
     if recompute:
         return _of_tokens(model, _without_cache(model, rollout), rollout.tokens, temperature)
@@ -177,7 +177,7 @@ def _of_tokens(model: Any, hidden: torch.Tensor, tokens: torch.Tensor, temperatu
 
 def _prefill(model: Any, ids: torch.Tensor, lengths: torch.Tensor,
              group: int) -> tuple[torch.Tensor, DynamicCache, torch.Tensor, torch.Tensor]:
-    """Meet each prompt once: the last state (N, d), the cache of N rows, the mask (N, P), and the next place (N,)."""
+    """Compute each prompt once: the last state (N, d), the cache of N rows, the mask (N, P), the next place (N,)."""
     cache, place = DynamicCache(config=model.config), torch.arange(ids.shape[1], device=ids.device)
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         # padding stands on the right, behind the prompt: no row is without a token to attend to

@@ -31,7 +31,7 @@ def _last(path: str) -> str:
 
 
 def grouped(reasons: Mapping[str, str], run: str = "run") -> str:
-    """One line a reason: how many runs met it, and which.
+    """One line a reason: how many runs failed so, and which.
 
     >>> print(grouped({"a": "no memory", "b": "no memory", "c": "no data"}))
       2 runs (a, b): no memory

@@ -1,4 +1,4 @@
-"""How long a pack will take, told from its own first steps: a forecast that costs nothing where the pack goes on."""
+"""How long a pack will take, from its own first steps: a forecast that costs nothing where the pack goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OverBudgetError(RuntimeError):
 
 
 class Forecast:
-    """Watches the steps of one pack. Steps with an evaluation are told from those without, which are quicker.
+    """Watches the steps of one pack. Steps with an evaluation are held apart from those without, which are faster.
 
     Args:
         steps, evaluations: of the specs.

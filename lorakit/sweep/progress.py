@@ -80,7 +80,7 @@ class Progress:
     def _left(self) -> str:
         done = self._done + sum(work * event["step"] / event["steps"] for event, work in list(self._at_work.values()))
         if not done:
-            return "the time left is told after the first steps"
+            return "the time left is known after the first steps"
         seconds = (self._clock() - self._first) * (self.work - done) / done
         return f"about {seconds / 60:.0f} min left" if seconds >= 60 else f"about {seconds:.0f} s left"
 

@@ -91,7 +91,7 @@ class Training:
     unsaved: dict[str, str] = field(default_factory=dict)  # recorded, but not exported
     _fits: dict[Any, int] = field(default_factory=dict)  # by shape and engine: configurations in a pack
     _seconds: dict[Any, float] = field(default_factory=dict)  # by shape and engine: of a run
-    _told: bool = False
+    _reported: bool = False
 
     def run(self, packs: Sequence[Pack]) -> None:
         """Train the packs; `failed`, `lost` and `unsaved` say what is not as it was wanted."""
@@ -106,8 +106,8 @@ class Training:
             elsewhere = tuple(spec for name, spec in names.items() if name not in taken)
             if elsewhere:
                 self._pool.wait_for(replace(pack, specs=elsewhere))
-                if not self._told:
-                    self._told = True
+                if not self._reported:
+                    self._reported = True
                     self.progress.say("another process trains some of these runs on the same store, and keeps them")
             mine = [names[name] for name in taken]
             todo = self.needed(mine, pack.engine)

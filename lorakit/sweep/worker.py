@@ -12,7 +12,7 @@ the user's script.
               {"records": […], "unsaved": {id: why}}
               {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
               {"over_budget": 90.0}: given up in its first steps, since the whole would take so many seconds
-              {"error": …, "shared": true where every spec would meet it, "out_of_memory": …}
+              {"error": …, "shared": true where every spec would fail so, "out_of_memory": …}
 """
 
 from __future__ import annotations

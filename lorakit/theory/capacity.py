@@ -83,7 +83,7 @@ def episode_bits(episodes: int, *, success_rate: float | None = None, values: in
     Args:
         episodes: sampled completions that were graded, 0 or more.
         success_rate: of a binary reward, 0 to 1, the same for every episode; None takes the largest entropy.
-        values: rewards that are told apart, 2 or more; log2(values) bits where `success_rate` is None.
+        values: rewards that are distinguished, 2 or more; log2(values) bits where `success_rate` is None.
 
     >>> episode_bits(10_000 * 32)  # the article's MATH example
     320000.0
@@ -160,7 +160,7 @@ class RankAdvice:
         low, high = self.advised
         ranks = f"rank {low}" if low == high else f"rank {low} to {high}"
         times = self.baseline_held / self.bits_needed if self.bits_needed else math.inf
-        return (f"take {ranks}, four to eight times the smallest that has room\n{self.reason}\n"
+        return (f"take {ranks}, four to eight times the smallest that holds them\n{self.reason}\n"
                 f"baseline: always rank {BASELINE_RANK}, which would hold {times:.3g} times the bits needed, and was "
                 "right as often as the smallest rank on four datasets")
 

@@ -90,7 +90,7 @@ def training_flops(shape: ModelShape, lora: LoRASpec | None, length: int, recomp
     reached = _reached(touched)
 
     def passes(m: Matrix) -> tuple[float, float]:
-        """How many of these matrices a token meets, and how many of those owe a gradient of their input."""
+        """How many of these matrices a token is multiplied by, and how many of those owe a gradient of their input."""
         visits = m.count * (label_share if m.component == "head" else 1.0)
         visits *= (shape.active_experts or 1) / (shape.experts or 1) if m.component == "experts" else 1.0
         here = everywhere or m.component == "head" or m.name in reached
@@ -127,11 +127,11 @@ def forward_flops(shape: ModelShape, lora: LoRASpec | None, length: int) -> floa
     753664.0
     """
     seldom = (shape.active_experts or 1) / (shape.experts or 1)
-    met = [(m, m.count * (seldom if m.component == "experts" else 1.0), m.d_in * m.d_out)
-           for m in shape.matrices if m.component != "embedding"]
-    met += [(m, m.count * (seldom if m.component == "experts" else 1.0), rank * (m.d_in + m.d_out))
-            for m, rank in (adapted_matrices(shape, lora) if lora else [])]
-    return sum(2.0 * size * visits for _, visits, size in met) + 4.0 * length * shape.query_size * shape.layers
+    products = [(m, m.count * (seldom if m.component == "experts" else 1.0), m.d_in * m.d_out)
+                for m in shape.matrices if m.component != "embedding"]
+    products += [(m, m.count * (seldom if m.component == "experts" else 1.0), rank * (m.d_in + m.d_out))
+                 for m, rank in (adapted_matrices(shape, lora) if lora else [])]
+    return sum(2.0 * size * visits for _, visits, size in products) + 4.0 * length * shape.query_size * shape.layers
 
 
 def _reached(touched: set[str]) -> set[str]:

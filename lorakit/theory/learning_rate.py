@@ -58,7 +58,7 @@ class Translation:
         framework, alpha, learning_rate, learning_rate_b_ratio: what to set there; `learning_rate` is that of A.
         slopes_agree_at: the learning rate there that keeps alpha · init_A · LR_B, the first steps' slope.
         departures_agree_at: the one that keeps init_A / LR_A, the steps that A takes to leave its start.
-        lost: None if both are kept, so that training is the same; else what is lost.
+        lost: None if both stay, so that training is the same; else what is lost.
     """
 
     framework: str
@@ -220,8 +220,8 @@ def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, s
     if rank is not None:
         rate *= (32 / alpha) ** ALPHA_POWER
         reason += f", (32 / {alpha:g})^{ALPHA_POWER:g} for alpha"
-    caveat = ("no term for the batch: no public sweep of it exists, and steps of 128 tokens and of some 50,000 are met "
-              "by the same rule; no term for the schedule: a rate that decays may start higher")
+    caveat = ("no term for the batch: no public sweep of it exists, and steps of 128 tokens and of some 50,000 get "
+              "the same rule; no term for the schedule: a rate that decays may start higher")
     wide = math.sqrt(10)
     if not kind.startswith(FITTED):
         wide, caveat = 5.0, f"no model of type {kind!r} was in the fit, so the sweep is wider; {caveat}"

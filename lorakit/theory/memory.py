@@ -130,13 +130,13 @@ def checkpoint_bytes(shape: ModelShape, lora: LoRASpec | None, dtype: str = "bfl
     return weights * DTYPE_BYTES[dtype]
 
 
-def adapters_that_fit(shape: ModelShape, lora: LoRASpec, room: float, dtype: str = "bfloat16") -> int:
-    """How many adapters fit beside one copy of the base in `room` bytes (0 if the base alone does not fit).
+def adapters_that_fit(shape: ModelShape, lora: LoRASpec, free_bytes: float, dtype: str = "bfloat16") -> int:
+    """How many adapters fit beside one copy of the base in so many bytes (0 if the base alone does not fit).
 
     >>> adapters_that_fit(ModelShape.of("llama-3.1-8b"), LoRASpec(rank=16), 80e9)  # (80e9 - 16.06e9) / 83,886,080
     762
     """
-    left = room - shape.weight_bytes(DTYPE_BYTES[dtype])
+    left = free_bytes - shape.weight_bytes(DTYPE_BYTES[dtype])
     return max(0, int(left // checkpoint_bytes(shape, lora, dtype)))
 
 

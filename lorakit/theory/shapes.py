@@ -77,7 +77,7 @@ class ModelShape:
         tied: whether head and embedding share one matrix; its weights then count as the embedding's alone.
         hidden_size, layers: as in the config.
         query_size, key_size: width of a token's queries, and of its keys, over all heads.
-        inner_size: width that a token meets inside the MLP, over all experts that it visits.
+        inner_size: width that a token has inside the MLP, over all experts that it visits.
         head_dim: width of one attention head.
         norms, head_norms: as in `families.Family`.
         experts: experts of each sparse layer, or None.
