@@ -85,7 +85,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     stop = stop_tokens(model, tokenizer, task.stop)
     held_out = HeldOut(first, task, tokenizer, model.config.max_position_embeddings, stop)
     prompts, problems = held_out.prompts["train"], task.splits["train"]
-    books = [Episodes(spec, task) for spec in specs]
+    logs = [Episodes(spec, task) for spec in specs]
     batches = -(-first.steps // first.iterations)
     orders = [order(spec.seed, len(problems), batches * first.prompts_per_step).tolist() for spec in specs]
     longest = max(map(len, prompts))
@@ -114,27 +114,27 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
             with sampler(packed) as policy:
                 rollout = sample(policy, [prompts[i] for row in chosen for i in row], first.group_size,
                                  first.max_completion_length, stop, temperature, draws.to(device))
-            gains = _score(books, step + 1, tokenizer, task, chosen, rollout)
-            batch = _batch(specs, rollout, temperature, gains.to(device))
-            ends = [point for point in books[0].points if step < point <= step + first.iterations]
+            advantages = _score(logs, step + 1, tokenizer, task, chosen, rollout)
+            batch = _batch(specs, rollout, temperature, advantages.to(device))
+            ends = [point for point in logs[0].points if step < point <= step + first.iterations]
             if ends or any(spec.kl_coefficient for spec in specs):
                 with base_only(packed) as base:
                     batch.reference = _in_parts(base, batch, count)
-                kl = [book.meet_base(*rows) for book, rows in _each(books, batch, batch.reference)]
+                kl = [log.add_base_log_probs(*rows) for log, rows in _each(logs, batch, batch.reference)]
             for _ in range(min(first.iterations, first.steps - step)):
-                met = batch.old is None
+                first_pass = batch.old is None
                 norms = learn(packed, specs, batch)
                 step += 1
-                if met:
-                    for book, (learner, sampled, mask) in _each(books, batch, batch.old):
-                        book.meet(learner, sampled, mask)
+                if first_pass:
+                    for log, (learner, sampled, mask) in _each(logs, batch, batch.old):
+                        log.add_log_probs(learner, sampled, mask)
                 first_norms = norms.tolist() if step == 1 else first_norms
-                if step in books[0].points:
+                if step in logs[0].points:
                     scores = held_out.accuracies(packed.model, HELD_OUT, count)
-                    for k, book in enumerate(books):
-                        book.point(step, scores[k], kl[k])
+                    for k, log in enumerate(logs):
+                        log.point(step, scores[k], kl[k])
                 if on_step:
-                    on_step(step, first.steps, [book.latest for book in books])
+                    on_step(step, first.steps, [log.latest for log in logs])
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [None] * count)
         after = held_out.accuracies(packed.model, splits, count, final=True)
         deltas, drifts, trained = packed.delta_norms(), base_drifts(packed), packed.parameters_trained
@@ -143,31 +143,31 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     seconds = (time.perf_counter() - started) / count
     metrics = [training_metrics(trained[k], deltas[k], first_norms[k], [values[k] for values in forgotten])
                | {"base_drift": drifts[k]} for k in range(count)]
-    return [book.result(before[k], after[k], metrics[k], weights[k], seconds) for k, book in enumerate(books)]
+    return [log.result(before[k], after[k], metrics[k], weights[k], seconds) for k, log in enumerate(logs)]
 
 
-def _score(books: Sequence[Episodes], step: int, tokenizer: Any, task: Task, chosen: Sequence[Sequence[int]],
+def _score(logs: Sequence[Episodes], step: int, tokenizer: Any, task: Task, chosen: Sequence[Sequence[int]],
            rollout: Rollout) -> torch.Tensor:
-    """Pay every policy's completions and return the advantages (K, N)."""
+    """Reward every policy's completions and return the advantages (K, N)."""
     completions, ended = rollout.completions(), rollout.ended.tolist()
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    each = len(completions) // len(books)
-    gains = []
-    for k, book in enumerate(books):
-        mine = slice(k * each, (k + 1) * each)
+    each = len(completions) // len(logs)
+    advantages = []
+    for k, log in enumerate(logs):
+        own = slice(k * each, (k + 1) * each)
         problems = [task.splits["train"][i] for i in chosen[k] for _ in range(rollout.group)]
-        parts = pay(book.functions, task, problems, texts[mine], completions[mine])
-        gains.append(book.add(step, parts, [len(c) for c in completions[mine]], ended[mine]))
-    return torch.stack(gains)
+        parts = pay(log.functions, task, problems, texts[own], completions[own])
+        advantages.append(log.add(step, parts, [len(c) for c in completions[own]], ended[own]))
+    return torch.stack(advantages)
 
 
-def _batch(specs: Sequence[GRPOSpec], rollout: Rollout, temperature: torch.Tensor, gains: torch.Tensor) -> Batch:
+def _batch(specs: Sequence[GRPOSpec], rollout: Rollout, temperature: torch.Tensor, advantages: torch.Tensor) -> Batch:
     masks = rollout.mask.view(len(specs), -1, rollout.mask.shape[1])
     ended = rollout.ended.view(len(specs), -1, 1)
     counted = [mask & whole if spec.mask_truncated else mask
                for spec, mask, whole in zip(specs, masks, ended, strict=True)]
     weight = torch.stack([token_weights(spec, mask) for spec, mask in zip(specs, counted, strict=True)])
-    return Batch(rollout, temperature, gains, weight, micro_batch=specs[0].micro_batch)
+    return Batch(rollout, temperature, advantages, weight, micro_batch=specs[0].micro_batch)
 
 
 def _parts(batch: Batch, count: int, config: Any) -> list[slice]:
@@ -192,13 +192,13 @@ def _in_parts(model: Any, batch: Batch, count: int) -> torch.Tensor:
         for part in _parts(batch, count, model.config)], 1)
 
 
-def _each(books: Sequence[Episodes], batch: Batch, log_probs: torch.Tensor | None) -> Any:
-    """(books, (log-probabilities, the sampler's, mask)) of each configuration."""
-    count = len(books)
+def _each(logs: Sequence[Episodes], batch: Batch, log_probs: torch.Tensor | None) -> Any:
+    """(log, (log-probabilities, the sampler's, mask)) of each configuration."""
+    count = len(logs)
     shape = (count, -1, batch.rollout.tokens.shape[1])
     sampled, mask = batch.rollout.log_probs.view(shape), batch.rollout.mask.view(shape)
     assert log_probs is not None
-    return zip(books, zip(log_probs, sampled, mask, strict=True), strict=True)
+    return zip(logs, zip(log_probs, sampled, mask, strict=True), strict=True)
 
 
 def learn(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> torch.Tensor:
@@ -211,7 +211,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
     """Add the gradients of one optimizer step; each configuration's loss (K,)."""
     count, group, width = len(specs), batch.rollout.group, batch.rollout.tokens.shape[1]
     total = torch.zeros(count, dtype=torch.float64, device=batch.weight.device)
-    met: list[torch.Tensor] = []
+    olds: list[torch.Tensor] = []
     for part in _parts(batch, count, packed.model.config):
         rows = slice(part.start * group, part.stop * group)
         piece = batch.rollout.part(count, part)
@@ -220,7 +220,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
         # behind a completion's end everything is 0: a large ratio there would make NaN of a gradient of weight 0
         found = log_probs(packed.model, piece, temperature, specs[0].recompute).view(count, -1, width).where(mask, 0.0)
         old = found.detach() if batch.old is None else batch.old[:, rows]
-        met.append(old)
+        olds.append(old)
         losses = []
         for k, spec in enumerate(specs):
             reference = batch.reference[k, rows] if spec.kl_coefficient and batch.reference is not None else None
@@ -230,7 +230,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
         loss = torch.stack(losses)
         loss.sum().backward()
         total += loss.detach()
-    batch.old = torch.cat(met, 1)
+    batch.old = torch.cat(olds, 1)
     _spare_padding(packed)
     return total
 
@@ -238,7 +238,7 @@ def accumulate(packed: PackedModel, specs: Sequence[GRPOSpec], batch: Batch) -> 
 def _spare_padding(packed: PackedModel) -> None:
     """Drop the gradient of the padding token's embedding, as torch.nn.Embedding does; a policy may well sample it.
 
-    Where the head shares the weight, its part of the gradient is not to be told apart, and nothing is dropped.
+    Where the head shares the weight, its part of the gradient cannot be separated, and nothing is dropped.
     """
     tied = getattr(packed.model.config, "tie_word_embeddings", False)
     for name, layer in packed.layers.items():

@@ -25,8 +25,8 @@ from lorakit.data.tokens import TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
-from lorakit.reference.sft import _weights, mean_loss, refuse_unknown_tracker, relative_change, told
-from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, told_to_vllm
+from lorakit.reference.sft import _weights, mean_loss, refuse_unknown_tracker, relative_change, step_callback
+from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, vllm_sampling_options
 from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
 from lorakit.rl.episodes import Episodes, HeldOut
 from lorakit.rl.rollout import Rollout, log_probs, stop_tokens
@@ -71,7 +71,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         raise ValueError(f"mask_truncated leaves out what no single token ended, in TRL, and the task's "
                          f"stop={stop.text!r} is several tokens here: run this spec with engine='packed'")
     held_out = HeldOut(spec, task, tokenizer, model.config.max_position_embeddings, stop)
-    book = Episodes(spec, task)
+    log = Episodes(spec, task)
     if spec.lora is not None:
         trained = attach(trained, spec.lora, spec.seed)
         if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
@@ -87,11 +87,11 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
             model.save_pretrained(f"{scratch}/base")
             tokenizer.save_pretrained(f"{scratch}/base")
             inner.config._name_or_path = inner.name_or_path = f"{scratch}/base"
-        trainer = _trainer(spec, trained, model, tokenizer, task, held_out, book, report_to,
+        trainer = _trainer(spec, trained, model, tokenizer, task, held_out, log, report_to,
                            str(output_dir or scratch))
         if on_step:
             on_step(0, spec.steps, math.nan)
-            trainer.add_callback(told(on_step, lambda: book.latest))
+            trainer.add_callback(step_callback(on_step, lambda: log.latest))
         with recomputed(trained, spec.recompute):
             trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
@@ -100,7 +100,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     drift = _drift(model, trained) if spec.lora is not None else 0.0
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm, forgotten)
-    return book.result(
+    return log.result(
         before, held_out.accuracies(inner, splits, final=True)[0], metrics | {"base_drift": drift},
         _weights(trained) if keep_weights else {}, time.perf_counter() - started)
 
@@ -119,7 +119,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "num_generations": spec.group_size, "num_iterations": spec.iterations,
         "max_completion_length": spec.max_completion_length, "shuffle_dataset": False,
         "temperature": spec.temperature, "top_p": 1.0, "top_k": 0, "min_p": None, "repetition_penalty": 1.0,
-        "generation_kwargs": told_to_vllm(stop) if spec.use_vllm and stop else None,
+        "generation_kwargs": vllm_sampling_options(stop) if spec.use_vllm and stop else None,
         "cache_implementation": None, "use_transformers_continuous_batching": False,
         "loss_type": spec.loss, "scale_rewards": spec.scale_rewards, "beta": spec.kl_coefficient,
         "epsilon": math.inf if spec.clip is None else spec.clip, "epsilon_high": spec.clip_high, "delta": None,
@@ -143,7 +143,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
     }
 
 
-def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task, held_out: HeldOut, book: Episodes,
+def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task, held_out: HeldOut, log: Episodes,
              report_to: str, output_dir: str) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -159,7 +159,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
     kl = 0.0
 
     class Measured(GRPOTrainer):
-        """GRPOTrainer that keeps our books: exact, at the points of the curve, whatever TRL logs."""
+        """GRPOTrainer that keeps our logs: exact, at the points of the curve, whatever TRL logs."""
 
         first_norm = math.nan
         sampled: list[torch.Tensor] | None = None
@@ -184,24 +184,24 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
 
         def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> torch.Tensor:
             step = self.state.global_step + 1
-            self.reward_weights = torch.tensor(book.weights(step))
+            self.reward_weights = torch.tensor(log.weights(step))
             paid: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
             parts = [[None if math.isnan(v) else v for v in column] for column in paid.T.tolist()]
             self.lengths = [len(row) for row in completion_ids]
             self.ended = [held_out.stop.length(row) == len(row) for row in completion_ids]
-            book.add(step, parts, self.lengths, self.ended)
+            log.add(step, parts, self.lengths, self.ended)
             return paid
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
             rollout = self._rollout(output)
             with torch.no_grad():
-                book.meet(log_probs(inner, rollout, temperature), rollout.log_probs, rollout.mask)
+                log.add_log_probs(log_probs(inner, rollout, temperature), rollout.log_probs, rollout.mask)
                 step = self.state.global_step
-                if any(step < point <= step + spec.iterations for point in book.points):
+                if any(step < point <= step + spec.iterations for point in log.points):
                     reference = log_probs(base, rollout, temperature)
                     nonlocal kl
-                    kl = book.meet_base(reference, rollout.log_probs, rollout.mask)
+                    kl = log.add_base_log_probs(reference, rollout.log_probs, rollout.mask)
             return output
 
         def _rollout(self, output: dict[str, Any]) -> Rollout:
@@ -225,12 +225,12 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
                 self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
             return loss
 
-    measure = AtPoints(book.points, lambda: held_out.accuracies(inner, HELD_OUT)[0],
-                       lambda step, accuracies: book.point(step, accuracies, kl))
-    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(book.functions), held_out.stop))
+    measure = AtPoints(log.points, lambda: held_out.accuracies(inner, HELD_OUT)[0],
+                       lambda step, accuracies: log.point(step, accuracies, kl))
+    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(log.functions), held_out.stop))
     rows = Dataset.from_list([problems[i] for i in chosen])
     with loading(spec, device):
-        trainer = Measured(model=trained, reward_funcs=list(book.functions), args=options, train_dataset=rows,
+        trainer = Measured(model=trained, reward_funcs=list(log.functions), args=options, train_dataset=rows,
                            processing_class=tokenizer, callbacks=[measure],
                            optimizers=(adamw(spec, trained), None))
     if spec.use_vllm:

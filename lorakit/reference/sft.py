@@ -80,7 +80,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
                            trl_defaults)
         if on_step:
             on_step(0, spec.steps, before["validation"])
-            trainer.add_callback(told(on_step, lambda: trainer.last_loss))
+            trainer.add_callback(step_callback(on_step, lambda: trainer.last_loss))
         with recomputed(trained, spec.recompute):
             trainer.train()
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
@@ -196,17 +196,17 @@ def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to:
     }
 
 
-def told(on_step: OnStep, measured: Callable[[], Any]) -> Any:
+def step_callback(on_step: OnStep, measured: Callable[[], Any]) -> Any:
     """A callback of transformers' Trainer that calls `on_step` after every step."""
     from transformers import TrainerCallback
 
-    class Told(TrainerCallback):
+    class StepCallback(TrainerCallback):
         """Says how far the training is."""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             on_step(state.global_step, state.max_steps, measured())
 
-    return Told()
+    return StepCallback()
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:

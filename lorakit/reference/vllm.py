@@ -31,8 +31,8 @@ def require_vllm(spec: GRPOSpec) -> None:
                          "merge_to_sample=True, or sample with the adapter itself, with use_vllm=False")
 
 
-def told_to_vllm(stop: Stops) -> dict[str, Any]:
-    """vLLM's sampling parameters for what ends a completion; its end is kept, as everywhere else."""
+def vllm_sampling_options(stop: Stops) -> dict[str, Any]:
+    """vLLM's sampling parameters for what ends a completion; its end stays, as everywhere else."""
     text = {"stop": [stop.text], "include_stop_str_in_output": True, "skip_special_tokens": False} if stop.text else {}
     return {"stop_token_ids": list(stop), **text}
 

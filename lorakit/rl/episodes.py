@@ -1,6 +1,6 @@
 """What a run's episodes were paid and what they tell: rewards, advantages, bits per episode, the points of the curve.
 
-An episode is one sampled completion with its reward. Both engines keep their books here, one `Episodes` a run.
+An episode is one sampled completion with its reward. Both engines log them here, one `Episodes` a run.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def rewards_of(name: str, task: Task) -> tuple[RewardFunction, ...]:
 
 
 class Episodes:
-    """One run's books.
+    """The log of one run's episodes.
 
     Args:
         spec: of the run.
@@ -115,27 +115,27 @@ class Episodes:
         rewards = torch.tensor([math.nan if r is None else r for r in paid], dtype=torch.float64)
         self.latest = float(rewards.nanmean())
         groups = rewards.view(-1, self.spec.group_size)
-        gain = advantages(rewards, self.spec.group_size, self.spec.scale_rewards)
+        advantage = advantages(rewards, self.spec.group_size, self.spec.scale_rewards)
         flat = int(((groups - groups.nanmean(1, keepdim=True)).nan_to_num().abs().amax(1) < 1e-9).sum())
         self.groups_with_spread += len(groups) - flat
         self._flat, self._groups = self._flat + flat, self._groups + len(groups)
         self._rewards += [r for r in paid if r is not None]
-        self._advantages += gain.tolist()
-        for kept, part in zip(self._parts, parts, strict=True):
-            kept += [value for value in part if value is not None]
+        self._advantages += advantage.tolist()
+        for values, part in zip(self._parts, parts, strict=True):
+            values += [value for value in part if value is not None]
         self._lengths += lengths
         self._cut += len(ended) - sum(ended)
         self.episodes, self.tokens = self.episodes + len(lengths), self.tokens + sum(lengths)
-        return gain
+        return advantage
 
-    def meet(self, learner: torch.Tensor, sampler: torch.Tensor, mask: torch.Tensor) -> None:
+    def add_log_probs(self, learner: torch.Tensor, sampler: torch.Tensor, mask: torch.Tensor) -> None:
         """Enter the log-probabilities (N, C) that learner and sampler give to the same completions."""
         gap = (learner - sampler).abs()[mask]
         self.finite &= bool(torch.isfinite(gap).all())
         self.gaps = [self.gaps[0] + float(gap.sum()), self.gaps[1] + gap.numel(),
                      max(self.gaps[2], float(gap.max()) if gap.numel() else 0.0)]
 
-    def meet_base(self, base: torch.Tensor, sampler: torch.Tensor, mask: torch.Tensor) -> float:
+    def add_base_log_probs(self, base: torch.Tensor, sampler: torch.Tensor, mask: torch.Tensor) -> float:
         """Enter the base's log-probabilities of the sampler's completions; nats per episode between the two."""
         gap = float((base - sampler).abs()[mask].max())
         self.base_gap_first, self.base_gap_last = gap if self.base_gap_first is None else self.base_gap_first, gap
@@ -158,7 +158,7 @@ class Episodes:
 
     def result(self, base: dict[str, float], last: dict[str, float], metrics: Metrics,
                weights: dict[str, Any], seconds: float) -> RunResult:
-        """The run's result; says so if it never met a group with two different rewards.
+        """The run's result; says so if it never had a group with two different rewards.
 
         Args:
             base, last: accuracies on each held-out split before and after.
@@ -180,7 +180,7 @@ class Episodes:
 
 
 def no_reward(run: str) -> str:
-    """What to tell the owner of a run that never met two different rewards in one group."""
+    """What to tell the owner of a run that never had two different rewards in one group."""
     return (f"run {run}: every completion of every group earned the same reward, so H(Adv) = 0 bits an episode and the "
             "policy never moved. Look at the base's pass rate (metric base_validation_accuracy); then pay the format "
             "first (format_steps), take easier problems or a larger group_size, raise temperature or "

@@ -74,12 +74,12 @@ def token_losses(spec: GRPOSpec, log_probs: torch.Tensor, old: torch.Tensor, adv
         weight: of `importance`.
         reference: (N, C) of the base, for the KL divergence.
     """
-    gain = advantage.unsqueeze(1).to(log_probs.dtype)
+    advantage = advantage.unsqueeze(1).to(log_probs.dtype)
     ratio = (log_probs - old).exp()
-    surrogate = ratio * gain
+    surrogate = ratio * advantage
     if spec.clip is not None:
         clipped = ratio.clamp(1 - spec.clip, 1 + (spec.clip_high or spec.clip))
-        surrogate = torch.minimum(surrogate, clipped * gain)
+        surrogate = torch.minimum(surrogate, clipped * advantage)
     loss = -surrogate * weight
     if reference is not None:
         gap = reference - log_probs

@@ -100,8 +100,8 @@ def probe_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, runs: int
         rollout = sample(packed.model, [prompts[i] for i in chosen], spec.group_size, spec.max_completion_length, stop,
                          temperature, draws)
         sampled = _now(device)
-        gains = _score([Episodes(short, task)], 1, tokenizer, task, [chosen], rollout)
-        learn(packed, [short], _batch([short], rollout, temperature, gains.to(device)))
+        advantages = _score([Episodes(short, task)], 1, tokenizer, task, [chosen], rollout)
+        learn(packed, [short], _batch([short], rollout, temperature, advantages.to(device)))
         learnt = _now(device)
     sampling, learning = sampled - started, learnt - sampled
     scale, splits = spec.prompts_per_step / few, len({*HELD_OUT, "shifted"} & task.splits.keys())
