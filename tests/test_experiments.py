@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lorabook.experiments import EXPERIMENTS
-from lorabook.experiments.smollm2 import CHOSEN, SCREENED, rank_arms
+from lorabook.experiments.screening import STUDIES, choose
+from lorabook.experiments.smollm2 import CHOSEN, base_run, rank_arms
 from lorakit.records import Store
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -95,17 +97,8 @@ def test_a_gpu_has_its_base_in_bfloat16_unless_the_question_is_one_of_precision(
     assert {spec.dtype for spec in specs_of(name, "gpu")} in (set(), asks_for_more.get(name, {"bfloat16"}))
 
 
-def test_the_confirmed_rates_are_those_of_the_least_mean_validation_loss_on_the_screened_seeds():
+def test_the_confirmed_rates_are_those_that_the_records_choose():
     for profile, chosen in CHOSEN.items():
-        specs = [spec for seed in SCREENED for spec in EXPERIMENTS[f"smollm2-rank-{seed}"].specs(profile, "record")]
-        records = Store(RESULTS).find(spec.id for spec in specs)
-        losses: dict[str, dict[float, list[float]]] = {}
-        for name, arm in rank_arms(specs[0]).items():
-            mine = [spec for spec in specs if (spec.lora, spec.full_targets) == (arm.lora, arm.full_targets)]
-            if all(spec.id in records for spec in mine):
-                for spec in mine:
-                    loss = records[spec.id].metrics["validation_loss"]
-                    losses.setdefault(name, {}).setdefault(spec.learning_rate, []).append(loss)
-        best = {name: min(rates, key=lambda rate: sum(rates[rate])) for name, rates in losses.items()}
-        assert best == chosen
-        assert all(min(losses[name]) < rate < max(losses[name]) for name, rate in best.items())
+        screened = replace(STUDIES[0], arms=lambda profile: {
+            name: arm for name, arm in rank_arms(base_run(profile)).items() if name in CHOSEN[profile]})
+        assert choose(screened, profile, Store(RESULTS)) == chosen

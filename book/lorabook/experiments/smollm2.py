@@ -32,7 +32,8 @@ E2_ANSWERS = replace(E1, dataset="gsm8k-answers", max_length=384, evaluation_tok
 GPU_STEPS, EARLY_STEPS = 1000, 10
 
 
-def _base(profile: str) -> SFTSpec:
+def base_run(profile: str) -> SFTSpec:
+    """E1's run in a profile."""
     return E1 if profile == "cpu" else replace(E1, dtype="bfloat16", steps=GPU_STEPS)
 
 
@@ -51,7 +52,7 @@ def _rates(arms: Iterable[Any], full: list[float] = FULL_RATES, lora: list[float
 
 def _screen(profile: str, seed: int) -> list[SFTSpec]:
     """Arms with a rate for each of the claims: the first seeds have all, later ones those of C3 alone."""
-    arms = rank_arms(replace(_base(profile), seed=seed))
+    arms = rank_arms(replace(base_run(profile), seed=seed))
     return _rates(arms[name] for name in arms
                   if seed in BOTH_SCREENED or name in (FULL, "rank 1", "rank 16"))
 
@@ -68,7 +69,7 @@ CHOSEN: dict[str, dict[str, float]] = {"gpu": {FULL: 2.15e-5, **{f"rank {rank}":
 
 
 def _confirmed(profile: str) -> list[SFTSpec]:
-    return confirm(rank_arms(_base(profile)), CHOSEN[profile])
+    return confirm(rank_arms(base_run(profile)), CHOSEN[profile])
 
 
 def confirm_early(base: SFTSpec, rate: float) -> list[SFTSpec]:
@@ -94,12 +95,12 @@ def layer_arms(base: Any) -> dict[str, Any]:
 
 
 def _layers(profile: str, seed: int) -> list[SFTSpec]:
-    return _rates(layer_arms(replace(_base(profile), seed=seed)).values())
+    return _rates(layer_arms(replace(base_run(profile), seed=seed)).values())
 
 
 def answer_arms(profile: str, seed: int = 0) -> dict[str, SFTSpec]:
     """E2's arms on GSM8K's worked answers: those of the layers, full fine-tuning and rank 16 of everything."""
-    base = replace(E2_ANSWERS, seed=seed, dtype=_base(profile).dtype)
+    base = replace(E2_ANSWERS, seed=seed, dtype=base_run(profile).dtype)
     return {FULL: replace(base, lora=None), "rank 16": replace(base, lora=LoRASpec(rank=16)), **layer_arms(base)}
 
 
@@ -107,8 +108,9 @@ def _answers(profile: str, seed: int) -> list[SFTSpec]:
     return _rates(answer_arms(profile, seed).values())
 
 
-def _rl_base(profile: str, task: str, seed: int = 0) -> GRPOSpec:
-    return replace(E3, task=task, seed=seed, dtype=_base(profile).dtype)
+def rl_base(profile: str, task: str, seed: int = 0) -> GRPOSpec:
+    """E3's run in a profile."""
+    return replace(E3, task=task, seed=seed, dtype=base_run(profile).dtype)
 
 
 def rl_arms(base: GRPOSpec) -> dict[str, GRPOSpec]:
@@ -118,7 +120,7 @@ def rl_arms(base: GRPOSpec) -> dict[str, GRPOSpec]:
 
 
 def _rl(profile: str, task: str, seed: int) -> list[GRPOSpec]:
-    return _rates(rl_arms(_rl_base(profile, task, seed)).values(), E3_FULL_RATES, E3_LORA_RATES)
+    return _rates(rl_arms(rl_base(profile, task, seed)).values(), E3_FULL_RATES, E3_LORA_RATES)
 
 
 def rl_layer_arms(base: GRPOSpec) -> dict[str, GRPOSpec]:
@@ -127,7 +129,7 @@ def rl_layer_arms(base: GRPOSpec) -> dict[str, GRPOSpec]:
 
 
 def _rl_layers(profile: str) -> list[GRPOSpec]:
-    return _rates(rl_layer_arms(_rl_base(profile, E3_TASKS[0])).values(), lora=E3_LORA_RATES)
+    return _rates(rl_layer_arms(rl_base(profile, E3_TASKS[0])).values(), lora=E3_LORA_RATES)
 
 
 E5_SEQUENCES, E5_BATCHES, E5_LENGTH = 7680, (32, 256), 32
@@ -142,7 +144,7 @@ def batch_arms(base: SFTSpec, batch: int) -> dict[str, SFTSpec]:
 
 def _batches(profile: str, seed: int) -> list[SFTSpec]:
     return [spec for batch in E5_BATCHES
-            for spec in _rates(batch_arms(replace(_base(profile), seed=seed), batch).values())]
+            for spec in _rates(batch_arms(replace(base_run(profile), seed=seed), batch).values())]
 
 
 # Strings of 4 bits for each of rank 1's weights on the value projections, 150 times: more than ranks 1 and 2 hold.
@@ -153,7 +155,7 @@ E4_RANKS = (1, 2, 4, 16)
 
 def memory_arms(profile: str, seed: int = 0) -> dict[str, SFTSpec]:
     """E4's arms: few weights, so that few strings exceed them."""
-    base = replace(E4, seed=seed, dtype=_base(profile).dtype)
+    base = replace(E4, seed=seed, dtype=base_run(profile).dtype)
     return {FULL: replace(base, lora=None), **{f"rank {rank}": replace(base, lora=LoRASpec(
         rank=rank, targets=("v_proj",))) for rank in E4_RANKS}}
 
@@ -164,12 +166,12 @@ def _memory(profile: str) -> list[SFTSpec]:
 
 def _long(profile: str, seed: int) -> list[SFTSpec]:
     """E1 once more with rows of 256 tokens: what rows of 64 tokens may hide."""
-    arms = rank_arms(replace(_base(profile), seed=seed, max_length=256))
+    arms = rank_arms(replace(base_run(profile), seed=seed, max_length=256))
     return _rates((arms[FULL], arms["rank 16"]))
 
 
 def _early(profile: str) -> list[SFTSpec]:
-    return confirm_early(_base(profile), CHOSEN[profile]["rank 16"])
+    return confirm_early(base_run(profile), CHOSEN[profile]["rank 16"])
 
 
 def _defined(name: str, question: str, make: Any, profiles: Iterable[str] = ("cpu", "gpu")) -> Experiment:
