@@ -69,7 +69,7 @@ def _locked(path: Path) -> Iterator[int]:
     try:
         lock_descriptor(fd, poll_interval=0.01)
         if is_new:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         yield fd
     finally:
         os.close(fd)
@@ -91,7 +91,8 @@ def _last_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """See that a file that was put into a folder, or replaced in it, is so after a loss of power."""
     if os.name == "posix":  # elsewhere a folder cannot be opened
         fd = os.open(folder, os.O_RDONLY)
         try:

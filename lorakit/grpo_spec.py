@@ -43,7 +43,7 @@ FORMAT_STEPS = "0, or a whole number of steps with a reward that has a format co
 
 @spec
 class GRPOSpec(RunSpec):
-    """One run of policy-gradient RL on verifiable answers, with AdamW at a constant rate, without warm-up.
+    """One run of policy-gradient RL on verifiable answers, with AdamW, by default at a constant rate without warm-up.
 
     Each step samples `group_size` completions for each of `prompts_per_step` prompts; the advantage is the reward
     minus the group's mean. The defaults are the article's objective, Σ_t (p_learner / p_sampler) · advantage, neither
@@ -51,7 +51,7 @@ class GRPOSpec(RunSpec):
     Sampling is plain: no top-k, top-p, min-p or repetition penalty. Dropout is off.
 
     Args:
-        learning_rate: constant rate, > 0.
+        learning_rate: the peak rate, > 0.
         lora: the adapter, or None for full fine-tuning.
         model: as in `SFTSpec`.
         task: a name (`copy`, `gsm-symbolic`, `openai/gsm8k`, …), or what `register_task` returns.
@@ -86,7 +86,7 @@ class GRPOSpec(RunSpec):
         evaluation_problems: problems of the validation set and of the test set, each, answered greedily.
         final_evaluation_problems: of the sets that base and final policy answer (the metrics), where those of the curve
             would be too few; None takes the curve's.
-        full_targets: as in `SFTSpec`.
+        full_targets, schedule, warmup: as in `SFTSpec`.
 
     >>> spec = GRPOSpec(model="m@1", task="t@1", learning_rate=1e-3, prompts_per_step=4, group_size=8)
     >>> spec.episodes_per_step, GRPOSpec.from_json(spec.to_json()) == spec
@@ -129,6 +129,10 @@ class GRPOSpec(RunSpec):
         require(self, "clip_high", self.clip_high is None or self.clip is not None, CLIP_HIGH)
         require(self, "importance_cap", self.importance_cap is None or self.importance_sampling != "none", CAP)
         require(self, "dtype", not self.use_vllm or self.dtype != "float64", "float32 or bfloat16 with vLLM")
+        require(self, "lora", self.lora is None or not self.lora.dropout,
+                "an adapter with dropout=0 (RL learns from what the same policy sampled)")
+        require(self, "kl_coefficient", not (self.lora and self.lora.pissa and self.kl_coefficient),
+                "0 with pissa=True, where the base without its adapter is no reference")
         self._check_micro_batch(self.episodes_per_step, f"the step's {self.episodes_per_step} completions")
         if self.lora is None:
             object.__setattr__(self, "merge_to_sample", False)

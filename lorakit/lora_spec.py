@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
-from lorakit.spec_fields import Count, Flag, Listed, Name, Positive, allowed, require, spec
+from lorakit.spec_fields import Count, Decay, Flag, Listed, Name, Positive, allowed, require, spec
 
 TARGET_GROUPS = ("all-linear", "attention", "mlp", "all-linear+head", "attention+head", "mlp+head", "experts",
                  "attention+experts")
@@ -28,6 +29,12 @@ class LoRASpec:
         expert_rank: rank of the adapters on fused experts, scaled by alpha / expert_rank; None means `rank`.
         shared_outer: gate, up and down of each expert get adapters of their own, but the factor on the hidden side
             is one for all experts of a layer (Tinker's layout); False: PEFT's, a pair for each expert and parameter.
+        rslora: scale by alpha / √rank (rsLoRA, arXiv 2312.03732).
+        dropout: probability with which the adapter does not see an input, 0 up to, not including, 1; engines peft, trl.
+        dora: W + B A gives the weights of each output their direction alone, and their length is learnt apart (DoRA,
+            arXiv 2402.09353); engines peft, trl.
+        pissa: A and B start from the largest singular vectors of W, and what remains of W is frozen (PiSSA,
+            arXiv 2404.02948); engines peft, trl. Exports are plain LoRA of twice the rank over the base as it was.
 
     >>> LoRASpec(rank=4).scale
     8.0
@@ -41,6 +48,10 @@ class LoRASpec:
     learning_rate_b_ratio: Annotated[Positive, allowed("a number above 0 (1 trains A and B alike)")] = 1.0
     expert_rank: Annotated[Count | None, allowed(EXPERT_RANK)] = None
     shared_outer: Annotated[Flag, allowed(SHARED_OUTER)] = False
+    rslora: Flag = False
+    dropout: Decay = 0.0
+    dora: Flag = False
+    pissa: Flag = False
 
     def __post_init__(self) -> None:
         named = isinstance(self.targets, str)
@@ -48,8 +59,22 @@ class LoRASpec:
         experts = named and "experts" in self.targets
         require(self, "expert_rank", self.expert_rank is None or experts, EXPERT_RANK)
         require(self, "shared_outer", not self.shared_outer or self.targets == "attention+experts", SHARED_OUTER)
+        require(self, "pissa", not (self.pissa and (self.dora or self.init_a_scale != 1)),
+                "True with dora=False and init_a_scale=1, or False")
+        for field in ("dropout", "dora", "pissa"):
+            require(self, field, not (experts and getattr(self, field)),
+                    "the default with targets that name experts (PEFT's fused experts know no such variant)")
 
     @property
     def scale(self) -> float:
-        """alpha / rank, the factor on B A."""
-        return self.alpha / self.rank
+        """The factor on B A: alpha / rank, or alpha / √rank with `rslora`."""
+        return self.scale_of(self.rank)
+
+    def scale_of(self, rank: int) -> float:
+        """The scale of an adapter of another rank, as on fused experts."""
+        return self.alpha / (math.sqrt(rank) if self.rslora else rank)
+
+    @property
+    def only_peft(self) -> list[str]:
+        """The fields that ask for what PEFT's layers can and packs cannot."""
+        return [f"{name}={getattr(self, name)}" for name in ("dropout", "dora", "pissa") if getattr(self, name)]

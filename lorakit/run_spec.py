@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BeforeValidator, Field
 
 from lorakit.lora_spec import LoRASpec
+from lorakit.schedules import Schedule, rate_factor, warmup_steps
 from lorakit.spec_fields import (
     CHECK_DEFAULT,
     Count,
@@ -29,6 +30,7 @@ from lorakit.spec_fields import (
 T = TypeVar("T", bound="RunSpec")
 FULL_TARGETS = "all; or, with lora=None, all-linear (the layers that LoRA's all-linear adapts)"
 MICRO_BATCH = "a divisor of what one step passes at once, or None for all or as many as fit"
+WARMUP = "whole steps from 0 on, or a share of the steps below 1; fewer than all steps"
 Adapter = Annotated[LoRASpec | None,
                     BeforeValidator(lambda value: LoRASpec(**value) if isinstance(value, dict) else value),
                     allowed("a LoRASpec, or None for full fine-tuning")]
@@ -55,13 +57,27 @@ class RunSpec:
     micro_batch: Annotated[Count | None, allowed(MICRO_BATCH)] = None
     evaluations: Annotated[Count, Field(ge=2, le=20), allowed("2 to 20")] = 12
     full_targets: Annotated[Literal["all", "all-linear"], allowed(FULL_TARGETS)] = "all"
+    schedule: Schedule = "constant"
+    warmup: Annotated[Whole | Decay, allowed(WARMUP)] = 0
 
-    def __post_init__(self) -> None:
+    def __post_init__(self: Any) -> None:
+        require(self, "warmup", self.warmup_steps < self.steps, f"{WARMUP}, with steps={self.steps}")
+        require(self, "dtype", self.dtype != "float64" or not (self.lora and self.lora.pissa),
+                "float32 or bfloat16 with pissa=True (PEFT decomposes no float64 weights)")
         require(self, "full_targets", self.lora is None or self.full_targets == "all", FULL_TARGETS)
 
     def _check_micro_batch(self, whole: int, words: str) -> None:
         require(self, "micro_batch", self.micro_batch is None or whole % self.micro_batch == 0,
                 f"a divisor of {words}, or None for all or as many as fit")
+
+    @property
+    def warmup_steps(self: Any) -> int:
+        """Steps of the warm-up."""
+        return warmup_steps(self.warmup, self.steps)
+
+    def rate_factor(self: Any, step: int) -> float:
+        """What the learning rate is multiplied by in a step, counted from 1."""
+        return rate_factor(self.schedule, step, self.steps, self.warmup_steps)
 
     @property
     def method(self) -> str:
@@ -71,7 +87,11 @@ class RunSpec:
     @cached_property
     def id(self) -> str:
         """16 hex digits of the hash of the canonical JSON; specs of equal numbers, and only they, have equal ids."""
-        hashed = {name: value for name, value in self.to_json().items() if name not in self.unhashed}
+        # the micro-batches decide what dropout draws
+        unhashed = ("recompute",) if self.lora and self.lora.dropout else self.unhashed
+        hashed = {name: value for name, value in self.to_json().items() if name not in unhashed}
+        if self.warmup:
+            hashed["warmup"] = self.warmup_steps
         canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -22,10 +22,10 @@ T = TypeVar("T", bound=RunSpec)
 
 @spec
 class SFTSpec(RunSpec):
-    """One supervised run with AdamW at a constant learning rate, without warm-up (the article's protocol).
+    """One supervised run with AdamW, by default at a constant learning rate without warm-up (the article's protocol).
 
     Args:
-        learning_rate: peak and constant rate, > 0.
+        learning_rate: the peak rate, > 0.
         lora: the adapter, or None for full fine-tuning.
         model: a name (`tiny`, `smollm2-135m-instruct-q4`, …), `org/name@COMMIT`, what `register_model` returns, or the
             folder of a checkpoint (`/models/ckpt`, `./ckpt`), which is hashed and stays where it is.
@@ -41,6 +41,8 @@ class SFTSpec(RunSpec):
         dtype: of the base weights; adapters are float32 (float64 over a float64 base).
         recompute: gradient checkpointing: layers keep their input only and are computed twice, for less memory.
         micro_batch: sequences in one pass, a divisor of `batch_size`; None: all, or as many as the GPU holds.
+        schedule: what the rate does after the warm-up: `constant`, or down to 0 at the end, `linear` or `cosine`.
+        warmup: steps in which the rate rises from 0 to its peak: a whole number, or a share of all steps below 1.
         evaluations: log-spaced points of the curve, 2 to 20.
         evaluation_tokens: tokens of the validation set and of the test set, each; prompts count, padding does not.
         final_evaluation_tokens: of the sets on which base and final weights are measured (the metrics), where those of

@@ -18,7 +18,9 @@ HEAVY = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "vllm
 PLOTTING = ("altair", "vl_convert", "tyro")
 # Each line may import itself and the lines above it, anywhere in a file.
 LAYERS = (
-    ("lorakit.local_models", "lorakit.names", "lorakit.durable", "lorakit.codehash", "lorakit.markdown"),
+    ("lorakit.local_models", "lorakit.names", "lorakit.durable", "lorakit.codehash", "lorakit.markdown",
+     "lorakit.schedules", "lorakit.log"),
+    ("lorakit.checkpoints",),
     ("lorakit.spec_fields",),
     ("lorakit.lora_spec",),
     ("lorakit.run_spec",),

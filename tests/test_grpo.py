@@ -60,6 +60,7 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
     {}, {"rank": None, "learning_rate": 2e-3, "loss": "dapo"},
     {"iterations": 2, "kl_coefficient": 0.1, **GRPO_OBJECTIVE}, {"scale_rewards": "batch", "max_grad_norm": 0.05},
     {"reward": "osmosis", "format_steps": 3, "reward_weights": (1.0, -0.5)}, {"loss": "dapo", "at_once": 5},
+    {"schedule": "cosine", "warmup": 2, "iterations": 2, "lora": {"rslora": True}},
     {"rank": None, "learning_rate": 1e-3, "kl_coefficient": 0.5},  # TRL loads the reference once more, by its path
 ], ids=str)
 def test_a_run_with_the_same_draws_is_the_packed_engines(changed, monkeypatch):

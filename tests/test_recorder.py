@@ -112,7 +112,7 @@ def test_a_plain_script_is_recorded_with_its_own_evaluation_and_what_is_not_know
     rows = [{"prompt": f"{a} and {b} make ", "completion": f"{a + b}"} for a in range(4) for b in range(8)]
     args = SFTConfig(output_dir=str(tmp_path / "out"), max_steps=4, per_device_train_batch_size=4, learning_rate=1e-2,
                      eval_strategy="steps", eval_steps=100, save_strategy="no", use_cpu=True, bf16=False,
-                     report_to="none", disable_tqdm=True, lr_scheduler_type="linear")
+                     report_to="none", disable_tqdm=True, lr_scheduler_type="linear", warmup_steps=0.25)
     recorder = lk.Recorder(tmp_path / "runs", evaluations=3)
     SFTTrainer(model=base[0], args=args, train_dataset=Dataset.from_list(rows[8:]),
                eval_dataset={"validation": Dataset.from_list(rows[:4]), "test": Dataset.from_list(rows[4:8])},
@@ -122,6 +122,8 @@ def test_a_plain_script_is_recorded_with_its_own_evaluation_and_what_is_not_know
     spec = lk.SFTSpec.from_json(record.spec)
     assert (spec.steps, spec.batch_size, spec.learning_rate, spec.max_grad_norm) == (4, 4, 1e-2, 1.0)
     assert (spec.lora.rank, spec.lora.alpha, spec.lora.targets) == (2, 4.0, ("q_proj",))
+    assert (spec.schedule, spec.warmup, spec.lora.dropout) == ("linear", 0.25, 0.1)
+    assert record.provenance["recorder"]["unsaid"] == {}
     assert record.curve["step"] == [1, 2, 4]
     assert all(value > 0 for name in ("train_loss", "validation_loss", "test_loss") for value in record.curve[name])
     assert record.metrics["validation_loss"] != record.metrics["test_loss"]

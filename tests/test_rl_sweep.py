@@ -97,7 +97,7 @@ lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], devic
 """
 
 
-def test_a_killed_sweep_keeps_what_is_done_and_says_what_starts_again(own, tmp_path, capsys):
+def test_a_killed_sweep_keeps_what_is_done(own, tmp_path):
     specs = [replace(own, steps=20), replace(own, steps=21)]  # two packs, one after the other
     script = SWEEP.format(specs=[spec.to_json() for spec in specs])
     store = Store(tmp_path / "runs")
@@ -111,7 +111,6 @@ def test_a_killed_sweep_keeps_what_is_done_and_says_what_starts_again(own, tmp_p
         running.wait()
     (done,) = store.records(None, "runs")
     found = lorakit.run(specs, store, device="cpu", processes=1)
-    assert "1 runs are recorded; 1 RL runs start at their first step" in capsys.readouterr().err
     assert done in found
     assert [r.curve for r in found] == [r.curve for r in lorakit.run(specs, tmp_path / "whole", device="cpu",
                                                                      processes=1)]

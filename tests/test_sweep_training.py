@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorakit.epochs import current
 from lorakit.records import Record, Store
@@ -213,7 +214,7 @@ def test_nothing_is_asked_of_a_worker_without_a_budget_but_the_runs(monkeypatch,
 
 
 def test_a_script_hears_how_far_its_sweep_is(worker, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lorakit.sweep.progress.ELSEWHERE", 0.01)
+    monkeypatch.setattr("lorakit.sweep.progress.LINES", 0.01)
     heard = threading.Event()
     say = sweeps.Progress.say
 
@@ -233,7 +234,7 @@ def test_a_script_hears_how_far_its_sweep_is(worker, tmp_path, capsys, monkeypat
     sweeps.run(EIGHT, tmp_path, processes=1)
     err = capsys.readouterr().err
     assert "runs: 8 of 8 runs to train, in 1 packs on 1 processes\n" in err
-    assert "runs: 0 of 8 runs done; step 25 of 100, loss 2.346; about " in err
+    assert "runs: 0 of 8 runs done; step 25 of 100, loss 2.346; " in err
     assert err.rstrip().endswith("8 of 8 runs done")
     sweeps.run(vary(BASE, seed=[9]), tmp_path, processes=1, progress=False)
     assert capsys.readouterr().err == ""
@@ -249,3 +250,52 @@ def test_a_gpu_takes_larger_packs_than_a_cpu_and_never_more_than_its_memory_hold
     assert largest(device="cuda") == largest(device="cuda:1") == 40
     assert largest(device="cuda", fits=7) <= 7
     assert {len(pack.specs) for pack in packs_of(many, "trl", 1, device="cuda")} == {1}
+
+
+def leave_halfway(store, specs, engine="packed"):
+    """A checkpoint as a worker writes it, of a pack of these specs."""
+    from lorakit.checkpoints import FOLDER, Checkpoint
+
+    point = Checkpoint(Path(store) / FOLDER, engine, [spec.id for spec in specs], {"epoch": 1})
+    point.save(7, {"flat": torch.zeros(3)}, {})
+    return point.path
+
+
+def test_a_pack_with_a_checkpoint_is_formed_again_first_and_as_it_was(worker, tmp_path):
+    killed = [EIGHT[5], EIGHT[2], EIGHT[6]]
+    path = leave_halfway(tmp_path, killed)
+    other = leave_halfway(tmp_path, [EIGHT[0], vary(BASE, seed=[99])[0]])
+    asked = worker(lambda request, _: trained(request))
+    assert len(sweeps.run(EIGHT, tmp_path, processes=1)) == 8
+    assert asked[0] == [spec.id for spec in killed]
+    assert sorted(name for pack in asked for name in pack) == sorted(spec.id for spec in EIGHT)
+    assert not path.exists(), "removed with the records"
+    assert other.exists()
+    sweeps.run(EIGHT, tmp_path, processes=1)
+    assert not other.exists(), "one of its runs is recorded: that pack will not be formed again"
+
+
+def test_a_pack_that_is_cut_leaves_no_checkpoint(worker, tmp_path):
+    path = leave_halfway(tmp_path, EIGHT)
+    asked = worker(lambda request, _: trained(request) if len(request["specs"]) <= 4 else {"fits": 4})
+    sweeps.run(EIGHT, tmp_path, processes=1)
+    assert sizes(asked) == [8, 4, 4]
+    assert not path.exists()
+
+
+def test_a_worker_is_told_where_checkpoints_go_and_its_warnings_are_heard(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def ask(self, request, on_step=None):
+        asked.append((request["checkpoints"], request["checkpoint_every"]))
+        on_step({"warning": "the checkpoint x is not used"})
+        return trained(request)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    sweeps.run(EIGHT, tmp_path, processes=1, progress=False, checkpoint_every=60)
+    sweeps.run(vary(BASE, seed=[9]), tmp_path, processes=1, progress=False, checkpoint_every=None)
+    assert asked == [(str(tmp_path / ".checkpoints"), 60), (None, None)]
+    assert capsys.readouterr().err == "runs: the checkpoint x is not used\n" * 2
+    for wrong in (-1, float("nan"), True, "60"):
+        with pytest.raises(ValueError, match=r"checkpoint_every=.*; allowed: seconds, a number of 0 or more, or None"):
+            sweeps.run(EIGHT, tmp_path, checkpoint_every=wrong)

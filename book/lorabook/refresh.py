@@ -224,7 +224,8 @@ def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) ->
     converted = work / f"{stem}.ipynb"
     nbformat.write(notebook, converted)
     # `python3` of this environment, not one that the user installed elsewhere, nor the user's IPython
-    here = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(work / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    here = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(work / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+            "TQDM_DISABLE": "1"}  # sweeps say lines there: their bars would stand in the cells
     before = {name: os.environ.get(name) for name in here}
     os.environ.update(here)
     try:

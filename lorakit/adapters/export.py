@@ -12,6 +12,7 @@ import torch
 from transformers.trainer_utils import align_special_tokens
 
 from lorakit.adapters.card import model_card, public_name
+from lorakit.adapters.factors import exported, parts
 from lorakit.adapters.peft_layers import adapted_layers, attach
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record
@@ -60,14 +61,14 @@ def export(spec: SFTSpec | GRPOSpec, weights: Mapping[str, Any], model: Any, fol
 def _export_adapter(spec: SFTSpec | GRPOSpec, weights: Mapping[str, Any], model: Any, folder: Path) -> None:
     assert spec.lora is not None
     frozen = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    adapted = attach(model, spec.lora, spec.seed)
+    adapted = attach(model, exported(spec.lora), spec.seed)
     try:
         layers = adapted_layers(adapted)
         _refuse_other_names(layers.keys(), weights.keys())
         for name, layer in layers.items():
-            for part, trained in zip((layer.lora_A, layer.lora_B), weights[name], strict=True):
+            for part, trained in zip(parts(layer), weights[name], strict=True):
                 _copy(part["default"].weight, trained, name)
-        # False: what a run may change is A and B alone; "auto" would ask the hub whether the vocabulary has grown
+        # False: what a run may change is the adapter alone; "auto" would ask the hub whether the vocabulary has grown
         adapted.save_pretrained(folder, save_embedding_layers=False)
         path = folder / "adapter_config.json"
         repository, commit = public_name(spec.model)  # PEFT writes the folder that the base was loaded from

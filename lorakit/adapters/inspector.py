@@ -66,7 +66,7 @@ def inspect_targets(source: Any, spec: LoRASpec) -> pandas.DataFrame:
         row = rows[layer_kinds[name.removesuffix(".base_layer")]]
         row["adapted"] += 1
         row["adapter_parameters"] += sum(p.numel() for n, p in layer.named_parameters()
-                                         if n.startswith(("lora_A.", "lora_B.")))
+                                         if n.startswith(("lora_A.", "lora_B.", "lora_magnitude")))
     total = sum(row["parameters"] for row in rows.values())
     return pandas.DataFrame([
         {"component": kind, "matrices": row["matrices"], "parameters": row["parameters"],

@@ -7,6 +7,7 @@ import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,7 +127,7 @@ def _resolve(targets: str | tuple[str, ...], model: nn.Module) -> tuple[str | li
 
 
 def peft_config(spec: LoRASpec, model: nn.Module | None = None) -> LoraConfig:
-    """PEFT's configuration of a LoRASpec: no dropout, no biases, scale alpha / rank.
+    """PEFT's configuration of a LoRASpec, without biases.
 
     Args:
         spec: the adapter.
@@ -178,8 +179,12 @@ def body_linear_names(model: nn.Module) -> list[str]:
 
 
 def _config(spec: LoRASpec, modules: str | list[str], parameters: list[str] | None = None) -> LoraConfig:
-    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, bias="none", task_type=TaskType.CAUSAL_LM,
-                      target_modules=modules, target_parameters=parameters or None)
+    if parameters and spec.only_peft:
+        raise TargetsError(f"{', '.join(spec.only_peft)} cannot adapt fused experts ({', '.join(parameters)}), in PEFT "
+                           "as here: take the defaults of these fields, or targets='attention'")
+    return LoraConfig(r=spec.rank, lora_alpha=spec.alpha, lora_dropout=spec.dropout, use_rslora=spec.rslora,
+                      use_dora=spec.dora, init_lora_weights="pissa" if spec.pissa else True, bias="none",
+                      task_type=TaskType.CAUSAL_LM, target_modules=modules, target_parameters=parameters or None)
 
 
 def weightless(model: nn.Module) -> nn.Module:
@@ -195,7 +200,7 @@ def _expanded(spec: LoRASpec, model: nn.Module) -> LoraConfig:
     PEFT 0.21 maps Qwen's and Mixtral's experts and routers to `target_parameters` (the fused gate and up at twice the
     rank and alpha), and leaves the experts of other types, such as GPT-OSS, out.
     """
-    tried = _config(spec, "all-linear")
+    tried = _config(replace(spec, dropout=0.0, dora=False, pissa=False), "all-linear")
     with torch.device("meta"), _quiet():
         get_peft_model(weightless(model), tried)
     head = _head_names(model) if spec.targets == "all-linear+head" else []
@@ -249,10 +254,11 @@ def _quiet() -> Iterator[None]:
 
 
 def attach(model: nn.Module, spec: LoRASpec, seed: int) -> PeftModel:
-    """Put an adapter on a model, in place: A ~ U(±1/√d_in) · init_a_scale from `seed`, B = 0.
+    """Put an adapter on a model, in place: A ~ U(±1/√d_in) · init_a_scale from `seed`, B = 0, or as PiSSA starts.
 
     The one place that decides which modules are adapted and how they start. Adapters are float32 (float64 over a
-    float64 base); the base is frozen; the global random state is left as it was found.
+    float64 base); the base is frozen, and PiSSA takes out of it what the adapter starts with; the global random state
+    is left as it was found.
 
     Args:
         model: a causal LM without an adapter.
@@ -271,13 +277,14 @@ def attach(model: nn.Module, spec: LoRASpec, seed: int) -> PeftModel:
     with _seeded(seed), _quiet():
         adapted = get_peft_model(model, config)
         if spec.shared_outer:
-            share_outer(model, fused, spec.expert_rank or spec.rank, spec.alpha)
+            rank = spec.expert_rank or spec.rank
+            share_outer(model, fused, rank, spec.scale_of(rank))
     dtype = torch.float64 if base_dtype == torch.float64 else torch.float32
     for name, parameter in adapted.named_parameters():
         if ".lora_A" in name:
             parameter.data = parameter.data.to(dtype) * spec.init_a_scale
             parameter.requires_grad_(spec.train_a)
-        elif ".lora_B" in name:
+        elif ".lora_B" in name or ".lora_magnitude" in name:
             parameter.data = parameter.data.to(dtype)
     return adapted
 

@@ -36,7 +36,7 @@ class SharedOuterLoRA(nn.Module):
         return weight + (self.scale * (self.lora_B @ self.lora_A)).view(weight.shape).to(weight.dtype)
 
 
-def share_outer(model: nn.Module, parameters: Iterable[str], rank: int, alpha: float) -> None:
+def share_outer(model: nn.Module, parameters: Iterable[str], rank: int, scale: float) -> None:
     """Give the fused expert parameters with these suffixes a shared-outer adapter each, in place.
 
     A layer costs rank · (3 · hidden + 3 · experts · width) weights: gate, up and down share the hidden side.
@@ -46,6 +46,6 @@ def share_outer(model: nn.Module, parameters: Iterable[str], rank: int, alpha: f
         owner, _, leaf = name.rpartition(".")
         module, weight = model.get_submodule(owner), model.get_parameter(name)
         enters = leaf == "gate_up_proj"
-        adapter = SharedOuterLoRA(weight, rank, alpha / rank, 2 if enters else 1, enters)
+        adapter = SharedOuterLoRA(weight, rank, scale, 2 if enters else 1, enters)
         parametrize.register_parametrization(module, leaf, adapter)
         module.parametrizations[leaf].original.requires_grad_(False)

@@ -44,6 +44,9 @@ def arm_name(lora: LoRASpec | None, full_targets: str = "all") -> str:
         parts.append(f"A start × {lora.init_a_scale:g}")
     if lora.learning_rate_b_ratio != plain.learning_rate_b_ratio:
         parts.append(f"rate of B × {lora.learning_rate_b_ratio:g}")
+    parts += [name for name, used in (("rsLoRA", lora.rslora), ("DoRA", lora.dora), ("PiSSA", lora.pissa)) if used]
+    if lora.dropout:
+        parts.append(f"dropout {lora.dropout:g}")
     return ", ".join(parts)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import recomputed
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.packed.agreement import Own
 from lorakit.packed.model import PackedModel
@@ -38,7 +39,8 @@ def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
 
 
 def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
-               keep_weights: bool = False, on_step: OnStep | None = None, probes: bool = True) -> list[RunResult]:
+               keep_weights: bool = False, on_step: OnStep | None = None, probes: bool = True,
+               checkpoint: Checkpoint | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -50,6 +52,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
         probes: also measure what full fine-tuning's ΔW keeps when it is cut to each rank, and what adapters lose when
             they are rounded to bfloat16; a dozen more evaluations, and an SVD a layer.
         on_step: called with (steps done, steps in all, losses (K,)) when the base is evaluated, and after every step.
+        checkpoint: of this pack; training goes on from it, and writes it from time to time.
 
     Returns:
         One result a spec, in the order of the specs.
@@ -74,22 +77,31 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     started, own = time.perf_counter(), Own(model)
     with PackedModel(model, specs) as packed, recomputed(packed.model, first.recompute):
         own.require_losses(packed)
-        before = {name: evaluate(packed, split).tolist() for name, split in final.items()}
-        forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
-        if on_step:
-            on_step(0, first.steps, before["validation"])
+        saved = None if checkpoint is None else checkpoint.load()
+        if saved is None:
+            before = {name: evaluate(packed, split).tolist() for name, split in final.items()}
+            forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
+            if on_step:
+                on_step(0, first.steps, before["validation"])
         columns = CURVE if packed.is_full else (*CURVE, "norm_a", "norm_b")
         curves: list[dict[str, list[Any]]] = [{name: [] for name in columns} for _ in specs]
         recent, seen, first_norm = [], torch.zeros(count, dtype=torch.long), torch.zeros(count)
         finite = torch.ones(count, dtype=torch.bool)
         nats = torch.zeros(count, dtype=torch.float64, device=device)
-        for step in range(1, first.steps + 1):
+        if saved is not None:
+            packed.optimizer.restore(saved.tensors, saved.step)
+            seen, first_norm, finite = (saved.tensors[name] for name in ("seen", "first_norm", "finite"))
+            nats, recent = saved.tensors["nats"].to(device), list(saved.tensors["recent"].to(device).unbind())
+            before, forgotten, curves = (saved.facts[name] for name in ("before", "forgotten", "curves"))
+            started -= saved.facts["seconds"]
+        for step in range(1 if saved is None else saved.step + 1, first.steps + 1):
             chosen = orders[:, (step - 1) * per_step : step * per_step].view(
                 count, first.accumulation, first.batch_size)
             loss, tokens = accumulate(packed, train, chosen, device)
             recent.append(loss)
             seen += tokens
             nats += loss.double() * tokens.to(device, non_blocking=True)
+            packed.optimizer.factors = [spec.rate_factor(step) for spec in specs]
             norm = packed.optimizer.step()
             first_norm = norm.cpu() if step == 1 else first_norm
             if step in points:
@@ -105,6 +117,12 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
                         column.append(value)
             if on_step:
                 on_step(step, first.steps, loss)
+            if checkpoint is not None and checkpoint.due():
+                checkpoint.save(step, packed.optimizer.tensors() | {
+                    "seen": seen, "first_norm": first_norm, "finite": finite, "nats": nats,
+                    "recent": torch.stack(recent) if recent else torch.zeros(0, count)}, {
+                    "before": before, "forgotten": forgotten, "curves": curves,
+                    "seconds": time.perf_counter() - started})
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
         after = ({name: evaluate(packed, split).tolist() for name, split in final.items()}
                  if first.final_evaluation_tokens else

@@ -13,13 +13,14 @@ import torch
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import recomputed
 from lorakit.bases.model_checks import refuse_changed, weights_hash
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.rl_tasks import Task
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.agreement import Own
 from lorakit.packed.engine import evaluate
 from lorakit.packed.layers import PackedEmbedding
-from lorakit.packed.merging import base_drifts, base_only, give_bases, sampler
+from lorakit.packed.merging import base_drifts, base_only, bases_of, give_bases, restore_bases, sampler
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
 from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
@@ -55,7 +56,7 @@ class Batch:
 
 def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task,
                     base_text: TokenSplit | None = None, keep_weights: bool = False,
-                    on_step: OnStep | None = None) -> list[RunResult]:
+                    on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -67,6 +68,7 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         keep_weights: also return the trained weights.
         on_step: called with (steps done, steps in all, mean rewards (K,)) when the base is evaluated, and after every
             step.
+        checkpoint: as in `train_pack`; it is written between two batches of completions.
 
     Raises:
         ValueError: specs that cannot share a pack, or that sample with vLLM.
@@ -103,12 +105,21 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
             give_bases(packed)
         own.require_log_probs(packed)
         splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
-        before = held_out.accuracies(packed.model, splits, count, final=True)
-        forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]
-        if on_step:
-            on_step(0, first.steps, math.nan)
-        step, kl = 0, [0.0] * count
-        for number in range(batches):
+        step, kl, saved = 0, [0.0] * count, None if checkpoint is None else checkpoint.load()
+        if saved is None:
+            before = held_out.accuracies(packed.model, splits, count, final=True)
+            forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]
+            if on_step:
+                on_step(0, first.steps, math.nan)
+        else:
+            step = saved.step
+            packed.optimizer.restore(saved.tensors, step)
+            restore_bases(packed, saved.tensors)
+            before, forgotten, kl, first_norms = (saved.facts[n] for n in ("before", "forgotten", "kl", "first_norms"))
+            for log, facts in zip(logs, saved.facts["logs"], strict=True):
+                log.restore(facts)
+            started -= saved.facts["seconds"]
+        for number in range(step // first.iterations, batches):
             chosen = [row[number * first.prompts_per_step :][: first.prompts_per_step] for row in orders]
             draws = torch.cat([uniforms(s.seed, number, s.episodes_per_step, s.max_completion_length) for s in specs])
             with sampler(packed) as policy:
@@ -123,8 +134,9 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
                 kl = [log.add_base_log_probs(*rows) for log, rows in _each(logs, batch, batch.reference)]
             for _ in range(min(first.iterations, first.steps - step)):
                 first_pass = batch.old is None
-                norms = learn(packed, specs, batch)
                 step += 1
+                packed.optimizer.factors = [spec.rate_factor(step) for spec in specs]
+                norms = learn(packed, specs, batch)
                 if first_pass:
                     for log, (learner, sampled, mask) in _each(logs, batch, batch.old):
                         log.add_log_probs(learner, sampled, mask)
@@ -135,6 +147,10 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
                         log.point(step, scores[k], kl[k])
                 if on_step:
                     on_step(step, first.steps, [log.latest for log in logs])
+            if checkpoint is not None and step < first.steps and checkpoint.due():
+                checkpoint.save(step, packed.optimizer.tensors() | bases_of(packed), {
+                    "before": before, "forgotten": forgotten, "kl": kl, "first_norms": first_norms,
+                    "logs": [log.facts() for log in logs], "seconds": time.perf_counter() - started})
         forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [None] * count)
         after = held_out.accuracies(packed.model, splits, count, final=True)
         deltas, drifts, trained = packed.delta_norms(), base_drifts(packed), packed.parameters_trained

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -48,6 +48,18 @@ def give_bases(packed: PackedModel) -> None:
     for name, layer in packed.layers.items():
         packed.layers[name] = MergingLoRALinear(layer)
         replace_module(packed.model, name, packed.layers[name])
+
+
+def bases_of(packed: PackedModel) -> dict[str, torch.Tensor]:
+    """The bases that merging has moved, for a checkpoint."""
+    return {f"bases.{name}": layer.bases for name, layer in packed.layers.items()
+            if isinstance(layer, MergingLoRALinear)}
+
+
+def restore_bases(packed: PackedModel, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take up what `bases_of` gave."""
+    for name, bases in bases_of(packed).items():
+        bases.copy_(tensors[name])
 
 
 @contextmanager

@@ -174,6 +174,8 @@ class PackedModel:
         for spec, key in zip(self.specs, keys, strict=True):
             if key in found or spec.lora is None:
                 continue
+            if spec.lora.only_peft:
+                raise UnsupportedModelError(f"packs do not train {', '.join(spec.lora.only_peft)}: {OTHER_ENGINE}")
             if fused_names(self.model) and peft_config(spec.lora, self.model).target_parameters:
                 raise UnsupportedModelError(
                     f"targets={spec.lora.targets!r} reach the fused experts of this {self.model.config.model_type} "

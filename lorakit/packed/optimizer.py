@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +35,7 @@ class PackedAdamW:
     Attributes:
         flat: (K, P) what is updated, in float32 or wider; so are `grad` and the state.
         weights: (K, P) what the layers multiply by; `flat` itself, or its copy in the layers' dtype.
+        factors: of each configuration on its rates, in the next step.
     """
 
     def __init__(self, groups: Sequence[Group], betas: tuple[float, float], epsilon: float,
@@ -43,6 +44,7 @@ class PackedAdamW:
         self.groups, self.parameters = groups, [p for group in groups for p in group.parameters]
         count, first = len(self.parameters[0]), self.parameters[0]
         sizes = [p.numel() // count for p in self.parameters]
+        self.factors: list[float] = [1.0] * count
         dtype = torch.promote_types(first.dtype, torch.float32)
         self.flat = torch.empty(count, sum(sizes), dtype=dtype, device=first.device)
         self.weights = self.flat if first.dtype == dtype else torch.empty_like(self.flat, dtype=first.dtype)
@@ -67,6 +69,19 @@ class PackedAdamW:
                 together.setdefault((k, *settings), []).append([buffer[k] for buffer in buffers])
         return [(*key, [list(column) for column in zip(*views, strict=True)]) for key, views in together.items()]
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What decides the next steps, for a checkpoint; the steps done come beside it."""
+        return {"flat": self.flat, "mean": self.mean, "square": self.square}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, torch.Tensor], steps: int) -> None:
+        """Take up what `tensors` gave after so many steps."""
+        for name, own in self.tensors().items():
+            own.copy_(tensors[name])
+        if self.weights is not self.flat:
+            self.weights.copy_(self.flat)
+        self.steps = steps
+
     @torch.no_grad()
     def gather(self) -> torch.Tensor:
         """Collect the accumulated gradients; (K,) Euclidean norms of the configurations', without frozen parameters."""
@@ -87,9 +102,10 @@ class PackedAdamW:
             self.grad.mul_((self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0).unsqueeze(1))
         self.steps += 1
         steps = torch.full((), self.steps, dtype=torch.float32, device=self.flat.device)
-        for _, rate, decay, views in self._updates:
+        for k, rate, decay, views in self._updates:
             torch._fused_adamw_(*views, [], [steps] * len(views[0]), amsgrad=False, beta1=self.betas[0],
-                                beta2=self.betas[1], lr=rate, weight_decay=decay, eps=self.epsilon, maximize=False)
+                                beta2=self.betas[1], lr=rate * self.factors[k], weight_decay=decay,
+                                eps=self.epsilon, maximize=False)
         if self.weights is not self.flat:
             self.weights.copy_(self.flat)
         return norm

@@ -53,7 +53,12 @@ def split_evenly(specs: Sequence[AnySpec], largest: int) -> list[list[AnySpec]]:
 def work(spec: SFTSpec | GRPOSpec) -> int:
     """How much there is to do for a run, in tokens: trained ones, and evaluated ones at a third of the cost."""
     if isinstance(spec, GRPOSpec):
-        answers = spec.steps * spec.episodes_per_step + spec.evaluations * spec.evaluation_problems
-        return answers * spec.max_completion_length
-    trained = spec.steps * spec.batch_size * spec.accumulation * spec.max_length
-    return trained + 2 * spec.evaluations * spec.evaluation_tokens // 3
+        return trained_tokens(spec) + spec.evaluations * spec.evaluation_problems * spec.max_completion_length
+    return trained_tokens(spec) + 2 * spec.evaluations * spec.evaluation_tokens // 3
+
+
+def trained_tokens(spec: SFTSpec | GRPOSpec) -> int:
+    """Tokens that a run learns from, padding included; of RL, those of completions, at the most."""
+    if isinstance(spec, GRPOSpec):
+        return spec.steps * spec.episodes_per_step * spec.max_completion_length
+    return spec.steps * spec.batch_size * spec.accumulation * spec.max_length

@@ -40,6 +40,11 @@ class MasterAdamW(torch.optim.AdamW):
             master.grad = None
         return loss
 
+    def set_factor(self, factor: float) -> None:
+        """Multiply the rates that the groups were made with by a factor, from the next step on."""
+        for group in self.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of the weights."""
         for weight in self.masters:

@@ -6,8 +6,6 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +14,28 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from lorakit.adapters.factors import start_of
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.families import UnsupportedModelError, unknown_family
 from lorakit.bases.memory_saving import recomputed
 from lorakit.bases.model_checks import refuse_changed, weights_hash
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.rl_tasks import Task
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
-from lorakit.reference.sft import _weights, mean_loss, refuse_unknown_tracker, relative_change, step_callback
+from lorakit.reference.resuming import Resumable, writing
+from lorakit.reference.sft import (
+    _weights,
+    mean_loss,
+    refuse_unknown_tracker,
+    relative_change,
+    schedule_options,
+    step_callback,
+)
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, vllm_sampling_options
+from lorakit.reference.watched import watched
 from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
 from lorakit.rl.episodes import Episodes, HeldOut
 from lorakit.rl.rollout import Rollout, log_probs, stop_tokens
@@ -37,7 +46,7 @@ COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward p
 
 def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text: TokenSplit | None = None, *,
                report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False,
-               on_step: OnStep | None = None) -> RunResult:
+               on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     Args:
@@ -49,7 +58,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         report_to: where TRL also logs every step: `none`, `trackio`, …
         output_dir: where TRL may write; nothing is kept without it.
         keep_weights: also return the trained weights, as the packed engine does.
-        on_step: as in `train_grpo_pack`.
+        on_step, checkpoint: as in `train_grpo_pack`; what vLLM draws after a kill is not what it would have drawn.
 
     Raises:
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
@@ -78,10 +87,16 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
             raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
                              "weight directly, so its adapter would never learn: run this spec with engine='packed'")
     inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
-    frozen = weights_hash(_frozen(trained))
+    frozen, start = weights_hash(_frozen(trained)), start_of(trained, spec.lora)
     splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
-    before = held_out.accuracies(inner, splits, final=True)[0]
-    forgotten = [mean_loss(trained, base_text) if base_text is not None else None]
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is None:
+        before = held_out.accuracies(inner, splits, final=True)[0]
+        forgotten = [mean_loss(trained, base_text) if base_text is not None else None]
+    else:
+        before, forgotten = saved.facts["before"], saved.facts["forgotten"]
+        log.restore(saved.facts["log"])
+        started -= saved.facts["seconds"]
     with tempfile.TemporaryDirectory() as scratch:
         if spec.use_vllm or (spec.kl_coefficient and spec.lora is None):  # both load the base once more, by its path
             model.save_pretrained(f"{scratch}/base")
@@ -90,19 +105,26 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         trainer = _trainer(spec, trained, model, tokenizer, task, held_out, log, report_to,
                            str(output_dir or scratch))
         if on_step:
-            on_step(0, spec.steps, math.nan)
+            on_step(0 if saved is None else saved.step, spec.steps, math.nan)
             trainer.add_callback(step_callback(on_step, lambda: log.latest))
+        if checkpoint is not None:
+            trainer.add_callback(writing(checkpoint, trainer, lambda: {
+                "before": before, "forgotten": forgotten, "log": log.facts(), "kl": trainer.kl,
+                "first_norm": trainer.first_norm, "seconds": time.perf_counter() - started},
+                spec.iterations, frozen=spec.merge_to_sample or start is not None))
+        if saved is not None:
+            trainer.kl, trainer.first_norm = saved.facts["kl"], saved.facts["first_norm"]
         with recomputed(trained, spec.recompute):
-            trainer.train()
+            trainer.train_from(saved, scratch)
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
     if not spec.merge_to_sample:
         refuse_changed(frozen, weights_hash(_frozen(trained)))
-    drift = _drift(model, trained) if spec.lora is not None else 0.0
+    drift = 0.0 if spec.lora is None else None if spec.lora.pissa else _drift(model, trained)
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
     metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm, forgotten)
     return log.result(
         before, held_out.accuracies(inner, splits, final=True)[0], metrics | {"base_drift": drift},
-        _weights(trained) if keep_weights else {}, time.perf_counter() - started)
+        _weights(trained, start) if keep_weights else {}, time.perf_counter() - started)
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
@@ -134,7 +156,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "vllm_importance_sampling_mode": "sequence_mask" if correction == "none" else correction,
         "vllm_importance_sampling_clip_max": math.inf if cap is None else cap,
         "vllm_importance_sampling_clip_min": None,
-        "learning_rate": spec.learning_rate, "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "learning_rate": spec.learning_rate, **schedule_options(spec),
         "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
         "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
         "gradient_checkpointing": False, "bf16": False, "fp16": False, "use_cpu": device.type == "cpu",
@@ -156,12 +178,11 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
     chosen = order(spec.seed, len(problems), batches * spec.prompts_per_step).tolist()
     ids = {problems[i]["prompt"]: prompts[i] for i in chosen}
     temperature = torch.full((spec.episodes_per_step, 1), spec.temperature, device=device)
-    kl = 0.0
 
-    class Measured(GRPOTrainer):
+    class Measured(Resumable, GRPOTrainer):
         """GRPOTrainer that keeps our logs: exact, at the points of the curve, whatever TRL logs."""
 
-        first_norm = math.nan
+        first_norm, kl = math.nan, 0.0
         sampled: list[torch.Tensor] | None = None
         lengths: list[int]
         ended: list[bool]
@@ -175,7 +196,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             merging = spec.merge_to_sample and isinstance(trained, PeftModel)
             if merging:
                 trained.merge_adapter()
-            with _watched(trained, self, held_out.stop):
+            with watched(trained, self, held_out.stop):
                 completions, log_probs_ = super()._generate_single_turn(*arguments, **named)
             if merging:
                 trained.unmerge_adapter()
@@ -200,8 +221,7 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
                 step = self.state.global_step
                 if any(step < point <= step + spec.iterations for point in log.points):
                     reference = log_probs(base, rollout, temperature)
-                    nonlocal kl
-                    kl = log.add_base_log_probs(reference, rollout.log_probs, rollout.mask)
+                    self.kl = log.add_base_log_probs(reference, rollout.log_probs, rollout.mask)
             return output
 
         def _rollout(self, output: dict[str, Any]) -> Rollout:
@@ -226,50 +246,18 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
             return loss
 
     measure = AtPoints(log.points, lambda: held_out.accuracies(inner, HELD_OUT)[0],
-                       lambda step, accuracies: log.point(step, accuracies, kl))
+                       lambda step, accuracies: log.point(step, accuracies, trainer.kl))
     options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(log.functions), held_out.stop))
     rows = Dataset.from_list([problems[i] for i in chosen])
+    optimizer = adamw(spec, trained)
     with loading(spec, device):
         trainer = Measured(model=trained, reward_funcs=list(log.functions), args=options, train_dataset=rows,
-                           processing_class=tokenizer, callbacks=[measure],
-                           optimizers=(adamw(spec, trained), None))
+                           processing_class=tokenizer, callbacks=[measure], optimizers=(optimizer, None))
+    trainer.run = spec, trained, optimizer
     if spec.use_vllm:
         give_weights_by_reload(trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-@contextmanager
-def _watched(model: Any, keeper: Any, stop: Stops) -> Iterator[None]:
-    """Keep the logits that `model.generate` draws from, in `keeper.sampled`: TRL throws the sampler's away.
-
-    A stop of several tokens ends a row as it does in our sampler.
-    """
-    from transformers import StoppingCriteria
-
-    class AtText(StoppingCriteria):
-        def __init__(self, prompt: int) -> None:
-            self.prompt = prompt
-
-        def __call__(self, ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-            return stop.reached(ids[:, self.prompt :].unbind(1))
-
-    generate = model.generate
-
-    def watched(*arguments: Any, generation_config: Any, **named: Any) -> Any:
-        if stop.text:
-            named["stopping_criteria"] = [AtText(named["input_ids"].shape[1])]
-        config = copy.copy(generation_config)
-        config.return_dict_in_generate = config.output_logits = True
-        done = generate(*arguments, generation_config=config, **named)
-        keeper.sampled = [part if part.dtype == torch.float64 else part.float() for part in done.logits]
-        return done.sequences
-
-    model.generate = watched
-    try:
-        yield
-    finally:
-        del model.generate
 
 
 def _frozen(model: Any) -> dict[str, torch.Tensor]:

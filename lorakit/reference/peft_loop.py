@@ -11,17 +11,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from lorakit.adapters.factors import merged_change, start_of
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.reference.adamw import adamw
+from lorakit.reference.resuming import restore, restore_random, tensors_of
 from lorakit.reference.sft import _weights, mean_loss
 from lorakit.result import (
     CURVE,
     HELD_OUT,
     OnStep,
     RunResult,
-    delta_norm,
     evaluation_steps,
     loss_metrics,
     training_metrics,
@@ -31,7 +33,7 @@ from lorakit.specs import SFTSpec
 
 def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
                base_text: TokenSplit | None = None, keep_weights: bool = False,
-               on_step: OnStep | None = None) -> RunResult:
+               on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with PEFT's layers and torch's AdamW, and measure it as the packed engine does.
 
     Args:
@@ -40,18 +42,21 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
         splits: `train`, `validation` and `test` sequences.
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights, as the packed engine does; PEFT has no form for shared factors.
-        on_step: as in `train_pack`.
+        on_step, checkpoint: as in `train_pack`.
     """
     started = time.perf_counter()
     base = model
     model = require_gradients(copy.deepcopy(base), spec)
     if spec.lora is not None:
         model = attach(model, spec.lora, spec.seed)
+    start = start_of(model, spec.lora)
     train, device = splits["train"], next(model.parameters()).device
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
-    forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
-    before = {name: mean_loss(model, split) for name, split in final.items()}
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is None:
+        forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
+        before = {name: mean_loss(model, split) for name, split in final.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(spec, model)
     per_step = spec.batch_size * spec.accumulation
@@ -61,19 +66,27 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     curve: dict[str, list[Any]] = {name: [] for name in CURVE}
     recent: list[float] = []
     tokens, first_norm, finite = 0, math.nan, True
-    if on_step:
+    if saved is not None:
+        restore(model, optimizer, saved.tensors)
+        forgotten, before, curve, recent, tokens, first_norm, finite = saved.facts["measured"]
+        started -= saved.facts["seconds"]
+    elif on_step:
         on_step(0, spec.steps, before["validation"])
     model.train()
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
     with forked, recomputed(model, spec.recompute):
         torch.manual_seed(spec.seed)  # what dropout, where the model has any, leaves out
-        for step, rows in enumerate(chosen, start=1):
+        if saved is not None:
+            restore_random(saved)
+        begin = 0 if saved is None else saved.step
+        for step, rows in enumerate(chosen[begin:], start=begin + 1):
             counted = int((train.labels[rows][..., 1:] != IGNORE).sum())
             loss = sum(_backward(model, train, micro, counted, device) for micro in rows)
             recent.append(loss)
             tokens += counted
             norm = nn.utils.clip_grad_norm_(trained, spec.max_grad_norm or math.inf)
             first_norm = float(norm) if step == 1 else first_norm
+            optimizer.set_factor(spec.rate_factor(step))
             optimizer.step()
             optimizer.zero_grad()
             if step in points:
@@ -84,13 +97,18 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
                 recent = []
             if on_step:
                 on_step(step, spec.steps, loss)
+            if checkpoint is not None and checkpoint.due():
+                checkpoint.save(step, tensors_of(model, optimizer, start is not None), {
+                    "measured": [forgotten, before, curve, recent, tokens, first_norm, finite],
+                    "seconds": time.perf_counter() - started})
     forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
     ends = ({name: mean_loss(model, split) for name, split in final.items()} if spec.final_evaluation_tokens else
             {name: curve[f"{name}_loss"][-1] for name in HELD_OUT})
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
-        sum(p.numel() for p in trained), relative_change(base, model), first_norm, forgotten)
-    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(model) if keep_weights else {},
-                     time.perf_counter() - started, tokens)
+        sum(p.numel() for p in trained), merged_change(base, model), first_norm, forgotten)
+    weights = _weights(model, start) if keep_weights else {}
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
+                     tokens)
 
 
 def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, device: torch.device) -> float:
@@ -123,19 +141,3 @@ def probe_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit]) -> dict
     mean_loss(trained, part)
     evaluation = (time.perf_counter() - started) * whole.label_tokens / part.label_tokens
     return {"seconds": spec.steps * step + (2 * spec.evaluations + 4) * evaluation, "bytes": 0.0}
-
-
-@torch.no_grad()
-def relative_change(base: nn.Module, model: Any) -> float:
-    """The `delta_norm` of a trained model: its adapters are merged into a copy and the base subtracted."""
-    merged = copy.deepcopy(model)
-    if hasattr(merged, "merge_and_unload"):
-        merged = merged.merge_and_unload()
-        for module in list(merged.modules()):
-            for name in list(getattr(module, "parametrizations", {})):
-                nn.utils.parametrize.remove_parametrizations(module, name)
-    after = dict(merged.named_parameters())
-    matrices = {name: p for name, p in base.named_parameters() if p.ndim > 1}
-    change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
-    whole = sum(float(p.double().square().sum()) for p in matrices.values())
-    return delta_norm(change, whole)

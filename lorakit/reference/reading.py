@@ -21,6 +21,7 @@ from lorakit.grpo_spec import CORRECTIONS, LOSSES, GRPOSpec
 from lorakit.local_models import CheckpointError, name_checkpoint
 from lorakit.reference.grpo import grpo_options
 from lorakit.reference.sft import sft_options
+from lorakit.schedules import SCHEDULES
 from lorakit.specs import LoRASpec, SFTSpec
 
 # Fields of TRL's configurations that change no number, or that the spec or the hash of the rows speaks for.
@@ -54,8 +55,12 @@ def model_name(model: Any) -> str:
                                   if ".lora_" not in name})
 
 
-def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def adapter_of(model: Any, rl: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """The spec's fields `lora` and `full_targets`, and what of the adapter they cannot say.
+
+    Args:
+        model: of a trainer.
+        rl: whether the spec is a GRPOSpec, which has no dropout, and may lack PiSSA.
 
     Raises:
         ValueError: an adapter of PEFT that is no LoRA.
@@ -70,11 +75,16 @@ def adapter_of(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(config, LoraConfig):
         raise ValueError(f"the model carries PEFT's {type(config).__name__}, and a record describes LoRA or full "
                          "fine-tuning: train one of these, or leave the Recorder out")
-    plain = LoraConfig().to_dict()
+    plain, said = LoraConfig().to_dict(), [*OF_PEFT, "use_rslora", "use_dora"]
+    variants = {"rslora": config.use_rslora, "dora": config.use_dora}
+    if not rl:
+        variants |= {"dropout": config.lora_dropout,
+                     "pissa": config.init_lora_weights == "pissa" and not config.use_dora}
+        said += ["lora_dropout"] + ["init_lora_weights"] * variants["pissa"]
     unsaid = {f"peft.{name}": value for name, value in config.to_dict().items()
-              if name not in OF_PEFT and value != plain.get(name)}
+              if name not in said and value != plain.get(name)}
     targets = _targets(model.get_base_model(), set(adapted_layers(model)))
-    return {"lora": LoRASpec(rank=config.r, alpha=config.lora_alpha, targets=targets)}, unsaid
+    return {"lora": LoRASpec(rank=config.r, alpha=config.lora_alpha, targets=targets, **variants)}, unsaid
 
 
 def _targets(base: nn.Module, adapted: set[str]) -> str | tuple[str, ...]:
@@ -95,8 +105,12 @@ def _targets(base: nn.Module, adapted: set[str]) -> str | tuple[str, ...]:
 
 def common_fields(args: Any, state: Any, model: Any) -> dict[str, Any]:
     """What specs of both kinds take from a trainer's arguments."""
-    dtype = dtype_of(model)
-    return {"learning_rate": args.learning_rate, "steps": state.max_steps, "seed": args.seed,
+    dtype, kind = dtype_of(model), _plain(args.lr_scheduler_type)
+    schedule, warmup = {"constant_with_warmup": "constant"}.get(kind, kind), args.warmup_steps
+    known = schedule in SCHEDULES and args.get_warmup_steps(state.max_steps) < state.max_steps
+    curved = {"schedule": schedule, "warmup": 0 if kind == "constant" else int(warmup) if warmup >= 1 else warmup}
+    return {**(curved if known else {}),
+            "learning_rate": args.learning_rate, "steps": state.max_steps, "seed": args.seed,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm or None, "beta1": args.adam_beta1,
             "beta2": args.adam_beta2, "epsilon": args.adam_epsilon,
             "dtype": dtype if dtype in KNOWN_TYPES else "float32"}

@@ -15,11 +15,15 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
+from lorakit.adapters.factors import Factors, factors, merged_change, start_of
 from lorakit.adapters.peft_layers import adapted_layers, attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
+from lorakit.reference.resuming import Resumable, writing
 from lorakit.result import (
     CURVE,
     HELD_OUT,
@@ -37,7 +41,8 @@ EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
 
 def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, TokenSplit], *, report_to: str = "none",
               output_dir: str | Path | None = None, base_text: TokenSplit | None = None, keep_weights: bool = False,
-              trl_defaults: bool = False, on_step: OnStep | None = None) -> RunResult:
+              trl_defaults: bool = False, on_step: OnStep | None = None,
+              checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     What TRL and transformers would do by themselves and the spec does not say is off: gradient checkpointing, bf16
@@ -53,7 +58,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights, as the packed engine does.
         trl_defaults: keep TRL's gradient checkpointing, which costs time and changes no number (for benchmarks).
-        on_step: as in `train_pack`.
+        on_step, checkpoint: as in `train_pack`.
 
     Raises:
         ValueError: an unknown tracker, a row longer than `max_length`, or an adapter on the head (TRL trains none).
@@ -71,18 +76,28 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
             raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
                              "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    start = start_of(trained, spec.lora)
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
-    before = {name: mean_loss(trained, split) for name, split in final.items()}
-    forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is None:
+        before = {name: mean_loss(trained, split) for name, split in final.items()}
+        forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
+    else:
+        before, forgotten = saved.facts["before"], saved.facts["forgotten"]
+        started -= saved.facts["seconds"]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
                            trl_defaults)
         if on_step:
-            on_step(0, spec.steps, before["validation"])
+            on_step(0 if saved is None else saved.step, spec.steps, before["validation"])
             trainer.add_callback(step_callback(on_step, lambda: trainer.last_loss))
+        if checkpoint is not None:
+            trainer.add_callback(writing(checkpoint, trainer, lambda: trainer.facts() | {
+                "before": before, "forgotten": forgotten, "seconds": time.perf_counter() - started},
+                frozen=start is not None))
         with recomputed(trained, spec.recompute):
-            trainer.train()
+            trainer.train_from(saved, scratch)
     forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
     curve = trainer.curve
     ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
@@ -91,8 +106,9 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
         sum(p.numel() for p in trained.parameters() if p.requires_grad), relative_change(base, trained),
         trainer.first_norm, forgotten)
-    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, _weights(trained) if keep_weights else {},
-                     time.perf_counter() - started, trainer.tokens)
+    weights = _weights(trained, start) if keep_weights else {}
+    return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
+                     trainer.tokens)
 
 
 def refuse_unknown_tracker(report_to: str) -> None:
@@ -133,7 +149,7 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
     points = evaluation_steps(spec.steps, spec.evaluations)
     device = next(model.parameters()).device
 
-    class Measured(SFTTrainer):
+    class Measured(Resumable, SFTTrainer):
         """SFTTrainer that keeps exact losses: its own logs are rounded and averaged."""
 
         def __init__(self, **options: Any) -> None:
@@ -161,6 +177,16 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
             self.since, self.latest = step, losses
             self.recent.clear()
 
+        def facts(self) -> dict[str, Any]:
+            return {"curve": self.curve, "recent": [float(loss) for loss in self.recent], "tokens": self.tokens,
+                    "first_norm": self.first_norm, "since": self.since}
+
+        def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+            super()._load_optimizer_and_scheduler(folder)
+            if self.saved is not None:
+                self.__dict__.update({name: self.saved.facts[name] for name in self.facts()})
+                self.recent = list(torch.tensor(self.recent, dtype=torch.float32, device=device).unbind())
+
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             super().log(logs | self.latest, start_time)
             self.latest = {}
@@ -169,9 +195,11 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
         return {f"{name}_loss": mean_loss(model, split) for name, split in held_out.items()}
 
     options = SFTConfig(**sft_options(spec, output_dir, device, report_to) | {"gradient_checkpointing": checkpointing})
+    optimizer = adamw(spec, model)
     trainer = Measured(model=model, args=options, train_dataset=_rows(spec, train), processing_class=tokenizer,
                        callbacks=[AtPoints(points, measure, lambda *found: trainer.close(*found))],
-                       optimizers=(adamw(spec, model), None))
+                       optimizers=(optimizer, None))
+    trainer.run = spec, model, optimizer
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -183,7 +211,7 @@ def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to:
         "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": spec.accumulation * spec.batch_size // micro,
-        "learning_rate": spec.learning_rate, "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "learning_rate": spec.learning_rate, **schedule_options(spec),
         "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
         "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
         "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": False, "fp16": False,
@@ -194,6 +222,13 @@ def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to:
         "use_cpu": device.type == "cpu", "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True,
         "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
     }
+
+
+def schedule_options(spec: SFTSpec | GRPOSpec) -> dict[str, Any]:
+    """The fields of TrainingArguments that give transformers' own scheduler for a spec's schedule."""
+    constant = "constant_with_warmup" if spec.warmup_steps else "constant"
+    return {"lr_scheduler_type": constant if spec.schedule == "constant" else spec.schedule,
+            "warmup_steps": spec.warmup}
 
 
 def step_callback(on_step: OnStep, measured: Callable[[], Any]) -> Any:
@@ -209,13 +244,10 @@ def step_callback(on_step: OnStep, measured: Callable[[], Any]) -> Any:
     return StepCallback()
 
 
-def _weights(model: nn.Module) -> dict[str, Any]:
-    """`(A (r, d_in), B (d_out, r))` a layer, or every parameter by name, as `PackedModel.configuration` has it."""
-    layers = adapted_layers(model)
-    if not layers:
-        return {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
-    return {name: tuple(part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
-            for name, layer in layers.items()}
+def _weights(model: nn.Module, start: Factors | None = None) -> dict[str, Any]:
+    """`factors` of each layer, or every parameter by name, as `PackedModel.configuration` has it."""
+    return factors(model, start) or {
+        name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
 
 
 @torch.no_grad()
@@ -236,6 +268,9 @@ def mean_loss(model: nn.Module, split: TokenSplit) -> float:
 @torch.no_grad()
 def relative_change(base: nn.Module, trained: nn.Module) -> float:
     """The `delta_norm` of a trained model."""
+    config = getattr(trained, "peft_config", {}).get("default")
+    if config is not None and (config.use_dora or config.init_lora_weights == "pissa"):
+        return merged_change(base, trained)  # what is added is not B A alone
     whole = sum(float(p.double().square().sum()) for p in base.parameters() if p.ndim > 1)
     layers = adapted_layers(trained)
     if layers:

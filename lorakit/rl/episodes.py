@@ -9,7 +9,7 @@ import functools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -96,6 +96,15 @@ class Episodes:
         self._parts: list[list[float]] = [[] for _ in self.functions]
         self._lengths: list[int] = []
         self._cut = self._flat = self._groups = 0
+
+    def facts(self) -> dict[str, Any]:
+        """All that has been entered, as JSON holds it."""
+        given = ("spec", "task", "functions", "components", "points")
+        return {name: value for name, value in vars(self).items() if name not in given}
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """Take up what `facts` gave."""
+        vars(self).update(facts)
 
     def weights(self, step: int) -> tuple[float, ...]:
         """What each component counts at a step: while the format is learnt, the first one alone."""

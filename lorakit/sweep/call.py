@@ -48,6 +48,10 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
             raise ValueError("engine='peft' runs no RL; allowed: packed, trl")
         if chosen == "packed" and isinstance(spec, GRPOSpec) and spec.use_vllm:
             raise ValueError("use_vllm=True: the packed engine samples by itself; allowed: engine='trl'")
+        if chosen == "packed" and spec.lora is not None and spec.lora.only_peft:
+            other = "trl" if isinstance(spec, GRPOSpec) else "peft"
+            raise ValueError(f"{', '.join(spec.lora.only_peft)}: packs train no such adapters (of the variants, "
+                             f"rslora=True alone); allowed: engine={other!r}")
         if chosen == "packed" and experts:
             raise ValueError("targets name fused experts, which packs cannot hold; allowed: engine='peft'")
         if save_to is not None and spec.lora is not None and spec.lora.shared_outer:
@@ -57,9 +61,10 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
 
 def engine_of(spec: AnySpec) -> str:
     """The engine of a new run where the caller names none: the packed one, or what can run this spec."""
-    if isinstance(spec, GRPOSpec) and spec.use_vllm:
+    lora = spec.lora
+    if isinstance(spec, GRPOSpec) and (spec.use_vllm or (lora is not None and lora.only_peft)):
         return "trl"
-    return "peft" if spec.lora is not None and "experts" in spec.lora.targets else "packed"
+    return "peft" if lora is not None and ("experts" in lora.targets or lora.only_peft) else "packed"
 
 
 def check_numbers(processes: Any, time_budget: Any) -> None:
@@ -69,6 +74,13 @@ def check_numbers(processes: Any, time_budget: Any) -> None:
     if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, int | float)
                                     or not 0 < time_budget < 1e12 or not math.isfinite(time_budget)):
         raise ValueError(f"time_budget={time_budget!r}; allowed: seconds, a finite number above 0, or None")
+
+
+def check_seconds(name: str, seconds: Any) -> None:
+    """Raise ValueError unless a time is None, or seconds of 0 or more."""
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float)
+                                or not 0 <= seconds < 1e12):
+        raise ValueError(f"{name}={seconds!r}; allowed: seconds, a number of 0 or more, or None")
 
 
 def check_tracker(report_to: str, engine: str | None) -> None:

@@ -92,7 +92,7 @@ class Recorder(AtPoints):
         self.logs: list[tuple[int, dict[str, float]]] = []
         self.tokens, self.grad_norm, self.episodes = 0, math.nan, 0.0
         rows, rl = reading.Rows.of(train_dataloader.dataset), hasattr(args, "num_generations")
-        adapter, self.unsaid = reading.adapter_of(model)
+        adapter, self.unsaid = reading.adapter_of(model, rl)
         fields = {"model": self.model or reading.model_name(model), "evaluations": self.evaluations, **adapter,
                   **reading.common_fields(args, state, model)}
         if rl:

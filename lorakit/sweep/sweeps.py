@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lorakit.checkpoints import EVERY, FOLDER, remove, unfinished
 from lorakit.epochs import StaleRecordsWarning
 from lorakit.epochs import stale as stale_records
 from lorakit.grpo_spec import GRPOSpec
@@ -22,7 +23,7 @@ from lorakit.sweep.failures import grouped
 from lorakit.sweep.pool import Pool
 from lorakit.sweep.progress import Progress
 from lorakit.sweep.reservations import Reservations
-from lorakit.sweep.training import Pack, Training, packs_of
+from lorakit.sweep.training import Pack, Training, packs_again, packs_of
 from lorakit.sweep.workers import Worker, WorkerError
 from lorakit.theory.fitting import require_fit
 from lorakit.theory.hardware import is_known_gpu
@@ -77,7 +78,7 @@ class Plan:
 def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str | None = None,
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
-        stale: str = "keep", progress: bool | None = None) -> Sweep:
+        stale: str = "keep", progress: bool | None = None, checkpoint_every: float | None = EVERY) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
     Several calls may work on one store at once: a run that another process is training is left to it, and its record
@@ -102,8 +103,11 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             has none there is trained again, since records hold no weights.
         stale: what becomes of records of another numerical epoch: `keep` returns them with a warning, `retrain`
             trains their specs again; the older lines stay in the file.
-        progress: say on standard error how many runs are done, the steps, losses and the time left: True every five
-            seconds, False never, None every five seconds on a terminal and every minute elsewhere.
+        progress: how many runs are done, the steps, losses, tokens a second and the time left, on standard error: True,
+            a bar; False, warnings alone; None, a bar on a terminal and in a notebook, a line every minute elsewhere.
+        checkpoint_every: seconds after which a pack writes how far it is, into `<store>/.checkpoints`; one that was
+            killed goes on from there when the same runs are asked for again. It takes 12 bytes a trained weight (16 in
+            bfloat16), twice that while it is written, and is removed with the pack's records. None: no checkpoints.
 
     Returns:
         A `Sweep`: one record a spec, in their order (specs left out by the time budget have none), and what they say.
@@ -121,6 +125,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     unique, specs = call.check_specs(specs), list(specs)
     call.check_engine(engine, unique, save_to)
     call.check_numbers(processes, time_budget)
+    call.check_seconds("checkpoint_every", checkpoint_every)
     if stale not in ("keep", "retrain"):
         raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
     devices = Devices(device, processes)
@@ -142,22 +147,31 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         warnings.warn(f"{experiment}: {len(old)} of {len(unique)} records belong to another numerical epoch, so "
                       "today's code would give other numbers; stale='retrain' trains them again",
                       StaleRecordsWarning, stacklevel=2)
-    todo = needed(unique, engine)
+    todo, halfway = needed(unique, engine), store.root.absolute() / FOLDER
+    _forget(store, halfway, {spec.id for spec in todo})
     if todo:
         call.check_vllm(todo)
         call.check_places(store, profile, experiment, folder)
         count = len(devices.processes)
-        packs = [pack for by, mine in _by_engine(todo, engine, recorded).items()
-                 for pack in packs_of(mine, by, count, devices.device)]
+        packs, again = [], 0
+        for by, mine in _by_engine(todo, engine, recorded).items():
+            killed, rest = packs_again(halfway, mine, by)
+            packs += [*killed, *packs_of(rest, by, count, devices.device)]
+            again += len(killed)
         with ExitStack() as stack:
             reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
             workers = _workers(devices, stack)
             training = Training(
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
-                          "memory_share": MEMORY_SHARE / devices.sharing},
-                needed, lambda record: store.append(profile, experiment, record), Reservations(store.root), reports,
-                None if time_budget is None else started + time_budget, time_budget or 0.0)
+                          "memory_share": MEMORY_SHARE / devices.sharing,
+                          "checkpoints": None if checkpoint_every is None else str(halfway),
+                          "checkpoint_every": checkpoint_every},
+                halfway, needed, lambda record: store.append(profile, experiment, record),
+                Reservations(store.root), reports, None if time_budget is None else started + time_budget,
+                time_budget or 0.0)
             _announce(reports, unique, todo, recorded, packs, count)
+            if again:
+                reports.say(f"{again} packs were stopped half-way, and go on from there")
             training.run(packs)
         if training.failed or training.lost or training.unsaved:
             raise SweepError(training.failed, training.lost, training.unsaved, len(unique))
@@ -189,9 +203,13 @@ def _announce(progress: Progress, specs: Sequence[AnySpec], todo: Sequence[AnySp
     progress.say(f"{len(todo)} of {len(specs)} runs to train, in {len(packs)} packs on "
                  f"{min(processes, len(packs))} processes" + (f"; {again} of them are recorded, and are trained again "
                  "for their weights (save_to) or their epoch (stale='retrain')" if again else ""))
-    if todo[0].kind == "grpo" and len(todo) < len(specs):
-        progress.say(f"{len(specs) - len(todo)} runs are recorded; {len(todo)} RL runs start at their first step, "
-                     "also those that were cut short: they keep nothing half-way")
+
+
+def _forget(store: Store, halfway: Path, needed: set[str]) -> None:
+    """Remove checkpoints of packs that will not be formed again, since some of their runs have been recorded since."""
+    for by, ids in unfinished(halfway):
+        if set(store.find(ids, by)) - needed:
+            remove(halfway, by, ids)
 
 
 def _warn_of_silence(records: Iterable[Record]) -> None:

@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from lorakit.checkpoints import path_of, remove, unfinished
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.packed.packing import group, pack_key, split_evenly, work
+from lorakit.packed.packing import group, pack_key, split_evenly, trained_tokens, work
 from lorakit.records import Record
 from lorakit.specs import SFTSpec
 from lorakit.sweep.failures import without_folders
@@ -59,6 +61,14 @@ def packs_of(specs: Iterable[AnySpec], engine: str, processes: int, device: str 
     return sorted(packs, key=lambda pack: -_work(pack.specs))
 
 
+def packs_again(folder: Path, specs: Iterable[AnySpec], engine: str) -> tuple[list[Pack], list[AnySpec]]:
+    """The packs that were killed half-way and can be formed again from these specs, and the specs that remain."""
+    left = {spec.id: spec for spec in specs}
+    packs = [Pack(tuple(left.pop(name) for name in ids), engine) for by, ids in unfinished(folder)
+             if by == engine and ids and left.keys() >= set(ids)]
+    return packs, list(left.values())
+
+
 def _work(specs: Iterable[AnySpec]) -> float:
     return float(sum(map(work, specs)))
 
@@ -70,6 +80,7 @@ class Training:
     Args:
         workers: processes, one a thread.
         request: what every request to a worker holds besides its specs, such as `memory_share`.
+        folder: of checkpoints.
         needed: the specs among those given that no record (or export) makes superfluous yet, for an engine.
         keep: gets each record as soon as its pack is done.
         reservations: of this process, among all that work on the store.
@@ -80,6 +91,7 @@ class Training:
 
     workers: Sequence[Worker]
     request: dict[str, Any]
+    folder: Path
     needed: Callable[[Sequence[AnySpec], str], list[AnySpec]]
     keep: Callable[[Record], None]
     reservations: Reservations
@@ -123,8 +135,17 @@ class Training:
         if self.deadline is None:
             return pack
         left, seconds = self.deadline - time.monotonic(), self._seconds.get(_shape(pack), 0.0)
+        if self._checkpoint_of(pack).exists():
+            seconds = 0.0  # of the whole: nobody knows what the rest takes, and what is stopped goes on later
         count = 0 if left <= 0 else int(left / seconds) if seconds else len(pack.specs)
         return replace(pack, specs=pack.specs[:count])
+
+    def _checkpoint_of(self, pack: Pack) -> Path:
+        return path_of(self.folder, pack.engine, [spec.id for spec in pack.specs])
+
+    def _end(self, pack: Pack) -> None:
+        """Take away what a pack left half-way: it is recorded, or trained otherwise."""
+        remove(self.folder, pack.engine, [spec.id for spec in pack.specs])
 
     def _ask(self, worker: Worker, pack: Pack) -> list[Pack]:
         """Train a pack; returns the packs that are to be trained instead or once more."""
@@ -137,19 +158,30 @@ class Training:
         request = {"do": "run", "engine": pack.engine, "specs": [spec.to_json() for spec in pack.specs],
                    "seconds_left": left, **self.request}
         amount, started, through = _work(pack.specs), time.monotonic(), 0
+        tokens = float(sum(map(trained_tokens, pack.specs)))
+
+        def hear(event: dict[str, Any]) -> None:
+            if "warning" in event:
+                self.progress.warn(event["warning"])
+            else:
+                self.progress.step(id(worker), event, amount, tokens)
+
         try:
-            event = worker.ask(request, lambda event: self.progress.step(id(worker), event, amount))
+            event = worker.ask(request, hear)
             if "records" in event:
                 for record in event["records"]:
                     self.keep(Record.from_json(record))
                 self.unsaved |= event.get("unsaved", {})
+                self._end(pack)
                 self._seconds[shape] = (time.monotonic() - started) / count
                 through = count
             elif "fits" in event:
                 self._fits[shape] = event["fits"]
+                self._end(pack)
                 return _cut(pack, event["fits"])
             elif "over_budget" in event:
                 self._seconds[shape] = event["over_budget"] / count
+                self._end(pack)
                 return [pack]  # a part of it may still be in time
             else:
                 rest = self._after_error(worker, pack, event)
@@ -169,6 +201,7 @@ class Training:
             if len(pack.specs) > 1:
                 return self._halves(pack)
         if len(pack.specs) > 1 and not event.get("shared"):
+            self._end(pack)
             return _cut(pack, 1)  # one by one they tell which of them is faulty
         for spec in pack.specs:
             self.failed[spec.id] = event["error"]
@@ -182,7 +215,8 @@ class Training:
         if error.out_of_memory and len(pack.specs) > 1:
             return self._halves(pack)
         if pack.lost < RETRIES:
-            self.progress.say(f"{error}; its pack of {len(pack.specs)} is trained again")
+            again = "goes on from its checkpoint" if self._checkpoint_of(pack).exists() else "is trained again"
+            self.progress.warn(f"{str(error).rstrip('.')}; its pack of {len(pack.specs)} {again}")
             return [replace(pack, lost=pack.lost + 1)]
         self.lost |= {spec.id: str(error) for spec in pack.specs}
         return []
@@ -190,6 +224,7 @@ class Training:
     def _halves(self, pack: Pack) -> list[Pack]:
         half = -(-len(pack.specs) // 2)
         self._fits[_shape(pack)] = half
+        self._end(pack)
         return _cut(pack, half)
 
 

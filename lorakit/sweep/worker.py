@@ -6,8 +6,8 @@ the user's script.
 
     request   {"do": "probe", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", "runs": 12}
               {"do": "run", "specs": […], "engine": …, "device": …, "memory_share": 0.3, "seconds_left": 60.0 | null,
-               "report_to": "none", "save_to": null}
-    event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} while it trains, then one of
+               "report_to": "none", "save_to": null, "checkpoints": folder | null, "checkpoint_every": 300.0}
+    event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} and {"warning": …} while it trains, then one of
               {"probe": {"seconds": …, "fits": …, "bytes": …, "free_bytes": …}}
               {"records": […], "unsaved": {id: why}}
               {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -34,6 +34,7 @@ import torch
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import fitted
 from lorakit.bases.models import load_model
+from lorakit.checkpoints import Checkpoint
 from lorakit.data.rl_tasks import Task, encode_prompts, load_task
 from lorakit.data.tasks import TextData, base_text, load_dataset
 from lorakit.data.tokens import TokenSplit, tokenize
@@ -48,6 +49,7 @@ from lorakit.sweep.forecast import Forecast, OverBudgetError
 from lorakit.sweep.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
 
 BASE_TEXT_TOKENS = 2048
+MakeCheckpoint = Callable[[Sequence[Any], dict[str, Any]], Checkpoint]
 RL_BASE_TEXT_LENGTH = 64  # tokens of a window of it; a supervised run takes its own max_length
 
 
@@ -112,12 +114,14 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
 
 
 def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
-              save_to: str | None = None, probes: bool = True) -> tuple[list[Record], dict[str, str]]:
+              save_to: str | None = None, probes: bool = True,
+              checkpoint: MakeCheckpoint | None = None) -> tuple[list[Record], dict[str, str]]:
     """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
 
     Args:
         probes: also the measurements of `train_pack` that cost more than a run on a GPU.
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
+        checkpoint: makes the one of some specs, given their `provenance`.
 
     Returns:
         The records, and the ids of the runs that could not be exported, with the reason.
@@ -126,20 +130,28 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
     model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, device), save_to is not None
     data = _load(specs[0], device)
     reset_peak(device)
+    packs = [specs] if engine == "packed" else [[spec] for spec in specs]
+    points = [None if checkpoint is None else checkpoint(pack, made) for pack in packs]
     if specs[0].kind == "grpo":
-        results = _run_rl(specs, engine, model, tokenizer, *data, on_step, report_to, keep)
+        results = _run_rl(specs, engine, model, tokenizer, *data, on_step, report_to, keep, points)
     elif engine == "trl":
         from lorakit.reference.sft import train_sft
 
         results = [train_sft(spec, model, tokenizer, data[0], report_to=report_to, base_text=data[1],
-                             keep_weights=keep, on_step=on_step) for spec in specs]
+                             keep_weights=keep, on_step=on_step, checkpoint=point)
+                   for spec, point in zip(specs, points, strict=True)]
     elif engine == "peft":
         from lorakit.reference.peft_loop import train_peft
 
-        results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step) for spec in specs]
+        results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step, checkpoint=point)
+                   for spec, point in zip(specs, points, strict=True)]
     else:
-        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step, probes=probes)
-    records, unsaved = [to_record(result, device, made) for result in results], {}
+        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step, probes=probes,
+                             checkpoint=points[0])
+    resumed = {spec.id: {"resumed_at": point.resumed_at} for pack, point in zip(packs, points, strict=True)
+               if point is not None and point.resumed_at for spec in pack}
+    records = [to_record(result, device, made | resumed.get(result.spec.id, {})) for result in results]
+    unsaved: dict[str, str] = {}
     if save_to is not None:
         from lorakit.adapters.export import export
 
@@ -152,14 +164,15 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
 
 
 def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task, base: TokenSplit,
-            on_step: OnStep | None, report_to: str, keep_weights: bool) -> list[RunResult]:
+            on_step: OnStep | None, report_to: str, keep_weights: bool,
+            points: Sequence[Checkpoint | None]) -> list[RunResult]:
     if engine == "packed":
-        return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step)
+        return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step, points[0])
     if engine == "trl":
         from lorakit.reference.grpo import train_grpo
 
         return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights,
-                           on_step=on_step) for spec in specs]
+                           on_step=on_step, checkpoint=point) for spec, point in zip(specs, points, strict=True)]
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
@@ -222,13 +235,21 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         shared = False
         records, unsaved = fitted(specs, lambda some: run_specs(
             list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
-            request.get("report_to", "none"), request.get("save_to")))
+            request.get("report_to", "none"), request.get("save_to"), checkpoint=_checkpoints(request, emit)))
         emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
     except OverBudgetError as error:
         emit({"over_budget": error.seconds})
     except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
         emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
               "shared": shared, "out_of_memory": _is_out_of_memory(error)})
+
+
+def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> MakeCheckpoint | None:
+    """What makes the checkpoints that a request asks for, whose warnings go to the parent."""
+    folder = request.get("checkpoints")
+    return None if folder is None else lambda specs, made: Checkpoint(
+        folder, request["engine"], [spec.id for spec in specs], made, request["checkpoint_every"],
+        lambda text: emit({"warning": text}))
 
 
 def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]], None]) -> OnStep:

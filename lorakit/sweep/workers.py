@@ -66,7 +66,7 @@ class Worker:
                         pipe.close()
 
     def ask(self, request: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
-        """Send a request and return its last event, the one without `step`; `on_step` gets those before it.
+        """Send a request and return its last event, the one without `step` or `warning`; `on_step` gets the others.
 
         Raises:
             WorkerError: the process ended (killed, out of memory); the next request starts a new one.
@@ -85,7 +85,7 @@ class Worker:
             if not line.endswith("\n"):  # it was ended while it wrote
                 break
             event: dict[str, Any] = json.loads(line)
-            if "step" not in event:
+            if not event.keys() & {"step", "warning"}:
                 return event
             if on_step:
                 on_step(event)

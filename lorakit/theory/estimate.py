@@ -89,7 +89,8 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
     Raises:
         UnknownGPUError, UnknownNameError: a GPU or a model that is not known; the message names the nearest ones.
         ConfigError: a config that lacks a field.
-        EstimateError: no spec, a spec of another kind, full fine-tuning of a quantised base, an mfu outside (0, 1], a
+        EstimateError: no spec, a spec of another kind, full fine-tuning of a quantised base, DoRA or
+            dropout, an mfu outside (0, 1], a
             negative price.
 
     >>> from lorakit.specs import LoRASpec
@@ -120,6 +121,9 @@ def estimate(model: Any, spec: SFTSpec | Sequence[SFTSpec], gpu: str | GPU = "H1
         if one.lora is None and shape.quantization:
             raise EstimateError(f"{shape.name} is quantised ({shape.quantization}): its weights take no gradient; "
                                 "price an adapter, or give the config of the base in half precision")
+        if one.lora is not None and (one.lora.dora or one.lora.dropout):
+            raise EstimateError("dora=True and dropout above 0 are not counted (merged weights, or masks, stay for the "
+                                "backward pass); the same spec without them is a lower bound")
         batch, passes = _passes(one)
         key = (shape.name, one.lora, one.full_targets, batch, one.max_length, one.dtype, one.recompute, passes > 1)
         if key not in memories:
