@@ -85,7 +85,7 @@ def test_runs_that_the_experiment_does_not_name_do_not_enter(store):
 
 def test_an_empty_store_says_not_tested(tmp_path):
     found = verdict("C1", Store(tmp_path), **SOURCES)
-    assert found.outcome == "not tested at this scale"
+    assert found.outcome == "not tested"
     assert found.scale is None
     assert "no records" in sentence(found)
 
@@ -172,7 +172,7 @@ def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
 
 def test_a_computed_claim_without_counts_is_not_tested(tmp_path):
     (found,) = ledger(Store(tmp_path), [replace(COUNTED, rule=lambda store: [])])
-    assert found.outcome == "not tested at this scale"
+    assert found.outcome == "not tested"
     assert "no records" in sentence(found)
 
 
@@ -223,7 +223,7 @@ def test_the_page_shows_each_verdict_alike():
     for page in pages.values():
         assert "{cite}`schulman2025lora`" in page
         assert C1.rule_text in page
-        rows = [line for line in page.splitlines() if line.startswith("|")]
+        rows = [line for line in page.partition("## When")[0].splitlines() if line.startswith("|")]
         assert {row.count("|") - row.count("\\|") for row in rows} == {8}
 
 
@@ -231,15 +231,41 @@ def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
     seen = evaluate(C1, [evidence(make(model="tiny@1"), embedded=True)])
     words = {outcome: outcome_words(replace(seen, outcome=outcome)) for outcome in OUTCOMES}
     assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
-                     "not tested at this scale": "not tested at this scale"}
+                     "depends on the data": "depends on the data", "not tested": "not tested"}
     assert outcome_words(replace(seen, seeds=0)) == "holds at this scale", "a count is exact on any model"
     page = ledger_markdown([seen, replace(seen, outcome="does not hold"), seen])
     assert "## C1: seen on tiny" in page
     assert "3 claims: 2 seen on tiny, 1 not seen on tiny." in page
 
 
+@pytest.mark.parametrize(("written", "changed", "recorded", "after"), [
+    ("2025-12-31T10:00", "", "2026-01-01", "no"), ("2026-01-02T10:00", "", "2026-01-01", "yes"),
+    ("2025-12-31T10:00", "2026-03-01", "2026-01-01", "yes"), ("2025-12-31T10:00", "2026-03-01", None, "no records"),
+])
+def test_a_rule_changed_after_its_records_says_so(store, tmp_path, written, changed, recorded, after):
+    dated = replace(C1, written=written, changed=changed, why="Because.", twins=())
+    (found,) = ledger(store if recorded else Store(tmp_path / "empty"), [dated], **SOURCES)
+    page = ledger_markdown([found])
+    assert f"| **C1** | {written} | {changed or '–'} | {recorded or '–'} | {after} | Because. |" in page
+    late = after == "yes" and bool(changed)
+    assert ("rule changed after its records, to be judged on new seeds or bases)" in sentence(found)) == late
+    assert ("**†" in page) == late
+
+
+def test_new_runs_of_one_base_go_before_the_old(store):
+    again = replace(C1, experiments=("again",), again=True)
+    specs = specs_of(make())
+    more = specs_of(make(seeds=range(5, 10)))
+    for record in make(seeds=range(5, 10)):
+        store.append("cpu", "again", record)
+    found = verdict("C1", store, specs_of=lambda name, profile: (more if name == "again" else specs)(name, profile),
+                    facts=SOURCES["facts"], claims=[replace(C1, twins=(again,))])
+    assert found.claim is again
+    assert [other.claim.experiments for other in found.others] == [C1.experiments]
+
+
 def test_the_page_lists_smaller_scales_too():
     large = evidence(make(model="large@1", seeds=range(3)), profile="gpu", parameters=135_000_000)
     page = ledger_markdown([evaluate(C1, [evidence(make()), large])])
-    rows = [line for line in page.splitlines() if line.startswith("| **C1**")]
+    rows = [line for line in page.partition("## When")[0].splitlines() if line.startswith("| **C1**")]
     assert ["large" in row for row in rows] == [True, False]

@@ -12,7 +12,8 @@ INSIDE = {"best_rate": 1e-3, "peak_rate": 1e-2, "delta_norm": 0.05, "base_text_b
 
 @pytest.mark.parametrize(
     ("change", "failed", "value"),
-    [({"best_rate": 4e-3}, "best full rate", 0.4), ({"delta_norm": 0.2}, "‖ΔW‖", 0.2),
+    [({"best_rate": 1.2e-2}, "best full rate", 1.2), ({"skill": 0.1}, "share of its skills", 0.1),
+     ({"delta_norm": 0.2}, "‖ΔW‖", 0.2),
      ({"base_text_after": 2.5}, "rise of the loss", 0.25)],
 )
 def test_each_criterion_alone_leaves_post_training(change, failed, value):
@@ -22,7 +23,7 @@ def test_each_criterion_alone_leaves_post_training(change, failed, value):
     (criterion,) = found.failed
     assert criterion.name.startswith(failed)
     assert criterion.value == pytest.approx(value)
-    assert "above the limit" in str(found)
+    assert ("below the limit" if failed.startswith("share") else "above the limit") in str(found)
 
 
 def test_limits_are_inclusive_and_an_improvement_is_no_rise():
@@ -30,11 +31,18 @@ def test_limits_are_inclusive_and_an_improvement_is_no_rise():
     assert regime(**{**INSIDE, "base_text_after": 1.5}).name == "post-training"
 
 
+@pytest.mark.parametrize(("tokens", "value"), [(400, 0.2), (100, 0.4), (1600, 0.1)])
+def test_rates_are_compared_at_equal_tokens_a_step(tokens, value):
+    """Adam's best rate grows as the root of the batch."""
+    found = regime(**INSIDE, tokens_a_step=tokens, pretraining_tokens_a_step=1600)
+    assert found.criteria[0].value == pytest.approx(value)
+
+
 def test_what_is_not_known_is_said():
     found = regime(**{**INSIDE, "peak_rate": None})
     assert found.name == "post-training"
     assert found.criteria[0].passed is None
-    assert "best full rate / peak pre-training rate not known" in str(found)
+    assert "best full rate / peak pre-training rate, at equal tokens a step not known" in str(found)
     assert regime(best_rate=None, peak_rate=None, delta_norm=float("nan"), base_text_before=None,
                   base_text_after=None).name == "not known"
 

@@ -11,10 +11,10 @@ from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError
 from lorakit.specs import LoRASpec, SFTSpec
 
-REGIMES = {2: 0.02, 8: 0.05, 32: 0.08, 128: 0.3}  # ‖ΔW‖/‖W‖: the largest batch is outside post-training
+REGIMES = {8: 0.02, 32: 0.05, 256: 0.08, 1024: 0.3}  # ‖ΔW‖/‖W‖: the largest batch is outside post-training
 
 
-def batch_records(gap, batches=(2, 8, 32, 128), ranks=(None, 16, 64), norms=REGIMES):
+def batch_records(gap, batches=(8, 32, 256, 1024), ranks=(None, 16, 64), norms=REGIMES, steps=128):
     """Records at several batch sizes; `gap(batch, rank, seed)` is what LoRA loses, of an improvement of 1.5."""
     found = []
     for batch in batches:
@@ -23,7 +23,7 @@ def batch_records(gap, batches=(2, 8, 32, 128), ranks=(None, 16, 64), norms=REGI
             u = 0.2 * (math.log10(rate) + 3) ** 2
             return BASE - 1.5 + u + late + 0.01 * seed + jitter(rank or 500, seed, batch, size=0.001)
 
-        for record in make(loss, ranks=ranks, metrics={"delta_norm": norms[batch]}):
+        for record in make(loss, ranks=ranks, metrics={"delta_norm": norms[batch]}, steps=(1, 8, steps)):
             spec = replace(SFTSpec.from_json(record.spec), batch_size=batch)
             found.append(replace(record, id=spec.id, spec=spec.to_json()))
     return found
@@ -35,16 +35,16 @@ def judged(*args, **kwargs):
 
 
 def doubling(each):
-    """A gap that grows by `each` with every doubling of the batch from 2 on."""
-    return lambda batch, rank, seed: each * math.log2(batch / 2)
+    """A gap that grows by `each` with every doubling of the batch, and is `each` at 32."""
+    return lambda batch, rank, seed: each * math.log2(batch / 16)
 
 
 def test_c5_holds_where_the_gap_grows_alike_at_every_rank():
     found = judged(doubling(0.1))
     assert found.outcome == "holds"
-    assert found.interval.mean == pytest.approx(100 * 0.4 / 1.5, abs=1)
-    assert "from batch 2 to 32" in found.effect, "128 is outside post-training"
-    assert "batch 128: new-skill regime" in found.regime
+    assert "rank 64, growth of the gap from batch 32 to 256 +20" in found.reason
+    assert "from batch 8" not in found.reason, "1024 is outside post-training, and 8 is below the claim's range"
+    assert "batch 1024: new-skill regime" in found.regime
 
 
 def test_c5_fails_where_the_gap_does_not_grow_or_shrinks():
@@ -83,10 +83,19 @@ def test_c5_looks_at_ranks_of_16_or_more_with_a_trained():
     assert gap_grows_with_batch(evidence).outcome == "holds"
 
 
-def test_c5_needs_batches_far_apart_in_post_training():
-    found = judged(doubling(0.1), norms={2: 0.02, 8: 0.05, 32: 0.3, 128: 0.3})
-    assert found.outcome == "not tested at this scale"
-    assert "Batch sizes in post-training: 2, 8" in found.reason
+@pytest.mark.parametrize(("norms", "words"), [
+    ({8: 0.02, 32: 0.05, 256: 0.3, 1024: 0.3}, "32; they must span"), ({4: 0.02, 8: 0.02, 16: 0.02}, "none; they must"),
+    ({8: 0.02, 64: 0.05}, "64; they must"),
+])
+def test_c5_needs_batches_of_the_claim_far_apart_in_post_training(norms, words):
+    found = judged(doubling(0.1), batches=tuple(norms), norms=norms)
+    assert found.outcome == "not tested"
+    assert words in found.reason
+
+
+def test_c5_needs_steps_at_the_largest_batch():
+    found = judged(doubling(0.1), steps=29)
+    assert found.outcome == "not tested"
 
 
 def test_c5_raises_where_one_batch_has_its_best_rate_at_the_edge():
@@ -99,9 +108,9 @@ def test_c5_raises_where_one_batch_has_its_best_rate_at_the_edge():
 
 
 def test_gaps_and_their_growth_by_hand():
-    records = batch_records(lambda batch, rank, seed: 0.1 * seed if batch == 2 else 0.5, batches=(2, 32))
+    records = batch_records(lambda batch, rank, seed: 0.1 * seed if batch == 8 else 0.5, batches=(8, 32))
     small, large = gaps_by_batch(tidy(records), runs(records), 1e-2)
-    assert (small.batch, large.batch) == (2, 32)
+    assert (small.batch, large.batch) == (8, 32)
     assert small.by_arm["rank 16"][3] == pytest.approx(0.3, abs=0.005)
     assert growth(small, large, "rank 16")[3] == pytest.approx(0.2, abs=0.01)
     assert small.improvement[0] == pytest.approx(1.5, abs=0.01)

@@ -6,7 +6,8 @@ import pytest
 from synthetic_records import jitter, make
 
 from lorabook.claims.capacity import (
-    bits_of_tokens_and_weights,
+    bits_of_tokens,
+    bits_of_weights,
     episodes_fit_rank_one,
     first_pass,
     last_doubling,
@@ -49,9 +50,8 @@ def passes(per_token, *, dataset, steps, model="tiny-w64-s0@1", known=None):
     return records
 
 
-def judge(records, model="tiny-w64-s0@1"):
-    return bits_of_tokens_and_weights(
-        Evidence("cpu", model, tidy(records), runs(records), embedded=model.startswith("tiny")))
+def judge(rule, records, model="tiny-w64-s0@1"):
+    return rule(Evidence("cpu", model, tidy(records), runs(records), embedded=model.startswith("tiny")))
 
 
 def test_bits_stored_by_hand():
@@ -89,49 +89,55 @@ def test_a_first_pass_is_one_that_met_nothing_twice():
 
 
 @pytest.mark.parametrize(("end", "half", "state", "outcome"), [
-    (1.8, 1.4, "not saturated", "inconclusive"),  # about two, but what a token carries is not judged on bytes
+    (1.8, 1.4, "not saturated", "holds"),
     (3.0, 2.2, "not saturated", "does not hold"),  # more than two, and a bound from below says so at once
     (1.2, 1.0, "not saturated", "inconclusive"),  # less, but still rising
     (1.2, 1.19, "is saturated", "does not hold"),  # less, and saturated
 ])
-def test_c10_on_an_embedded_model(end, half, state, outcome):
-    found = judge(strings(end, half) + passes(6.3, dataset="random-strings-384@1", steps=96))
+def test_c10_w(end, half, state, outcome):
+    found = judge(bits_of_weights, strings(end, half))
     assert found.outcome == outcome
     assert found.interval.mean == pytest.approx(end, abs=0.01)
     assert "rank 1" in found.effect
-    assert "(a) Not judged: a token of this base is a byte." in found.reason
     assert state in found.reason
 
 
-@pytest.mark.parametrize(("per_token", "end", "outcome"), [
-    (1.2, 1.8, "holds"), (2.6, 1.8, "does not hold"), (0.3, 1.8, "does not hold"), (1.2, 3.0, "does not hold"),
-])
-def test_c10_where_tokens_are_pieces_of_words(per_token, end, outcome):
+@pytest.mark.parametrize(("per_token", "outcome"), [(1.2, "holds"), (2.6, "does not hold"), (0.3, "does not hold")])
+@pytest.mark.parametrize("control", [True, False])
+def test_c10_where_tokens_are_pieces_of_words(per_token, outcome, control):
     model = "smollm2@1"
-    records = (strings(end, 0.8 * end, model=model) + passes(per_token, dataset="real-text@1", steps=250, model=model)
-               + passes(6.3, dataset="random-strings-384@1", steps=96, model=model))
-    found = judge(records, model)
+    records = passes(per_token, dataset="real-text@1", steps=250, model=model)
+    if control:
+        records += passes(6.3, dataset="random-strings-384@1", steps=96, model=model)
+    found = judge(bits_of_tokens, records, model)
     assert found.outcome == outcome
     assert f"real-text {per_token:.2f}" in found.reason
+    assert found.effect == ("real-text, bits a token")
 
 
-def test_c10_without_one_of_its_parts_stays_open():
-    model = "smollm2@1"
-    text = passes(1.2, dataset="real-text@1", steps=250, model=model)
-    assert judge(text, model).outcome == "inconclusive"
-    assert judge(passes(2.6, dataset="real-text@1", steps=250, model=model), model).outcome == "does not hold"
-    assert judge(make(), "tiny@1").outcome == "not tested at this scale"
+def test_c10_is_inconclusive_where_seeds_straddle_a_limit():
+    wide = [r for seed, bits in enumerate((1.0, 2.0, 3.0)) for r in passes(bits, dataset="real-text@1", steps=250,
+                                                                       model="smollm2@1")
+            if r.spec.get("seed", 0) == seed]
+    assert judge(bits_of_tokens, wide, "smollm2@1").outcome == "inconclusive"
+
+
+def test_c10_is_not_tested_on_bytes_or_without_text():
+    found = judge(bits_of_tokens, passes(1.2, dataset="real-text@1", steps=250))
+    assert (found.outcome, "A token of this base is a byte." in found.reason) == ("not tested", True)
+    assert judge(bits_of_tokens, make(), "smollm2@1").outcome == "not tested"
+    assert judge(bits_of_weights, make()).outcome == "not tested"
 
 
 def test_c10_a_code_shorter_than_the_information_is_a_broken_instrument():
-    found = judge(strings(1.8, 1.4) + passes(5.9, dataset="random-strings-384@1", steps=96))
+    found = judge(bits_of_tokens, passes(5.9, dataset="random-strings-384@1", steps=96))
     assert found.outcome == "does not hold"
     assert "0.983 times" in found.reason
 
 
-def test_c10_wants_the_best_rate_inside_its_grid():
+def test_c10_w_wants_the_best_rate_inside_its_grid():
     with pytest.raises(GridEdgeError, match="rank 1"):
-        judge(strings(1.8, 1.4, best=5e-4))
+        judge(bits_of_weights, strings(1.8, 1.4, best=5e-4))
 
 
 def test_c9_is_computed(tmp_path):

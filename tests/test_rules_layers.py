@@ -58,7 +58,7 @@ def test_c6_outcomes(shift, outcome, words):
     found = mlp_carries_it(evidence(shift))
     assert found.outcome == outcome
     assert words in found.reason
-    assert found.regime.startswith("post-training")
+    assert found.regime.startswith("real-text: post-training")
 
 
 def test_c6_takes_experts_for_the_mlp_and_pairs_equal_expert_ranks():
@@ -73,19 +73,50 @@ def test_c6_takes_experts_for_the_mlp_and_pairs_equal_expert_ranks():
 
 def test_c6_compares_only_equally_large_arms_and_needs_both_questions():
     unmatched = tuple(replace(a, rank=24) if a and a.targets == "attention" else a for a in DENSE)
-    assert mlp_carries_it(evidence(at(), unmatched)).outcome == "not tested at this scale"
-    assert mlp_carries_it(evidence(at(), DENSE[:3])).outcome == "not tested at this scale"
+    assert mlp_carries_it(evidence(at(), unmatched)).outcome == "not tested"
+    assert mlp_carries_it(evidence(at(), DENSE[:3])).outcome == "not tested"
 
 
 def test_c6_needs_an_improvement_to_compare_with():
     assert mlp_carries_it(evidence(lambda targets, seed: 1.5)).outcome == "inconclusive"
 
 
-def test_one_dataset_that_disagrees_is_enough():
-    bad, good = evidence(at()), evidence(at(attention=0.2), dataset="other@1")
-    both = replace(bad, curves=pandas.concat([bad.curves, good.curves]),
-                   metrics=pandas.concat([bad.metrics, good.metrics]))
-    assert mlp_carries_it(both).outcome == "does not hold"
+def together(*pieces):
+    return replace(pieces[0], curves=pandas.concat([piece.curves for piece in pieces]),
+                   metrics=pandas.concat([piece.metrics for piece in pieces]))
+
+
+SKILLS = "reworded-skills-replay@1"
+WORSE, ALIKE = at(attention=0.2), at()
+
+
+def unsettled(targets, seed):
+    return 0.2 * (seed - 2) if targets == "attention" else 0.0
+
+
+@pytest.mark.parametrize(("natural", "skills", "outcome", "shown"), [
+    (WORSE, ALIKE, "depends on the data", 20),  # (a) holds on one and is refuted on the other
+    (ALIKE, WORSE, "depends on the data", 0),
+    (WORSE, unsettled, "holds", None), (unsettled, ALIKE, "inconclusive", None),
+    (ALIKE, ALIKE, "does not hold", None),
+])
+def test_c6_each_dataset_has_a_verdict_and_natural_text_goes_first(natural, skills, outcome, shown):
+    found = mlp_carries_it(together(evidence(natural), evidence(skills, dataset=SKILLS)))
+    assert found.outcome == outcome
+    assert "On real-text (" in found.reason
+    assert "On reworded-skills-replay (" in found.reason
+    if shown is not None:
+        assert found.effect.startswith("rank 18, attention − rank 16, mlp"), "the quantity that differs"
+        assert found.interval.mean == pytest.approx(shown, abs=1), "on the natural text"
+
+
+def test_c6_on_made_up_skills_alone_they_decide():
+    assert mlp_carries_it(evidence(ALIKE, dataset=SKILLS)).outcome == "does not hold"
+
+
+def test_c6_two_natural_datasets_can_disagree():
+    both = together(evidence(ALIKE), evidence(WORSE, dataset="other@1"))
+    assert mlp_carries_it(both).outcome == "depends on the data"
 
 
 def test_contrasts_are_differences_by_seed():

@@ -5,6 +5,7 @@ import pytest
 
 from lorabook import experiments
 from lorabook.claims import learning_rate_laws as laws
+from lorabook.claims import regime
 from lorabook.claims.learning_rate_laws import invariance_gaps, same_after_transformation, same_at_every_width
 from lorabook.claims.regime import pretraining_facts
 from lorabook.experiments.learning_rate import LEAST_EPSILON
@@ -34,6 +35,12 @@ def ladder(power, metrics=METRICS, wobble=0.05, names=(laws.WIDTHS,)):
         curve = {name: [3.0, loss] for name in ("train_loss", "validation_loss", "test_loss")}
         records.append(Record.from_run(spec, "ok", metrics, {"step": [0, 206], "tokens": [0, 9], **curve}, {}))
     return Found(records)
+
+
+@pytest.fixture(autouse=True)
+def able_bases(monkeypatch):
+    """Bases that have the skill, whatever the narrow ones can do."""
+    monkeypatch.setattr(regime, "MIN_SKILL", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +76,19 @@ def test_c13_is_inconclusive_where_the_seeds_disagree():
 
 def test_c13_is_not_tested_outside_post_training_or_without_records():
     ((_, found),) = same_at_every_width(ladder(0.5, METRICS | {"delta_norm": 0.3}))
-    assert found.outcome == "not tested at this scale"
+    assert found.outcome == "not tested"
     assert "0 are in post-training" in found.reason
     assert "power +0.4" in found.reason
     ((_, found),) = same_at_every_width(Found([]))
-    assert found.outcome == "not tested at this scale"
+    assert found.outcome == "not tested"
+
+
+def test_c13_leaves_out_bases_without_the_skill(monkeypatch):
+    monkeypatch.setattr(regime, "MIN_SKILL", 0.2)
+    ((_, found),) = same_at_every_width(ladder(0.0))
+    assert found.outcome == "not tested"
+    assert "Of 3 widths 1 are in post-training" in found.reason
+    assert "share of its skills that the base has 0.008 (below the limit 0.2)" in found.regime
 
 
 def test_the_widest_base_joins_the_ladder_when_it_is_complete():
@@ -105,7 +120,7 @@ def test_c12_judges_the_twins_without_epsilon(gap, outcome):
 
 def test_c12_is_not_tested_without_its_records():
     ((_, found),) = same_after_transformation(Found([]))
-    assert found.outcome == "not tested at this scale"
+    assert found.outcome == "not tested"
 
 
 def test_the_twins_are_named_by_their_factors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -66,11 +67,12 @@ def sweep(frame: pd.DataFrame, arm: str, loss: str = "validation_loss", step: in
 
 
 def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
-           step: int | None = None) -> dict[str, Optimum]:
+           step: int | None = None, **window: Any) -> dict[str, Optimum]:
     """The best learning rate of every arm by validation loss at a step, with its interval over seeds.
 
     Args:
         step: an evaluated step; None for the last one.
+        window: `reach` and `one_bend` of `optimum`.
 
     Raises:
         GridEdgeError: at the record size, an optimum at the grid's edge.
@@ -80,7 +82,7 @@ def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
     for arm in arms(frame):
         table = _table(rows, arm, "validation_loss")
         found[arm] = optimum(table.columns.tolist(), table.to_numpy(), seeds=table.index.tolist(), size=size, arm=arm,
-                             confidence=confidence)
+                             confidence=confidence, **window)
     return found
 
 

@@ -56,7 +56,8 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
     A diverged run keeps its rows: a point whose validation loss was not finite has losses of +inf, so that it loses
     every comparison instead of vanishing from it. Failed runs left no result and are absent. `plain` is whether nothing
     but the rank departs from a default; `expert_rank` is that of an adapter for each expert; `rank`, `alpha`, `targets`
-    and it are missing for full fine-tuning. RL runs give the frame of `tidy_rl`.
+    and it are missing for full fine-tuning. RL runs give the frame of `tidy_rl`. Where a run ends with an evaluation on
+    more text than its curve's, the losses of its last point are those.
 
     Args:
         records: runs of supervised specs, or of RL specs.
@@ -108,7 +109,7 @@ def _finished(records: Iterable[Record], kind: str) -> list[Record]:
 
 
 def runs(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per record: the run's columns, its length, status, every metric, and the tokens it trained on."""
+    """One row per record: the run's columns, length, status, every metric, tokens it trained on and test problems."""
     rows = []
     for record in records:
         if record.status == "failed":
@@ -116,9 +117,10 @@ def runs(records: Iterable[Record]) -> pd.DataFrame:
         metrics = {name: math.nan if value is None else value for name, value in record.metrics.items()}
         steps = read_spec(record.spec).steps
         tokens = record.provenance.get("tokens")
-        rows.append({**metrics, **_run(record), "steps": steps, "status": record.status, "tokens": tokens})
+        rows.append({**metrics, **_run(record), "steps": steps, "status": record.status, "tokens": tokens,
+                     "test_problems": _problems(record)})
     frame = pd.DataFrame(rows)
-    return frame if rows else frame.reindex(columns=[*RUN_COLUMNS, "steps", "status", "tokens"])
+    return frame if rows else frame.reindex(columns=[*RUN_COLUMNS, "steps", "status", "tokens", "test_problems"])
 
 
 def _run(record: Record) -> dict[str, Any]:
@@ -140,6 +142,12 @@ def _run(record: Record) -> dict[str, Any]:
         "batch_size": (spec.episodes_per_step if isinstance(spec, GRPOSpec)
                        else spec.batch_size * spec.accumulation),
     }
+
+
+def _problems(record: Record) -> float:
+    """Problems that the final policy of an RL run answers; missing for a supervised run."""
+    spec = read_spec(record.spec)
+    return float(spec.final_evaluation_problems or spec.evaluation_problems) if isinstance(spec, GRPOSpec) else math.nan
 
 
 def _targets(lora: LoRASpec) -> str:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
+
+from lorakit.analysis.parabolas import common_minima, seed_minimum
 
 Size = Literal["live", "record"]
 
@@ -119,6 +121,29 @@ def _minus(a: float, b: float) -> float:
     return math.nan if math.isinf(a) and math.isinf(b) else float(a) - float(b)
 
 
+def share_difference(a: Sequence[bool], b: Sequence[bool], confidence: float = 0.95) -> Interval:
+    """The share of successes among a minus that among b, with Newcombe's interval (Wilson's, of each, combined).
+
+    Of outcomes in two heaps: a t interval of their mean has no meaning where every value is one of two.
+
+    >>> span = share_difference([True] * 6 + [False] * 4, [True] * 2 + [False] * 8)
+    >>> round(span.mean, 3), round(span.low, 3), round(span.high, 3)
+    (0.4, -0.021, 0.674)
+    """
+    z = float(ndtri(0.5 + confidence / 2))
+    shares, lows, highs = [], [], []
+    for runs in (a, b):
+        n, share = len(runs), sum(runs) / len(runs)
+        center, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        shares.append(share)
+        lows.append((center - half) / (1 + z * z / n))
+        highs.append((center + half) / (1 + z * z / n))
+    mean = shares[0] - shares[1]
+    low = mean - math.hypot(shares[0] - lows[0], highs[1] - shares[1])
+    high = mean + math.hypot(highs[0] - shares[0], shares[1] - lows[1])
+    return Interval(mean, low, high, min(len(a), len(b)), confidence)
+
+
 def equivalent(interval: Interval, margin: float) -> Literal["equal", "different", "undecided"]:
     """Three-way test of equality: failing to see a difference is not equality.
 
@@ -178,6 +203,8 @@ def optimum(
     size: Size = "record",
     arm: str = "this arm",
     confidence: float = 0.95,
+    reach: int | None = None,
+    one_bend: bool = False,
 ) -> Optimum:
     """Best learning rate of a U-shaped sweep, with its interval over seeds.
 
@@ -192,6 +219,7 @@ def optimum(
         seeds: labels of the rows; 0, 1, … if None.
         size: at an edge of the grid, `record` raises and `live` warns.
         arm: its name, for messages.
+        reach, one_bend: instead, parabolas over one window for all seeds, see `common_minima`.
 
     Raises:
         GridEdgeError: size `record`, and the least mean loss is at the first or last rate.
@@ -220,21 +248,13 @@ def optimum(
         raise ValueError(f"{arm}: at every learning rate some seed diverged; add rates below {rates[0]:g}")
     best = int(np.argmin(means))
     edge = edge_of(rates.tolist(), float(rates[best]), arm=arm, size=size)
-    per_seed = {label: 10 ** _floor(np.log10(rates), row) for label, row in zip(labels, table, strict=True)}
+    minima = ([seed_minimum(np.log10(rates), row) for row in table] if reach is None
+              else common_minima(np.log10(rates), table, reach, one_bend))
+    per_seed = {label: 10**minimum for label, minimum in zip(labels, minima, strict=True)}
     logs = [math.log10(rate) for rate in per_seed.values()]
     span = mean_interval(logs, confidence) if len(logs) > 1 else None
     return Optimum(10 ** float(np.mean(logs)), 10**span.low if span else None, 10**span.high if span else None,
                    float(rates[best]), per_seed, edge)
-
-
-def _floor(logs: np.ndarray, losses: np.ndarray) -> float:
-    """log10 of the rate at the parabola's minimum through the best point and its neighbours."""
-    best = int(np.argmin(losses))
-    near = slice(best - 1, best + 2)
-    if best in (0, len(logs) - 1) or not np.isfinite(losses[near]).all():
-        return float(logs[best])
-    curvature, slope, _ = np.polyfit(logs[near] - logs[best], losses[near] - losses[best], 2)
-    return float(logs[best]) if curvature <= 0 else float(logs[best] - slope / (2 * curvature))
 
 
 def edge_of(

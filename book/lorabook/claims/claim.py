@@ -16,51 +16,62 @@ class Claim:
 
     Args:
         id: such as `C1`.
+        rule: for a claim about training, from the `Evidence` of one base model to a finding; for a `computed` one, from
+            the store, which it need not read, to (scale, finding) pairs, the largest scale first.
+        statement: the claim in our own words, as a clause that can follow "that".
+        rule_text: what is measured, and the decision over it.
         source: citation key in the book's references.
         chapter: document that shows the evidence.
         scope: about what the source makes the claim.
-        rule: for a claim about training, from the `Evidence` of one base model to a finding; for a `computed` one, from
-            the store, which it need not read, to (scale, finding) pairs, the largest scale first. The first paragraph
-            of its docstring is the claim in our own words, as a clause that can follow "that"; the others say what is
-            measured, with constants of its module in braces.
         limits: what decides, in the order of the rule's text.
         experiments: names in `lorabook.experiments`.
+        needs: which of their runs the rule cannot do without.
         computed: whether nothing of it rests on `Evidence`.
         seeds: that a verdict needs where it is not the profile's number.
         corrected: whether "does not hold" takes Bonferroni's correction.
+        written: when the rule was first written, to the minute (UTC).
+        changed: the day on which it was changed; empty if never.
+        why: the reason of that change, or of a rule that was written after its records, in whole sentences.
+        twins: the same claim on other runs, with rules of their own.
+        again: whether these are new runs, for a rule that was written or changed after the first ones.
     """
 
     id: str
+    rule: Callable[[Any], Any]
+    statement: str
+    rule_text: str
     source: str
     chapter: str
     scope: str
-    rule: Callable[[Any], Any]
     limits: Sequence[Limit] = ()
     experiments: tuple[str, ...] = ()
+    needs: Callable[[Any], bool] = lambda spec: True
     computed: bool = False
     seeds: int | None = None
     corrected: bool = True
+    written: str = ""
+    changed: str = ""
+    why: str = ""
+    twins: tuple[Claim, ...] = ()
+    again: bool = False
 
     def __call__(self, given: Any) -> Any:
         """What the rule says of it."""
         return self.rule(given)
 
-    @property
-    def statement(self) -> str:
-        """The claim, as a clause."""
-        return self._paragraphs[0]
 
-    @property
-    def rule_text(self) -> str:
-        """What is measured, and the decision over it as its limits give it."""
-        return " ".join(filter(None, (*self._paragraphs[1:], rule_words(self.limits, self.corrected))))
+def claim(id: str, *, limits: Sequence[Limit] = (), corrected: bool = True,  # noqa: A002 - the claim's own word
+          **fields: Any) -> Callable[[Callable[[Any], Any]], Claim]:
+    """Make a claim of the rule below; the fields are those of `Claim`.
 
-    @property
-    def _paragraphs(self) -> list[str]:
-        text = (inspect.getdoc(self.rule) or "").format_map(getattr(self.rule, "__globals__", {}))
-        return [" ".join(part.split()) for part in text.split("\n\n")]
+    The first paragraph of the rule's docstring is the claim; the others say what is measured, with constants of its
+    module in braces. How the limits decide is generated and follows them.
+    """
+    def make(rule: Callable[[Any], Any]) -> Claim:
+        text = (inspect.getdoc(rule) or "").format_map(getattr(rule, "__globals__", {}))
+        statement, *measured = (" ".join(part.split()) for part in text.split("\n\n"))
+        words = " ".join(filter(None, (*measured, rule_words(limits, corrected))))
+        return Claim(id=id, rule=rule, statement=statement, rule_text=words, limits=limits, corrected=corrected,
+                     **fields)
 
-
-def claim(id: str, **fields: Any) -> Callable[[Callable[[Any], Any]], Claim]:  # noqa: A002 - the claim's own word
-    """Make a claim of the rule below; the fields are those of `Claim`."""
-    return lambda rule: Claim(id=id, rule=rule, **fields)
+    return make

@@ -7,8 +7,9 @@ thresholds and the effect that is printed all come from that list.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 from lorakit.analysis.statistics import Interval, Optimum, mean_interval, paired_difference, ratio_interval
@@ -16,12 +17,13 @@ from lorakit.analysis.statistics import Interval, Optimum, mean_interval, paired
 HOLDS: Final = "holds"
 FAILS: Final = "does not hold"
 OPEN: Final = "inconclusive"
-UNTESTED: Final = "not tested at this scale"
-Outcome = Literal["holds", "does not hold", "inconclusive", "not tested at this scale"]
-OUTCOMES: tuple[Outcome, ...] = (HOLDS, FAILS, OPEN, UNTESTED)
+UNTESTED: Final = "not tested"
+DEPENDS: Final = "depends on the data"
+Outcome = Literal["holds", "does not hold", "depends on the data", "inconclusive", "not tested"]
+OUTCOMES: tuple[Outcome, ...] = (HOLDS, FAILS, DEPENDS, OPEN, UNTESTED)
 Range = tuple[float, float]
 At = Callable[[float], Interval]  # a confidence to an interval
-INF = math.inf
+INF, DISTANCE = math.inf, attrgetter("distance")
 MANY = 12  # intervals of one quantity: of more than these a sentence shows the one furthest out
 
 
@@ -115,6 +117,13 @@ class Limit:
         """How far the mean lies beyond the nearer limit; negative inside."""
         return max(self.inside[0] - self.span.mean, self.span.mean - self.inside[1])
 
+    @property
+    def slack(self) -> float:
+        """How far the interval stays inside, in its own widths; infinite for a single number."""
+        span = self.span
+        room = min(span.low - self.inside[0], self.inside[1] - span.high)
+        return room / (span.high - span.low) if span.high > span.low else INF
+
     def __str__(self) -> str:
         return f"{self.label} {self.unit.text(self.span)}".strip()
 
@@ -126,7 +135,8 @@ class Finding:
     Args:
         outcome: one of `OUTCOMES`.
         reason: one or more whole sentences, numbers included.
-        limit: the one that is shown as the effect, if any was measured.
+        limit: the one that decided, shown as the effect, if any was measured.
+        states: of each quantity, what its limits say, and the first of those that say so.
         regime: of the datasets, in words.
         seeds: of a computed claim that rests on training runs after all; 0 where nothing depends on a seed.
     """
@@ -134,6 +144,7 @@ class Finding:
     outcome: Outcome
     reason: str
     limit: Limit | None = None
+    states: Mapping[str, tuple[Outcome, Limit]] = field(default_factory=dict)
     regime: str | None = None
     seeds: int = 0
 
@@ -153,9 +164,12 @@ def effect_label(limit: Limit | None) -> str | None:
     return None if limit is None else ", ".join(filter(None, (limit.label or limit.what, limit.unit.words)))
 
 
-def decide(limits: Sequence[Limit], *, corrected: bool = True, shown: Limit | None = None, before: str = "",
-           after: str = "", **more: Any) -> Finding:
-    """The verdict of a list of limits, with the sentence that lists them.
+def decide(limits: Sequence[Limit], *, corrected: bool = True, before: str = "", after: str = "",
+           **more: Any) -> Finding:
+    """The verdict of a list of limits, with the sentence that lists them and the limit that decided.
+
+    Where it holds, that is the one that came nearest to its end; otherwise the first that did not hold, or, where a
+    quantity has many, its furthest out.
 
     It holds where every 95 % interval does. It does not hold where one fails at the confidence
     1 − 0.05 / (number of limits): with many of them one would stray beyond by chance. Otherwise it is inconclusive.
@@ -163,8 +177,6 @@ def decide(limits: Sequence[Limit], *, corrected: bool = True, shown: Limit | No
     Args:
         limits: at least one, measured.
         corrected: whether that correction is made.
-        shown: the limit whose interval stands for the finding; None takes the first that decided, or, where a quantity
-            has many, its furthest out.
         before, after: sentences around the generated one.
         more: fields of the finding.
     """
@@ -172,14 +184,23 @@ def decide(limits: Sequence[Limit], *, corrected: bool = True, shown: Limit | No
         raise ValueError("no limits were given; a decision needs at least one")
     confidence = 1 - 0.05 / len(limits) if corrected else 0.95
     states = [limit.state(confidence) for limit in limits]
-    outcome = next(state for state in (FAILS, OPEN, HOLDS) if state in states)
+    outcome = _worst(states)
     deciding = [limit for limit, state in zip(limits, states, strict=True) if state == outcome]
-    if shown is None:
-        what = deciding[0].what
-        many = sum(limit.what == what for limit in limits) > MANY
-        shown = _furthest([limit for limit in deciding if limit.what == what]) if many else deciding[0]
+    what = deciding[0].what
+    many = sum(limit.what == what for limit in limits) > MANY
+    shown = (max((limit for limit in deciding if limit.what == what), key=DISTANCE) if many else deciding[0])
+    if outcome == HOLDS:
+        shown = min(deciding, key=lambda limit: limit.slack)
+    by_what: dict[str, tuple[Outcome, Limit]] = {}
+    for limit, state in zip(limits, states, strict=True):
+        if limit.what not in by_what or _worst([state, by_what[limit.what][0]]) != by_what[limit.what][0]:
+            by_what[limit.what] = state, limit
     reason = " ".join(filter(None, (before, _sentences(limits, states), after)))
-    return Finding(outcome, reason, shown, **more)
+    return Finding(outcome, reason, shown, by_what, **more)
+
+
+def _worst(states: Iterable[Outcome]) -> Outcome:
+    return min(states, key=(FAILS, OPEN, HOLDS).index)
 
 
 def _sentences(limits: Sequence[Limit], states: Sequence[Outcome]) -> str:
@@ -187,18 +208,13 @@ def _sentences(limits: Sequence[Limit], states: Sequence[Outcome]) -> str:
     said = []
     for what in dict.fromkeys(limit.what for limit in limits):
         mine = [(limit, state) for limit, state in zip(limits, states, strict=True) if limit.what == what]
-        first = mine[0][0]
         words = "; ".join(f"{limit}{marks[state]}" for limit, state in mine)
         if len(mine) > MANY:
-            limit = _furthest([limit for limit, _ in mine])
+            limit = max((limit for limit, _ in mine), key=DISTANCE)
             state = dict(mine)[limit]
             words = f"of {len(mine)} the one furthest out is {limit}{marks[state]}"
-        said.append(f"{what[0].upper()}{what[1:]} (limit: {first.unit.range(first.inside)}): {words}.")
+        said.append(f"{what[0].upper()}{what[1:]} (limit: {mine[0][0].unit.range(mine[0][0].inside)}): {words}.")
     return " ".join(said)
-
-
-def _furthest(limits: Sequence[Limit]) -> Limit:
-    return max(limits, key=lambda limit: limit.distance)
 
 
 def rule_words(limits: Sequence[Limit], corrected: bool = True) -> str:
@@ -238,6 +254,29 @@ def combine(findings: Mapping[str, Finding]) -> Finding:
     deciding = min(tested.values(), key=lambda finding: order.index(finding.outcome))
     reason = " ".join(f"On {name.partition('@')[0]}: {finding.reason}" for name, finding in findings.items())
     return replace(deciding, reason=reason)
+
+
+def by_data(findings: Mapping[str, Finding], made_up: Collection[str]) -> Finding:
+    """One finding, with a verdict for each dataset in its reason: it depends on the data where they contradict.
+
+    They do where a quantity holds on one dataset and is refuted on another: the effect is then that quantity's on
+    natural data. Otherwise natural data decide, of which a source speaks, and skills made up for a small model only
+    where there are no others.
+
+    Args:
+        made_up: names of datasets that are no natural ones.
+    """
+    reason = " ".join(f"On {name.partition('@')[0]} ({found.outcome}): {found.reason}"
+                      for name, found in findings.items())
+    natural = {name: found for name, found in findings.items() if name.partition("@")[0] not in made_up}
+    tested = {name: found for name, found in natural.items() if found.outcome != UNTESTED}
+    gates = "; ".join(f"{name.partition('@')[0]}: {found.regime}" for name, found in findings.items() if found.regime)
+    whole = replace(combine(tested or findings), reason=reason, regime=gates or None)
+    for what in dict.fromkeys(what for found in findings.values() for what in found.states):
+        said = [found.states[what] for found in (*tested.values(), *findings.values()) if what in found.states]
+        if {HOLDS, FAILS} <= {state for state, _ in said}:
+            return replace(whole, outcome=DEPENDS, limit=said[0][1])
+    return whole
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], scale: float = 1.0) -> At:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lorabook.claims import regime
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import (
     HOLDS,
@@ -26,6 +28,7 @@ from lorabook.claims.decisions import (
     ratio_of,
 )
 from lorabook.claims.evidence import Evidence
+from lorabook.claims.rank import ARTICLE, by_rank, plain
 from lorabook.claims.regime import regime_of
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at, optima
 from lorakit.analysis.statistics import Interval, mean_interval
@@ -33,10 +36,9 @@ from lorakit.analysis.statistics import Interval, mean_interval
 TEN, ABOUT = 10.0, 1.5
 HIGH_RANK, MIDDLE_RANK = 16, 4
 SHIFT = 2.0
-SHORT = 100
-LONG = 2 * SHORT
+SHORT, LONG, END = 100, 200, 1000  # steps: of a short run, of one to compare it with, of a long one
+REACH = 2  # rates on either side of the least mean loss
 A1_STEPS = 2
-ARTICLE = "schulman2025lora"
 SMOLLM2_RATES = tuple(f"learning-rate-smollm2-{seed}" for seed in range(5))
 
 TENFOLD = Limit("best rate of a high rank over full fine-tuning's", (TEN / ABOUT, TEN * ABOUT), RATIO)
@@ -52,16 +54,6 @@ RISE = Limit("LoRA's loss minus full fine-tuning's, each in % of its own improve
 ratio_text = RATIO.text  # `3.2 (2.9 to 3.6)`
 
 
-def plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Full fine-tuning, and LoRA of any rank with everything else at its default."""
-    return frame[frame["plain"].astype(bool)]
-
-
-def by_rank(frame: pd.DataFrame) -> dict[int, str]:
-    """The LoRA arms of a frame of plain ones, by rank, the lowest first."""
-    return {int(frame.loc[frame["arm"] == arm, "rank"].iloc[0]): arm for arm in arms(frame) if arm != "full"}
-
-
 def _in_post_training(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding]) -> Finding:
     """`judge` on every dataset inside the gate, combined; the regimes of all in words."""
     findings, regimes = {}, []
@@ -75,51 +67,56 @@ def _in_post_training(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.Data
 
 
 @claim("C3", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate", *SMOLLM2_RATES),
-       limits=[TENFOLD, STEADY, LOWER],
+       limits=[TENFOLD, STEADY, LOWER], written="2026-11-22T02:38", changed=regime.CHANGED,
+       why="Parabolas over one window for all seeds use the same records twice as well as the three rates around each "
+       "seed's own best one. " + regime.WHY,
        scope="Post-training on Tulu 3 and OpenThoughts 3, Llama 3 and Qwen3 models, alpha 32, ranks 1 to 512.")
 def ten_times(evidence: Evidence) -> Finding:
     """the best learning rate of high-rank LoRA is about ten times that of full fine-tuning, moves by less than a factor
     of two from rank 4 upwards, and is lower at rank 1
 
     Data: every dataset of the experiment where the regime gate says post-training, runs with alpha 32. An arm's best
-    rate is the minimum of its U-curve of validation loss at the last step, seed by seed; ratios of best rates are
-    geometric means over seeds with paired intervals. High ranks are those of {HIGH_RANK} or more, middle ones those of
-    {MIDDLE_RANK} or more. Inconclusive also where the ranks that a limit
-    needs were not trained. No dataset in post-training: not tested.
+    rate is the minimum of a parabola, seed by seed, in the logarithm of the rate, through the validation losses at the
+    last step, over one window for all seeds: the rate of least mean loss and {REACH} on either side; ratios of best
+    rates are geometric means over seeds with paired intervals. High ranks are those of {HIGH_RANK} or more, middle ones
+    those of {MIDDLE_RANK} or more. Inconclusive also where the ranks that a limit needs were not trained. No dataset in
+    post-training: not tested.
     """
     return _in_post_training(evidence, _ten_times)
 
 
 def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-    best = optima(curves)
+    best = optima(curves, reach=REACH)
     ranks = {rank: best[arm] for rank, arm in by_rank(curves).items()}
     high = [rank for rank in ranks if rank >= HIGH_RANK]
     if "full" not in best or not high:
         return Finding(UNTESTED, f"Needs full fine-tuning and a rank of {HIGH_RANK} or more.")
     top, middle = max(high), min(rank for rank in ranks if rank >= MIDDLE_RANK)
-    limits = [TENFOLD.measured(f"rank {rank} / full", ratio_of(ranks[rank], best["full"])) for rank in high]
-    shown = replace(limits[-1], label=f"best rate of {limits[-1].label}")
+    limits = [TENFOLD.measured(f"best rate of rank {rank} / full", ratio_of(ranks[rank], best["full"]))
+              for rank in high]
     if middle < top:
-        limits.append(STEADY.measured(f"rank {top} / rank {middle}", ratio_of(ranks[top], ranks[middle])))
+        limits.append(STEADY.measured(f"best rate of rank {top} / rank {middle}", ratio_of(ranks[top], ranks[middle])))
     if 1 in ranks:
-        limits.append(LOWER.measured(f"rank 1 / rank {top}", ratio_of(ranks[1], ranks[top])))
-    found = decide(limits, shown=shown)
+        limits.append(LOWER.measured(f"best rate of rank 1 / rank {top}", ratio_of(ranks[1], ranks[top])))
+    found = decide(limits)
     if found.outcome == HOLDS and not (middle < top and 1 in ranks):
         return replace(found, outcome=OPEN, reason=f"{found.reason} Not all ranks that a limit needs were trained.")
     return found
 
 
-@claim("C14", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[FALL, GROWN],
-       corrected=False,
+APART = "The halves of the claim are judged apart: one interval decided for both, and the page printed the other. "
+
+
+@claim("C14", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[FALL],
+       written="2026-11-22T02:38", changed=regime.CHANGED, why=APART + regime.WHY,
        scope="Runs of about 100 steps against longer ones (anecdotal, the source says); Tulu 3 and OpenThoughts 3.")
 def shorter_means_more(evidence: Evidence) -> Finding:
-    """the shorter the run, the larger the ratio of the best learning rates of LoRA and full fine-tuning; by the end of
-    a run B has grown larger than A
+    """the shorter the run, the larger the ratio of the best learning rates of LoRA and full fine-tuning
 
     Data: every dataset of the experiment where the regime gate says post-training, the highest rank with alpha 32. The
-    early step is the last evaluated one up to {SHORT}; ratios are compared seed by seed. Inconclusive also if the runs
-    are shorter than {LONG} steps, or a best rate at step {SHORT} is an end of its grid. No dataset in post-training:
-    not tested.
+    early step is the last evaluated one up to {SHORT}; ratios are compared seed by seed, best rates as in C3.
+    Inconclusive also if the runs are shorter than {LONG} steps, or a best rate at step {SHORT} is an end of its grid.
+    No dataset in post-training: not tested.
     """
     return _in_post_training(evidence, _shorter_means_more)
 
@@ -129,17 +126,45 @@ def _shorter_means_more(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     last = int(curves["step"].max())
     if not lora or last < LONG:
         return Finding(OPEN, f"Needs LoRA runs of {LONG} steps or more.")
-    top, early = lora[-1], int(curves.loc[curves["step"] <= SHORT, "step"].max())
-    pair = curves[curves["arm"].isin(["full", top])]
+    early = int(curves.loc[curves["step"] <= SHORT, "step"].max())
+    return decide([FALL.measured(f"{lora[-1]}, ratio at step {early} / ratio at step {last}",
+                                 fall_of_ratio(curves, lora[-1], early, reach=REACH))])
+
+
+def fall_of_ratio(curves: pd.DataFrame, arm: str, early: int, **window: Any) -> At:
+    """The ratio of best rates, an arm's over full fine-tuning's, at an early step over the same at the last step."""
+    pair = curves[curves["arm"].isin(["full", arm])]
     logs: list[dict[int, float]] = []
-    for step in (early, last):
-        best = optima(pair, step=step)
-        logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[top].per_seed.items()})
-    ends = norms_at_best(curves, top)
-    fall = FALL.measured(f"ratio at step {early} / ratio at step {last}", _exp(paired(logs[0], logs[1])))
-    grown = GROWN.measured(f"norm of B / norm of A at step {last}",
+    for step in (early, int(curves["step"].max())):
+        best = optima(pair, step=step, **window)
+        logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[arm].per_seed.items()})
+    return _exp(paired(logs[0], logs[1]))
+
+
+@claim("C14-B", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[GROWN],
+       written="2026-11-22T02:38", changed=regime.CHANGED,
+       why=f"{APART}The source speaks of the end of long runs: fewer than {END:,} steps test nothing. {regime.WHY}",
+       scope="Long runs; Tulu 3 and OpenThoughts 3.")
+def b_outgrows_a(evidence: Evidence) -> Finding:
+    """by the end of a run B has grown larger than A
+
+    Data: every dataset of the experiment where the regime gate says post-training, the highest rank with alpha 32, seed
+    by seed. Runs of fewer than {END:,} steps, or no dataset in post-training: not tested.
+    """
+    return _in_post_training(evidence, _b_outgrows_a)
+
+
+def _b_outgrows_a(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
+    lora = [arm for arm in arms(curves) if arm != "full"]
+    return grown_b(curves, lora[-1]) if lora else Finding(UNTESTED, "Needs LoRA.")
+
+
+def grown_b(curves: pd.DataFrame, arm: str) -> Finding:
+    """Whether an arm's B is larger than its A at the end of long runs."""
+    ends, last = norms_at_best(curves, arm), int(curves["step"].max())
+    grown = GROWN.measured(f"{arm}, norm of B / norm of A at step {last}",
                            _exp(over_seeds(list(np.log(ends["norm_b"] / ends["norm_a"])))))
-    return decide([fall, grown], corrected=False, shown=fall, before=f"{top} and full fine-tuning.".capitalize())
+    return decide([grown]) if last >= END else Finding(UNTESTED, f"Runs of {last} steps are not long; there, {grown}.")
 
 
 def norms_at_best(curves: pd.DataFrame, arm: str) -> pd.DataFrame:
@@ -150,7 +175,7 @@ def norms_at_best(curves: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 @claim("A1", source="anyscale2023lora", chapter="06-learning-rate", experiments=("learning-rate",), limits=[RISE],
-       scope="Llama 2 on SQL and GSM8K, where 1e-4 was unstable and 3e-5 was not.")
+       written="2026-11-22T02:57", scope="Llama 2 on SQL and GSM8K, where 1e-4 was unstable and 3e-5 was not.")
 def more_sensitive(evidence: Evidence) -> Finding:
     """LoRA is more sensitive than full fine-tuning to a learning rate that is about three times too high
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lorabook import experiments
+from lorabook.claims import regime
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import OPEN, UNTESTED, Finding, Limit, Unit, decide, exactly
 from lorabook.claims.evidence import SEEDS_NEEDED, Scale
@@ -76,7 +77,8 @@ def slope_by_width(ladder: pd.DataFrame, column: str = "ratio", confidence: floa
 
 
 @claim("C13", source="schulman2025lora", chapter="06-learning-rate", computed=True, experiments=(WIDTHS, WIDEST),
-       limits=[SLOPE], corrected=False, scope="A fit over 14 Llama and Qwen models on Tulu 3.")
+       limits=[SLOPE], corrected=False, written="2026-11-22T02:38", changed=regime.CHANGED, why=regime.WHY,
+       scope="A fit over 14 Llama and Qwen models on Tulu 3.")
 def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """the ratio of the best learning rates of LoRA and full fine-tuning does not depend on the model's width
 
@@ -110,7 +112,8 @@ def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
 
 
 @claim("C12", source="schulman2025lora", chapter="06-learning-rate", computed=True, limits=[TWINS], corrected=False,
-       experiments=("learning-rate-invariance",), scope="Adam with an epsilon of zero, no weight decay.")
+       experiments=("learning-rate-invariance",), written="2026-11-22T02:57",
+       scope="Adam with an epsilon of zero, no weight decay.")
 def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """training with (alpha, init_A, LR_A, LR_B) is the same as with (alpha / (p q), p init_A, p LR_A, q LR_B), so that
     the four settings have two degrees of freedom

@@ -35,7 +35,8 @@ class VerdictChanged(RuntimeError):  # noqa: N818 - named for what happened: the
 class Verdict:
     """What the records say of a claim at one scale; `others` are those at the other scales that have records.
 
-    Without seeds it is exact: computed or counted, nothing that another seed could change.
+    Without seeds it is exact: computed or counted, nothing that another seed could change. `first_record` is the date
+    of the claim's first record.
     """
 
     claim: Claim
@@ -46,11 +47,17 @@ class Verdict:
     scale: Scale | None = None
     regime: str | None = None
     others: tuple[Verdict, ...] = ()
+    first_record: str | None = None
 
     @classmethod
     def of(cls, claim: Claim, found: Finding, seeds: int, scale: Scale | None) -> Verdict:
         """The verdict that a finding gives."""
         return cls(claim, found.outcome, found.reason, found.limit, seeds, scale, found.regime)
+
+    @property
+    def after_records(self) -> bool:
+        """Whether the rule was written or changed after the first record that it judges."""
+        return bool(self.first_record) and (self.claim.changed or self.claim.written) > str(self.first_record)
 
     @property
     def effect(self) -> str | None:
@@ -69,13 +76,20 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
     Size is the base's number of parameters, then tokens. Only runs of the record size belong into `evidence`. No
     verdict but `inconclusive` comes from too few seeds, from missing runs, or from a best rate at its grid's edge.
     """
-    pieces = [piece for piece in evidence if len(piece.curves)]
-    if not pieces:
+    verdicts = _by_size([(claim, piece) for piece in evidence])
+    if not verdicts:
         names = ", ".join(claim.experiments)
         return Verdict(claim, UNTESTED, f"There are no records of the record size yet (experiment: {names}).")
-    pieces.sort(key=lambda e: (e.missing > 0, -(e.scale.parameters or 0), -(e.scale.tokens or 0), e.model))
-    verdicts = [_judge(claim, piece) for piece in pieces]
     return replace(verdicts[0], others=tuple(verdicts[1:]))
+
+
+def _by_size(pieces: Iterable[tuple[Claim, Evidence]]) -> list[Verdict]:
+    """The verdicts: complete and tested ones first, then by size; of one base those on new runs before the old."""
+    found = [(piece, _judge(claim, piece)) for claim, piece in pieces if len(piece.curves)]
+    found.sort(key=lambda pair: (
+        pair[0].missing > 0, pair[1].outcome == UNTESTED, -(pair[0].scale.parameters or 0), not pair[1].claim.again,
+        -(pair[0].scale.tokens or 0), pair[0].model))
+    return [verdict for _, verdict in found]
 
 
 def _judge(claim: Claim, evidence: Evidence) -> Verdict:
@@ -85,16 +99,26 @@ def _judge(claim: Claim, evidence: Evidence) -> Verdict:
         finding = _refusal(evidence, claim.seeds or evidence.seeds_needed) or claim(evidence)
     except GridEdgeError as error:
         finding = Finding(OPEN, f"{error}.")
-    return Verdict.of(claim, finding, evidence.seeds, evidence.scale)
+    return Verdict.of(claim, finding, finding.seeds or evidence.seeds, evidence.scale)
 
 
 def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
-    if not claim.computed:
-        return evaluate(claim, gather(claim, store, **sources))
-    verdicts = [Verdict.of(claim, found, found.seeds, scale) for scale, found in claim(store)]
+    if claim.computed:
+        verdicts = [Verdict.of(claim, found, found.seeds, scale) for scale, found in claim(store)]
+    else:
+        whole = [(one, piece) for one in (claim, *claim.twins) for piece in gather(one, store, **sources)]
+        verdicts = _by_size(whole)
     if not verdicts:
-        return Verdict(claim, UNTESTED, "Nothing has been counted yet.")
-    return replace(verdicts[0], others=tuple(verdicts[1:]))
+        return evaluate(claim, []) if not claim.computed else Verdict(claim, UNTESTED, "Nothing has been counted yet.")
+    dated = [replace(verdict, first_record=first_record(verdict.claim, store)) for verdict in verdicts]
+    return replace(dated[0], others=tuple(dated[1:]))
+
+
+def first_record(claim: Claim, store: Store) -> str | None:
+    """When the first record of a claim's experiments was made, to the minute (UTC); None without records."""
+    dates = [str(record.provenance["date"])[:16] for profile in PROFILES for name in claim.experiments
+             for record in store.records(profile, name) if record.provenance.get("date")]
+    return min(dates, default=None)
 
 
 def _refusal(evidence: Evidence, seeds: int) -> Finding | None:
@@ -129,7 +153,8 @@ def gather(
             ids = [key for key, spec in specs.items() if spec.model == model]
             mine = [records[key] for key in ids if key in records]
             known = facts(model)
-            found.append(Evidence(profile, model, tidy(mine), runs(mine), len(ids) - len(mine),
+            missing = sum(key not in records and claim.needs(specs[key]) for key in ids)
+            found.append(Evidence(profile, model, tidy(mine), runs(mine), missing,
                                   known.get("peak_learning_rate"), known.get("parameters"), "hidden_size" in known))
     return found
 
@@ -140,13 +165,13 @@ def _record_specs(experiment: str, profile: str) -> Sequence[Any]:
     return get(experiment).specs(profile, "record")
 
 
-def verdict(claim_id: str, store: Store, **sources: Any) -> Verdict:
+def verdict(claim_id: str, store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> Verdict:
     """The verdict on one claim from the records; `sources` as in `gather`.
 
     Raises:
         UnknownClaimError: no claim has this id.
     """
-    claim = _by_id(claim_id, {claim.id: claim for claim in CLAIMS})
+    claim = _by_id(claim_id, {claim.id: claim for claim in claims})
     return _from_store(claim, store, **sources)
 
 
@@ -167,7 +192,7 @@ def expect_verdict(claim_id: str, outcome: str, verdicts: Iterable[Verdict]) -> 
     """Guard a sentence of the book: return the verdict if it is the one that the sentence supposes.
 
     Args:
-        outcome: one of `holds`, `does not hold`, `inconclusive`, `not tested at this scale`.
+        outcome: one of `OUTCOMES` in `lorabook.claims.decisions`.
 
     Raises:
         VerdictChanged: the records say something else; the build stops until prose and records agree.
@@ -184,6 +209,20 @@ def expect_verdict(claim_id: str, outcome: str, verdicts: Iterable[Verdict]) -> 
             "Rewrite the sentence, or find out why the records changed."
         )
     return found
+
+
+def on_first_runs(found: Verdict, model: str) -> Verdict:
+    """Of a verdict and its others, the one by the claim's own rule on its first runs of a base.
+
+    Raises:
+        UnknownClaimError: there is none.
+    """
+    every = (found, *found.others)
+    own = [one for one in every if one.claim.twins] or every
+    base = [one for one in own if one.scale and one.scale.model.partition("@")[0] == model]
+    if not base:
+        raise UnknownClaimError(f"{found.claim.id} has no verdict on {model!r} by its first rule")
+    return base[0]
 
 
 def _by_id(claim_id: str, known: Mapping[str, Any]) -> Any:

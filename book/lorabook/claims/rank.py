@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pandas as pd
 
+from lorabook.claims import regime
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import (
     FAILS,
@@ -41,9 +43,14 @@ MARGIN = 0.05  # of full fine-tuning's improvement over the base
 PER_CENT = 100 * MARGIN
 HIGH_RANK = 16
 EARLY_STEPS = 10
+DISTINCT = 3  # steps of leaving, fewer are no trend
+DENSE = 1.5  # factor between neighbouring evaluations where ranks part, at most
+UNFINISHED = 0.05  # of the base's loss: what the best arm must still have left to learn at the end
 FLOOR = 0.01  # of the improvement: gaining less than this over the last doubling of steps is standing still
 BEYOND_CAPACITY = "random-associations"
 CONTROL = "new-skills"
+
+ARTICLE = "schulman2025lora"
 
 EQUAL = Limit("test loss minus full fine-tuning's, in % of its improvement over the base", (-PER_CENT, PER_CENT),
               PERCENT)
@@ -57,7 +64,8 @@ SAME_START = Limit("test loss minus the highest rank's, in % of the improvement 
                    "step", (-PER_CENT, PER_CENT), replace(PERCENT, words="% of the improvement so far"))
 
 
-@claim("C1", source="schulman2025lora", chapter="02-rank", experiments=("rank", "rank-replay"), limits=[EQUAL],
+@claim("C1", source=ARTICLE, chapter="02-rank", experiments=("rank", "rank-replay"), limits=[EQUAL],
+       written="2026-11-22T00:02", changed=regime.CHANGED, why=regime.WHY,
        scope="Post-training on instruction and reasoning data, Llama 3 and Qwen3 models of 1B to 30B parameters.")
 def equal_to_full(evidence: Evidence) -> Finding:
     """LoRA of high rank ends at the test loss of full fine-tuning on small and medium-sized datasets
@@ -73,7 +81,7 @@ def equal_to_full(evidence: Evidence) -> Finding:
         name = dataset.partition("@")[0]
         if name in (BEYOND_CAPACITY, CONTROL):
             continue
-        curves, metrics = evidence.of(dataset)
+        curves, metrics = (plain(frame) for frame in evidence.of(dataset))
         gate = regime_of(curves, metrics, evidence.peak_learning_rate)
         regimes.append(f"{name}: {gate}")
         if gate.name != "post-training":
@@ -99,8 +107,10 @@ def equal_to_full(evidence: Evidence) -> Finding:
     return found
 
 
-@claim("C2", source="schulman2025lora", chapter="02-rank", experiments=("rank",), limits=[TREND, LATER, MOVING],
-       corrected=False, scope="Datasets that exceed what the adapter can hold.")
+@claim("C2", source=ARTICLE, chapter="02-rank", experiments=("rank",), limits=[TREND, LATER, MOVING], corrected=False,
+       scope="Datasets that exceed what the adapter can hold.", written="2026-11-22T00:02", changed="2026-11-26",
+       why="Ranks that leave at one and the same evaluated step order nothing, nor do ranks that come back because the "
+       "best arm finishes the data: the rule now asks for distinct steps, unfinished data and dense evaluations.")
 def rank_sets_departure(evidence: Evidence) -> Finding:
     """past its capacity LoRA leaves the common loss curve at a step that grows with its rank, and from there learns
     more slowly instead of stopping at a floor
@@ -143,13 +153,33 @@ def _departures(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     limits = [trend, *(MOVING.measured(arm, _tail(curves, arm, 100 / gain.mean)) for arm in gone)]
     if first is not None:
         limits.append(LATER.measured(f"{lora[-1]} after {lora[0]}", exactly(latest - first)))
-    found = decide(limits, corrected=False, shown=trend, before=reason)
-    if first is None and found.outcome != FAILS:
-        return replace(found, outcome=OPEN, reason=f"{found.reason} The lowest rank did not leave.")
+    found = decide(limits, corrected=False, before=reason)
+    left = sorted({step for step in steps.values() if step is not None})
+    wanting = _wanting(curves, left, float(common.loc[common["step"] == last, "test_loss"].mean()),
+                       float(metrics["base_test_loss"].mean()))
+    if first is None:
+        wanting.append("The lowest rank did not leave.")
+    if not wanting:
+        return found
+    return replace(found, outcome=OPEN, limit=trend, states={}, reason=f"{found.reason} {' '.join(wanting)}")
+
+
+def _wanting(curves: pd.DataFrame, left: list[int], end: float, base: float) -> list[str]:
+    """What keeps departures from being judged, in sentences."""
+    found = []
+    if len(left) < DISTINCT:
+        found.append(f"Distinct steps of leaving: {len(left)}; a trend takes {DISTINCT}.")
+    if end < UNFINISHED * base:
+        found.append(f"The best arm ends at {end / base:.1%} of the base's loss: it finished the data, so that arms "
+                     "with room come back.")
+    steps = sorted(step for step in curves["step"].unique() if left[0] <= step <= left[-1])
+    gaps = [b / a for a, b in pairwise(steps)]
+    if max(gaps, default=1.0) > DENSE:
+        found.append(f"Evaluations where ranks part lie up to a factor {max(gaps):.2g} apart.")
     return found
 
 
-@claim("C4", source="schulman2025lora", chapter="02-rank", experiments=("rank",), limits=[SAME_START],
+@claim("C4", source=ARTICLE, chapter="02-rank", experiments=("rank",), limits=[SAME_START], written="2026-11-22T00:02",
        scope="LoRA with the scale alpha / rank, alpha the same for all ranks.")
 def same_first_steps(evidence: Evidence) -> Finding:
     """at one learning rate the first steps are the same for every rank
@@ -185,6 +215,16 @@ def _first_steps(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     limits = [SAME_START.measured(f"{arm} at step {step} − {top}", paired(
         by_seed(at[step], arm), by_seed(at[step], top), 100 / gain.mean)) for arm in names[:-1] for step in steps]
     return decide(limits, before=f"At learning rate {rate:g}, steps {steps[0]} to {steps[-1]}, {len(names)} ranks.")
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Full fine-tuning, and LoRA of any rank with everything else at its default."""
+    return frame[frame["plain"].astype(bool)]
+
+
+def by_rank(frame: pd.DataFrame) -> dict[int, str]:
+    """The LoRA arms of a frame of plain ones, by rank, the lowest first."""
+    return {int(frame.loc[frame["arm"] == arm, "rank"].iloc[0]): arm for arm in arms(frame) if arm != "full"}
 
 
 def by_seed(rows: pd.DataFrame, arm: str, column: str = "test_loss") -> dict[int, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger
+from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
 from lorabook.experiments.results import Results, results, store
 from lorabook.page.claims_page import outcome_words, sentence
 from lorabook.page.rendering import RenderingError, glue, setup
@@ -72,9 +72,9 @@ class Chapter:
                 for name, verdict in self.verdicts.items()}
         return pd.DataFrame(rows).T.drop(columns=[] if why else "why")
 
-    def sentence(self, claim: str) -> str:
-        """The verdict on a claim as one sentence."""
-        return sentence(self.verdicts[claim])
+    def sentence(self, claim: str, base: str | None = None) -> str:
+        """The verdict on a claim as one sentence; with a base, that of the claim's first runs on it."""
+        return sentence(self.verdicts[claim] if base is None else on_first_runs(self.verdicts[claim], base))
 
     def glue(self, form: str = "", /, **values: Any) -> None:
         """Name numbers and words for the prose: `page.glue(".2f", best_rate=x)` is ``{glue:text}`rank-best-rate` ``.
@@ -93,14 +93,20 @@ class Chapter:
                     raise
                 glue(key, ABSENT)
 
-    def expect(self, **verdicts: str) -> None:
+    def expect(self, base: str | None = None, /, **verdicts: str) -> None:
         """Guard sentences that suppose verdicts: `page.expect(C3_RL="does not hold")`; nothing at the live size.
+
+        Args:
+            base: of whose first runs the sentences speak, such as `tiny`; None for what heads the ledger.
+            **verdicts: an outcome by claim, where `_` becomes `-`.
 
         Raises:
             VerdictChanged: the records say something else.
         """
         for claim, outcome in verdicts.items() if self.size == "record" else ():
-            expect_verdict(claim.replace("_", "-"), outcome, self.verdicts.values())
+            name = claim.replace("_", "-")
+            among = [on_first_runs(self.verdicts[name], base)] if base else self.verdicts.values()
+            expect_verdict(name, outcome, among)
 
     def says(self, condition: Any | Callable[[], Any], words: str) -> None:
         """Guard a sentence, caption or figure of the page: the build stops where the records no longer say it.

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from lorabook.claims.decisions import FAILS, HOLDS, OPEN, UNTESTED
+from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
 
 SCALE_WORDS = {
     HOLDS: "holds at this scale",
     FAILS: "does not hold at this scale",
+    DEPENDS: "depends on the data",
     OPEN: "inconclusive",
-    UNTESTED: "not tested at this scale",
+    UNTESTED: "not tested",
 }
+LATE = "rule changed after its records, to be judged on new seeds or bases"
 
 
 def outcome_words(verdict: Verdict) -> str:
@@ -34,11 +36,13 @@ def sentence(verdict: Verdict) -> str:
     words = {
         HOLDS: f"{who} bear out{at} that",
         FAILS: f"{who} do not bear out{at} that",
+        DEPENDS: f"{who} say that it depends on the data{at} whether",
         OPEN: f"{who} do not settle whether",
         UNTESTED: f"{who} do not test whether",
     }
     effect = effect_text(verdict)
-    tail = f" ({effect})" if effect else ""
+    notes = "; ".join(filter(None, (effect, LATE if verdict.after_records and verdict.claim.changed else "")))
+    tail = f" ({notes})" if notes else ""
     return f"{where}, {words[verdict.outcome]} {verdict.claim.statement}{tail}."
 
 
@@ -78,17 +82,23 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
         "",
         "% Generated from the run records at each build: edits are lost.",
         "",
-        "Each claim was given a rule before its records were looked at, with two exceptions that say so: T2's followed "
-        "a first measurement, and C7's is arithmetic. The verdict is computed from the records at "
-        "each build and is about the scale that is named: a small model can illustrate a claim about a large one or "
-        "cast doubt on it, it cannot refute it. Where records exist at several scales, the first row of a claim is "
-        "the largest of them.",
+        "Each claim has a rule, and a table below says which were written or changed after their first record, and "
+        "why. The verdict is computed from the records at each build and is about the scale that is named: a small "
+        "model can illustrate a claim about a large one or cast doubt on it, it cannot refute it. Where records exist "
+        "at several scales, the first row of a claim is the largest of them.",
         "",
-        f"{len(verdicts)} claims: {counts}.",
+        f"{len(verdicts)} claims: {counts}. †: {LATE}.",
         "",
         "| claim | source | verdict | effect | seeds | scale | chapter |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *[_row(one) for verdict in verdicts for one in (verdict, *verdict.others)],
+        "",
+        "## When each rule was written",
+        "",
+        "A rule that was changed after its records were seen is to be judged on new seeds or bases: until then its "
+        "verdict says what the old records give under it. Times are UTC.",
+        "",
+        *_dates(verdicts),
         "",
         *[_section(verdict) for verdict in verdicts],
     ])
@@ -99,13 +109,27 @@ def _row(verdict: Verdict) -> str:
     cells = [
         f"**{claim.id}** {claim.statement}",
         f"{{cite}}`{claim.source}`",
-        f"**{outcome_words(verdict)}**",
+        f"**{outcome_words(verdict)}**" + ("†" if verdict.after_records and claim.changed else ""),
         effect_text(verdict) or "–",
         str(verdict.seeds) if verdict.seeds else "–",
         str(verdict.scale) if verdict.scale else _where(verdict),
         f"{{doc}}`{claim.chapter}`",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _dates(verdicts: Sequence[Verdict]) -> list[str]:
+    """A row for each rule: when it was written and changed, when its first record was made, and why it came after."""
+    rules = {id(one.claim): one for verdict in verdicts for one in (verdict, *verdict.others)}
+    rows = ["| claim | rule written | changed | first record | written or changed after it | why |",
+            "| --- | --- | --- | --- | --- | --- |"]
+    for verdict in rules.values():
+        claim = verdict.claim
+        after = ("no records" if verdict.first_record is None else "yes" if verdict.after_records else "no")
+        cells = [f"**{claim.id}**", claim.written or "–", claim.changed or "–", verdict.first_record or "–", after,
+                 claim.why or "–"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
 
 
 def _section(verdict: Verdict) -> str:
@@ -120,6 +144,8 @@ def _section(verdict: Verdict) -> str:
     ]
     for one in (verdict, *verdict.others):
         where = _where(one)
+        if one.claim is not claim:
+            lines += [f"Rule there ({one.claim.written}): {one.claim.rule_text}", ""]
         lines += [f"**{where[0].upper()}{where[1:]}: {outcome_words(one)}.** {one.reason}", ""]
         if one.regime:
             lines += [f"Regime: {one.regime}.", ""]

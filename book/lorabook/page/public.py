@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorakit.analysis.parabolas import vertex
 from lorakit.analysis.statistics import Interval, mean_interval
 
 SOURCES: dict[str, dict[str, str]] = {
@@ -95,8 +96,7 @@ def best_rates(sweep: pd.DataFrame) -> pd.DataFrame:
         inside = 0 < least < len(y) - 1
         rate = x[least]
         if inside:
-            bend, slope, _ = np.polyfit(x[least - 1 : least + 2], y[least - 1 : least + 2], 2)
-            rate = -slope / (2 * bend)
+            rate = vertex(x[least - 1 : least + 2], y[least - 1 : least + 2])
         width = _crossing(x[least:], y[least:]) - _crossing(x[least::-1], y[least::-1])
         rows.append((model, int(rank), math.exp(rate), float(y.min()), math.exp(width), inside))
     return pd.DataFrame(rows, columns=["model", "rank", "rate", "loss", "band", "inside"])

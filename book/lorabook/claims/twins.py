@@ -1,0 +1,85 @@
+"""The claims on other runs than their first ones: on SmolLM2-135M by rules of their own, and on new seeds and bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lorabook.claims import batch_size, grpo, layers, learning_rate, rank, real_base, real_base_rl, smollm2
+from lorabook.claims.claim import Claim
+from lorabook.claims.decisions import UNTESTED, Finding
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.real_runs import NotYetError
+from lorabook.experiments import EXPERIMENTS
+from lorabook.experiments.smollm2 import BOTH_SCREENED, E3_SCREENED, E3_TASKS, SCREENED
+
+Rule = Callable[[Evidence], Finding]
+
+
+def _or_not_yet(finding: Rule) -> Rule:
+    """A rule that says what is missing instead of raising."""
+    def rule(evidence: Evidence) -> Finding:
+        try:
+            return finding(evidence)
+        except NotYetError as error:
+            return Finding(UNTESTED, str(error))
+
+    return rule
+
+
+def _named(*names: str) -> tuple[str, ...]:
+    """Those that are defined: confirming experiments follow once rates are screened."""
+    return tuple(name for name in names if name in EXPERIMENTS)
+
+
+E1_RATES = _named(*(f"smollm2-rank-{seed}" for seed in SCREENED))
+E1 = _named(*E1_RATES, "smollm2-rank-confirmed")
+E2 = _named(*E1, *(f"smollm2-layers-{name}" for seed in BOTH_SCREENED for name in (f"{seed}", f"gsm8k-{seed}")),
+            "smollm2-layers-confirmed", "smollm2-layers-gsm8k-confirmed")
+E3 = _named(*(f"smollm2-grpo-{task}-{seed}" for task in E3_TASKS for seed in E3_SCREENED),
+            *(f"smollm2-grpo-{task}-confirmed" for task in E3_TASKS))
+E3_LAYERS = _named(*(f"smollm2-grpo-{E3_TASKS[0]}-{name}" for name in (*E3_SCREENED, "confirmed")),
+                   "smollm2-grpo-layers", "smollm2-grpo-layers-confirmed")
+E5 = _named(*(f"smollm2-batch-{seed}" for seed in BOTH_SCREENED), "smollm2-batch-confirmed")
+
+
+def _plain(spec: Any) -> bool:
+    """Full fine-tuning of the linear layers alone decides nothing."""
+    return bool(spec.full_targets == "all")
+
+
+def _on_smollm2() -> list[Claim]:
+    """Claims on SmolLM2-135M, by the rules of `smollm2`; runs on two cores and on a GPU are judged apart."""
+    e1, e2, e3, e5 = (f"{text} {smollm2.GPU_PROTOCOL}" for text in (
+        smollm2.E1_PROTOCOL, smollm2.E2_PROTOCOL, smollm2.E3_PROTOCOL, smollm2.E5_PROTOCOL))
+    rows: Sequence[tuple[Claim, Rule, str, tuple[str, ...]]] = (
+        (rank.equal_to_full, real_base.equal_to_full, f"{e1} {smollm2.E1_C1_RULE}", E1),
+        (rank.same_first_steps, real_base.same_first_steps, f"{e1} {smollm2.E1_C4_RULE}",
+         _named(*E1_RATES, "smollm2-rank-early")),
+        (learning_rate.ten_times, real_base.ten_times, f"{e1} {smollm2.E1_C3_RULE}", E1_RATES),
+        (learning_rate.shorter_means_more, real_base.shorter_means_more, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
+        (learning_rate.b_outgrows_a, real_base.b_outgrows_a, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
+        (batch_size.gap_grows_with_batch, real_base.gap_grows_with_batch, f"{e5} {smollm2.E5_C5_RULE}", E5),
+        (layers.mlp_carries_it, real_base.mlp_carries_it, f"{e2} {smollm2.E2_C6_RULE}", E2),
+        (grpo.equal_in_a_wider_band, real_base_rl.equal_in_rl, f"{e3} {smollm2.E3_C8_RULE}", E3),
+        (grpo.ten_times_in_rl, real_base_rl.ten_times_in_rl, f"{e3} {smollm2.E3_C3_RULE}", E3),
+        (grpo.ten_times_at_rank_one, real_base_rl.ten_times_at_rank_one, f"{e3} {smollm2.E3_T1_RULE}", E3),
+        (grpo.mlp_carries_it_in_rl, real_base_rl.mlp_carries_it_in_rl, f"{e3} {smollm2.E3_C6_RULE}", E3_LAYERS),
+    )
+    return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
+                    written=smollm2.E5_DATE if names is E5 else smollm2.DATE, changed="", why="")
+            for claim, rule, text, names in rows]
+
+
+def _on_new_runs() -> list[Claim]:
+    """Claims whose rules were changed after their records, on seeds and bases that were run since."""
+    return [replace(claim, experiments=(name,), again=True) for name in _named("learning-rate-fresh",
+                                                                               "learning-rate-bases")
+            for claim in (rank.equal_to_full, learning_rate.ten_times, learning_rate.shorter_means_more)]
+
+
+def with_twins(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """The claims, each with its own on other runs."""
+    others = [*_on_smollm2(), *_on_new_runs()]
+    return tuple(replace(claim, twins=tuple(other for other in others if other.id == claim.id)) for claim in claims)

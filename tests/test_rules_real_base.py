@@ -1,0 +1,298 @@
+"""The rules for SmolLM2-135M on records whose answer is known, in every direction."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from synthetic_records import jitter
+
+from lorabook.claims import CLAIMS, smollm2
+from lorabook.claims.evidence import Evidence
+from lorabook.claims.ledger import evaluate
+from lorabook.experiments.smollm2 import FRESH, FRESH_RL
+from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.statistics import ratio_interval
+from lorakit.grpo_spec import GRPOSpec
+from lorakit.records import Record
+from lorakit.specs import LoRASpec, SFTSpec
+
+BASE, GAIN = 3.0, 1.0
+FULL_GRID = [10 ** (k / 3) * 1e-4 for k in range(-3, 2)]  # the middle one but one is best
+LORA_GRID = [10 * rate for rate in FULL_GRID]
+BEST = FULL_GRID[2]
+STEPS, EARLY = (1, 50, 100, 400), tuple(range(1, 11))
+FULL, LINEAR = (None, "all"), (None, "all-linear")
+ARMS = {"full": FULL, "linear": LINEAR, **{f"rank {r}": (LoRASpec(rank=r), "all") for r in (1, 4, 16, 64)},
+        "attention": (LoRASpec(rank=26, targets="attention"), "all"), "mlp": (LoRASpec(rank=16, targets="mlp"), "all")}
+E1_ARMS = ("full", "linear", "rank 1", "rank 4", "rank 16", "rank 64")
+ON_SMOLLM2 = {claim.id: claim.twins[0] for claim in CLAIMS if claim.twins}
+
+
+def record(arm, rate, seed, steps=STEPS, *, loss, dataset="real-text@1", batch=2, norm_b=2.0):
+    lora, targets = ARMS[arm]
+    spec = SFTSpec(model="smollm2@1", dataset=dataset, learning_rate=rate, lora=lora, full_targets=targets, seed=seed,
+                   steps=steps[-1], batch_size=batch)
+    losses = [loss(arm, rate, seed, step) for step in steps]
+    return Record.from_run(spec, "ok", {"base_test_loss": BASE, "parameters": 1000}, {
+        "step": list(steps), "tokens": [10 * s for s in steps], "train_loss": losses, "validation_loss": losses,
+        "test_loss": losses, "norm_a": [1.0] * len(steps), "norm_b": [norm_b] * len(steps)}, {"date": "2026-01-01"})
+
+
+def u_curve(shift=None, ratio=None, early=1.0):
+    """A U around each arm's best rate: full fine-tuning's `BEST`, LoRA's ten times that unless `ratio` has another."""
+    def loss(arm, rate, seed, step):
+        times = 1.0 if ARMS[arm][0] is None else (ratio or {}).get(arm, 10.0)
+        times *= early if times != 1 and step <= 100 else 1.0
+        best = BEST * times * (1 + jitter(len(arm), seed, size=0.02))
+        progress = math.log(1 + step) / math.log(401)
+        more = (shift or {}).get(arm, lambda seed: 0.0)(seed) * progress
+        return BASE - GAIN * progress * (1 - 0.1 * math.log10(rate / best) ** 2) + more + jitter(len(arm), seed, 3) / 9
+    return loss
+
+
+def e1(loss, arms=E1_ARMS, fresh=FRESH, early=True, **more):
+    """E1's runs: rates screened, the best of them on fresh seeds, and the first steps at one rate."""
+    found = []
+    for arm in arms:
+        grid = FULL_GRID if ARMS[arm][0] is None else LORA_GRID
+        seeds = range(5) if arm in ("full", "rank 1", "rank 16") else range(2)
+        found += [record(arm, rate, seed, loss=loss, **more) for rate in grid for seed in seeds]
+        mean = {rate: sum(loss(arm, rate, seed, 400) for seed in seeds) for rate in grid}
+        found += [record(arm, min(mean, key=mean.get), seed, loss=loss, **more) for seed in fresh]
+        if early and ARMS[arm][0] is not None:
+            found += [record(arm, LORA_GRID[2], seed, EARLY, loss=loss, **more) for seed in FRESH]
+    return found
+
+
+def judge(claim_id, records):
+    evidence = Evidence("gpu", "smollm2@1", tidy(records), runs(records))
+    return evaluate(ON_SMOLLM2[claim_id], [evidence])
+
+
+def by(value):
+    return lambda seed: value
+
+
+def spread(value):
+    return lambda seed: value * (seed % 3 - 1)
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [
+    ({}, "holds"), ({"rank 16": by(0.03)}, "holds"), ({"rank 16": by(0.07)}, "does not hold"),
+    ({"rank 64": by(-0.07)}, "does not hold"), ({"rank 1": by(0.3)}, "holds"),
+    ({"rank 16": spread(0.1)}, "inconclusive"),
+])
+def test_e1_c1(shift, outcome):
+    found = judge("C1", e1(u_curve(shift)))
+    assert found.outcome == outcome, found.reason
+    assert found.seeds == 8
+    assert "deciding nothing, against the linear layers alone: rank 16 − full, all-linear" in found.reason
+
+
+def test_e1_c1_says_what_is_missing():
+    assert "Needs 8 fresh seeds of full at its chosen rate, 4.64159e-05; there are 7." in judge(
+        "C1", e1(u_curve(), fresh=range(100, 107))).reason
+    assert judge("C1", e1(u_curve(), arms=("full", "rank 1"))).outcome == "not tested"
+    without = judge("C1", e1(u_curve(), arms=[arm for arm in E1_ARMS if arm != "linear"]))
+    assert without.outcome == "holds"
+    assert "Rates are not screened yet for full, all-linear." in without.reason
+    no_gain = judge("C1", e1(lambda arm, rate, seed, step: BASE + abs(math.log(rate / BEST) - (
+        0 if ARMS[arm][0] is None else math.log(10)))))
+    assert (no_gain.outcome, "did not clearly improve" in no_gain.reason) == ("not tested", True)
+
+
+@pytest.mark.parametrize(("ratio", "outcome", "words"), [
+    ({"rank 1": 7}, "holds", "both seeds below 2 1.0"),
+    ({"rank 1": 7, "rank 16": 4, "rank 64": 4, "rank 4": 4}, "does not hold", "rank 16 / full 4.0"),
+    ({"rank 1": 14}, "does not hold", "rank 1 / rank 16 1.4"),
+    ({"rank 1": 7, "rank 64": 22}, "inconclusive", "rank 64 / rank 4 2.2"),  # two seeds refute nothing
+    ({}, "inconclusive", "rank 1 / rank 16 1.0"),
+])
+def test_e1_c3(ratio, outcome, words):
+    found = judge("C3", e1(u_curve(ratio=ratio), fresh=()))
+    assert found.outcome == outcome, found.reason
+    assert words in found.reason
+
+
+def test_e1_c3_reads_one_parabola_through_three_rates():
+    """The centre is the vertex of the mean losses, whatever the seeds do."""
+    from lorabook.claims.real_base import WINDOW
+    from lorakit.analysis.curves import optima
+
+    curves = tidy(e1(u_curve(), arms=("full", "rank 16"), fresh=(), early=False))
+    best = optima(curves, **WINDOW)
+    assert ratio_interval(best["rank 16"], best["full"]).mean == pytest.approx(10, rel=0.05)
+    shifted = curves.assign(validation_loss=curves["validation_loss"] + curves["seed"] * 0.1)
+    assert optima(shifted, **WINDOW)["full"].learning_rate == pytest.approx(best["full"].learning_rate)
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [
+    ({}, "holds"), ({"rank 1": by(0.2)}, "does not hold"), ({"rank 1": spread(0.4)}, "inconclusive")])
+def test_e1_c4(shift, outcome):
+    assert judge("C4", e1(u_curve(shift), fresh=())).outcome == outcome
+
+
+def test_e1_c4_needs_the_first_steps():
+    assert "fresh seeds of the first steps" in judge("C4", e1(u_curve(), early=False)).reason
+
+
+@pytest.mark.parametrize(("early", "outcome"), [(2.0, "holds"), (0.5, "does not hold"), (1.0, "inconclusive")])
+def test_e1_c14(early, outcome):
+    found = judge("C14", e1(u_curve(early=early), fresh=()))
+    assert found.outcome == outcome, found.reason
+    assert "ratio at step 100 / ratio at step 400" in found.reason
+
+
+@pytest.mark.parametrize(("steps", "norm", "outcome"), [
+    (STEPS, 2.0, "not tested"), ((1, 100, 1000), 2.0, "holds"), ((1, 100, 1000), 0.5, "does not hold")])
+def test_e1_c14_b_is_judged_apart_on_long_runs(steps, norm, outcome):
+    records = [record("rank 16", rate, seed, steps, loss=u_curve(), norm_b=norm * (1 + 0.01 * seed))
+               for rate in LORA_GRID for seed in range(5)]
+    assert judge("C14-B", records).outcome == outcome
+
+
+E2_ARMS = ("full", "rank 16", "attention", "mlp")
+
+
+@pytest.mark.parametrize(("text", "answers", "outcome"), [
+    ({"attention": by(0.2)}, {"attention": by(0.2)}, "holds"),
+    ({}, {}, "does not hold"),  # attention is as good
+    ({"attention": by(0.2), "mlp": by(0.08)}, {"attention": by(0.2), "mlp": by(0.08)}, "does not hold"),
+    ({"attention": by(0.2)}, {}, "depends on the data"),
+    ({"attention": spread(0.3)}, {"attention": by(0.2)}, "inconclusive"),
+])
+def test_e2_c6(text, answers, outcome):
+    records = [r for name, shift in (("real-text@1", text), ("gsm8k-answers@1", answers))
+               for r in e1(u_curve(shift), arms=E2_ARMS, early=False, dataset=name)]
+    found = judge("C6", records)
+    assert found.outcome == outcome, found.reason
+    assert "On gsm8k-answers (" in found.reason
+
+
+def test_e2_c6_judges_what_is_there():
+    records = e1(u_curve({"attention": by(0.2)}), arms=E2_ARMS, early=False) + e1(
+        u_curve(), arms=("full",), early=False, dataset="gsm8k-answers@1")
+    found = judge("C6", records)
+    assert found.outcome == "holds"
+    assert "On gsm8k-answers (not tested): Rates are not screened yet for rank 26, attention." in found.reason
+
+
+@pytest.mark.parametrize(("growth", "outcome", "apart"), [
+    ({"rank 16": by(0.1), "rank 64": by(0.1)}, "holds", "Rank, apart (holds)"),
+    ({"rank 16": by(0.2), "rank 64": by(0.1)}, "holds", "Rank, apart (does not hold)"),
+    ({"rank 16": by(-0.1), "rank 64": by(0.1)}, "does not hold", "Rank, apart (inconclusive)"),
+    ({"rank 16": spread(0.01), "rank 64": spread(0.01)}, "does not hold", "the larger batch adds nothing"),
+    ({"rank 16": spread(0.3), "rank 64": by(0.1)}, "inconclusive", "Rank, apart"),
+])
+def test_e5_c5(growth, outcome, apart):
+    arms = ("full", "rank 16", "rank 64")
+    records = e1(u_curve(), arms=arms, early=False, batch=32) + e1(u_curve(growth), arms=arms, early=False, batch=256)
+    found = judge("C5", records)
+    assert found.outcome == outcome, found.reason
+    assert apart in found.reason
+
+
+RL_BASE, RL_TOP = 0.2, 0.8
+
+
+def rl(arm, rate, seed, *, accuracy, task="ordered-sums@1", told=100):
+    lora, targets = ARMS[arm]
+    spec = GRPOSpec(model="smollm2@1", task=task, learning_rate=rate, lora=lora, full_targets=targets, seed=seed,
+                    steps=150, final_evaluation_problems=1024)
+    value = max(0.0, accuracy(arm, rate, seed))
+    column = [RL_BASE, value]
+    return Record.from_run(spec, "ok", {"base_test_accuracy": RL_BASE, "parameters": 500, "test_accuracy": value,
+                                        "validation_accuracy": value}, {
+        "step": [1, 150], "episodes": [32, 4800], "tokens": [100, 9000], "validation_accuracy": column,
+        "test_accuracy": column, "reward_entropy": [told / 4800] * 2, "advantage_entropy": [0.0] * 2},
+        {"date": "2026-01-01"})
+
+
+def hill(top=None, ratio=None, width=None):
+    """Accuracy by rate: a hill around each arm's best rate."""
+    def accuracy(arm, rate, seed):
+        lora = ARMS[arm][0] is not None
+        best = BEST * ((ratio or {}).get(arm, 10.0) if lora else 1.0) * (1 + jitter(len(arm), seed, size=0.02))
+        peak = RL_TOP + (top or {}).get(arm, by(0.0))(seed) + jitter(len(arm), seed)
+        return peak - (width or {}).get(arm, 0.1 if lora else 0.9) * math.log10(rate / best) ** 2
+    return accuracy
+
+
+def e3(accuracy, arms=("full", "rank 1", "rank 16"), seeds=range(3), fresh=FRESH_RL, **more):
+    found = []
+    for arm in arms:
+        grid = FULL_GRID if ARMS[arm][0] is None else LORA_GRID
+        found += [rl(arm, rate, seed, accuracy=accuracy, **more) for rate in grid for seed in seeds]
+        mean = {rate: sum(accuracy(arm, rate, seed) for seed in seeds) for rate in grid}
+        found += [rl(arm, max(mean, key=mean.get), seed, accuracy=accuracy, **more) for seed in fresh]
+    return found
+
+
+@pytest.mark.parametrize(("change", "outcome", "words"), [
+    ({}, "holds", "The band, apart (holds)"),
+    ({"top": {"rank 1": by(-0.02)}}, "holds", "rank 1 − full −3."),
+    ({"top": {"rank 1": by(-0.06)}}, "does not hold", "rank 1 − full −1"),
+    ({"top": {"rank 1": spread(0.1)}}, "inconclusive", "undecided"),
+    ({"width": {"full": 0.1, "rank 1": 2.0, "rank 16": 2.0}}, "holds", "The band, apart (does not hold)"),
+    ({"told": 501}, "not tested", "less than the 2 times that the source supposes"),
+])
+def test_e3_c8(change, outcome, words):
+    told = {"told": change.pop("told")} if "told" in change else {}
+    found = judge("C8", e3(hill(**change), **told))
+    assert found.outcome == outcome, found.reason
+    assert words in found.reason
+
+
+def test_e3_c8_has_a_verdict_for_each_task():
+    good, bad = e3(hill()), e3(hill(top={"rank 1": by(-0.2)}), task="number-words@1")
+    found = judge("C8", good + bad)
+    assert found.outcome == "depends on the data"
+    assert "On number-words (does not hold)" in found.reason
+    assert judge("C8", e3(hill(), fresh=FRESH_RL[:4])).outcome == "not tested"
+
+
+def test_e3_c8_gives_counts_where_runs_end_in_two_heaps():
+    def lucky(arm, rate, seed):
+        return hill()(arm, rate, seed) if arm == "full" or seed < 102 else RL_BASE + 1e-3 * seed / 104
+
+    assert "two heaps; in the upper one: full 5 of 5, rank 1 2 of 5" in judge("C8", e3(lucky)).reason
+
+
+@pytest.mark.parametrize(("ratio", "outcome"), [
+    ({}, "holds"), ({"rank 1": 4}, "does not hold"), ({"rank 1": 6.7}, "inconclusive")])
+def test_e3_c3_rl(ratio, outcome):
+    assert judge("C3-RL", e3(hill(ratio=ratio, width={"rank 1": 0.9, "rank 16": 0.9}))).outcome == outcome
+
+
+@pytest.mark.parametrize(("change", "outcome"), [
+    ({}, "holds"), ({"top": {"rank 1": by(0.1)}}, "holds"), ({"top": {"rank 1": by(-0.06)}}, "does not hold"),
+    ({"top": {"rank 1": spread(0.1)}}, "inconclusive"), ({"told": 501}, "not tested")])
+def test_e3_t1(change, outcome):
+    told = {"told": change.pop("told")} if "told" in change else {}
+    found = judge("T1", e3(hill(**change), **told))
+    assert found.outcome == outcome, found.reason
+    assert outcome == "not tested" or found.seeds == 8, "screened seeds and fresh ones"
+
+
+@pytest.mark.parametrize(("top", "outcome"), [
+    ({"attention": by(-0.1)}, "holds"), ({}, "does not hold"), ({"attention": by(0.1)}, "does not hold"),
+    ({"attention": spread(0.1)}, "inconclusive")])
+def test_e3_c6_rl(top, outcome):
+    records = e3(hill()) + e3(hill(top=top), arms=("attention", "mlp"), seeds=[0])
+    assert judge("C6-RL", records).outcome == outcome
+
+
+def test_texts_are_those_written_before_the_runs():
+    assert smollm2.E1_C1_RULE in ON_SMOLLM2["C1"].rule_text
+    assert all(twin.written <= "2026-11-26" and not twin.changed for twin in ON_SMOLLM2.values())
+    assert {"C1", "C3", "C4", "C5", "C6", "C8", "C14", "C3-RL", "T1", "C6-RL"} <= set(ON_SMOLLM2)
+
+
+def test_the_end_is_read_on_the_larger_set():
+    small = record("full", BEST, 0, loss=u_curve())
+    spec = replace(SFTSpec.from_json(small.spec), final_evaluation_tokens=16_384)
+    large = replace(small, id=spec.id, spec=spec.to_json(), metrics={**small.metrics, "test_loss": 2.5,
+                                                                     "validation_loss": 2.6})
+    frame = tidy([large])
+    assert frame.iloc[-1][["test_loss", "validation_loss"]].tolist() == [2.5, 2.6]
+    assert frame.iloc[-2]["test_loss"] == small.curve["test_loss"][-2]
