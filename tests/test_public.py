@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,19 @@ def test_every_public_name_exists_and_is_documented():
             assert getattr(lk, name).__doc__, name
     assert len(lk.__all__) <= 35
     assert set(lk.__all__) <= set(dir(lk))
+
+
+def test_the_reference_in_the_book_has_every_public_name():
+    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in lk.__all__ if name != "__version__" and f"lorakit.{name}" not in page] == []
+
+
+def test_one_version_stands_everywhere():
+    book = tomllib.loads((ROOT / "book" / "lorabook" / "pyproject.toml").read_text(encoding="utf-8"))
+    citation = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {book["project"]["version"], citation[1], package["project"]["version"]} == {lk.__version__}
+    assert f"## {lk.__version__}" in (ROOT / "book" / "changes.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_name_lists_the_known_ones():
