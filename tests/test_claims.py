@@ -246,7 +246,7 @@ def test_a_rule_changed_after_its_records_says_so(store, tmp_path, written, chan
     dated = replace(C1, written=written, changed=changed, why="Because.", twins=())
     (found,) = ledger(store if recorded else Store(tmp_path / "empty"), [dated], **SOURCES)
     page = ledger_markdown([found])
-    assert f"| **C1** | {written} | {changed or '–'} | {recorded or '–'} | {after} | Because. |" in page
+    assert f"| **C1** `rank` | {written} | {changed or '–'} | {recorded or '–'} | {after} | Because. |" in page
     late = after == "yes" and bool(changed)
     assert ("rule changed after its records, to be judged on new seeds or bases)" in sentence(found)) == late
     assert ("**†" in page) == late

@@ -102,7 +102,7 @@ def test_e1_c1_says_what_is_missing():
 
 
 @pytest.mark.parametrize(("ratio", "outcome", "words"), [
-    ({"rank 1": 7}, "holds", "both seeds below 2 1.0"),
+    ({"rank 1": 7}, "holds", "(both seeds' ratios below 2) 1.0"),
     ({"rank 1": 7, "rank 16": 4, "rank 64": 4, "rank 4": 4}, "does not hold", "rank 16 / full 4.0"),
     ({"rank 1": 14}, "does not hold", "rank 1 / rank 16 1.4"),
     ({"rank 1": 7, "rank 64": 22}, "inconclusive", "rank 64 / rank 4 2.2"),  # two seeds refute nothing

@@ -9,7 +9,6 @@ through the best rate tried and its neighbours. Regret is (loss - lowest) / lowe
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -19,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+
+from lorabook.page import public
 
 REPOSITORY = Path(__file__).parents[3]
 DATA = Path(os.environ.get("LORAKIT_DATA", REPOSITORY.parent / "shared" / "data"))
@@ -48,23 +50,12 @@ class Cell:
 
 
 def public_cells(data: Path = DATA) -> list[Cell]:
-    """Cells with a loss at 4e-5, 1e-4 and one rate from 2e-4 to 4e-4."""
-    with (data / "peers_lr_best_by_rank.csv").open(encoding="utf-8") as file:
-        known = {row["model"]: (row["fam"], int(row["hidden"])) for row in csv.DictReader(file)}
-    found: dict[tuple[str, int], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with (data / "peers_tinker_sft_sweep.csv").open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            try:
-                loss = float(row["test_nll"])
-            except ValueError:
-                loss = math.nan  # diverged
-            found[row["model"], int(row["rank"])][float(row["lr"])].append(loss)
-    cells = []
-    for (model, rank), losses in found.items():
-        means = {rate: float(np.mean(each)) for rate, each in losses.items() if all(map(math.isfinite, each))}
-        if model in known and {4e-5, 1e-4} <= means.keys() and means.keys() & {2e-4, 3e-4, 4e-4}:
-            cells.append(Cell(model, *known[model], rank, _points(means)))
-    return cells
+    """Cells of the public sweep whose model has a known width, as the page on others' runs reads them."""
+    known = {row.model: (row.fam, int(row.hidden))
+             for row in pd.read_csv(data / "peers_lr_best_by_rank.csv").itertuples()}
+    sweep = public.complete(public.read(data, "peers_tinker_sft_sweep.csv"))
+    return [Cell(model, *known[model], rank, _points(losses.to_dict()))
+            for model, rank, losses in public.loss_curves(sweep) if model in known]
 
 
 def smollm2_cells() -> list[Cell]:
@@ -123,18 +114,17 @@ def kept(cells: list[Cell]) -> dict[str, object]:
 
 
 def main() -> None:
-    from lorabook.page.public import keep
     from lorakit.theory.learning_rate import LORA_AT_2000, RANK_POWER, WIDTH_POWER
 
-    keep(REPOSITORY / "book" / "results", learning_rate=kept(public_cells()))
-    public, own = public_cells(), smollm2_cells()
-    fitted, without = left_out(public + own)
-    print(f"{len(public)} public cells of {len({c.model for c in public})} models, {len(own)} of SmolLM2-135M")
+    public.keep(REPOSITORY / "book" / "results", learning_rate=kept(public_cells()))
+    others, own = public_cells(), smollm2_cells()
+    fitted, without = left_out(others + own)
+    print(f"{len(others)} public cells of {len({c.model for c in others})} models, {len(own)} of SmolLM2-135M")
     print("fitted: {:.3g} · (2000 / width)^{:.2f} · (rank / 16)^{:.2f}".format(*fitted))
     rules = {"in the package": power_law(LORA_AT_2000, WIDTH_POWER, RANK_POWER), "tinker's get_lr": tinker,
              "fitted without the model": lambda cell: without[cell.model](cell), "constant 3e-4": lambda _: 3e-4}
     for name, rule in rules.items():
-        for where, cells in (("public", public), ("its Llama and Qwen", [c for c in public if c.family != "other"]),
+        for where, cells in (("public", others), ("its Llama and Qwen", [c for c in others if c.family != "other"]),
                              ("SmolLM2-135M", own)):
             print("{:26}{:20} mean {:.2f} median {:.2f} most {:.2f} %".format(name, where, *costs(cells, rule)))
 

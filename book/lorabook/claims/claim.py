@@ -25,6 +25,7 @@ class Claim:
         scope: about what the source makes the claim.
         limits: what decides, in the order of the rule's text.
         experiments: names in `lorabook.experiments`.
+        files: of records that are no experiment's.
         needs: which of their runs the rule cannot do without.
         computed: whether nothing of it rests on `Evidence`.
         seeds: that a verdict needs where it is not the profile's number.
@@ -45,6 +46,7 @@ class Claim:
     scope: str
     limits: Sequence[Limit] = ()
     experiments: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     needs: Callable[[Any], bool] = lambda spec: True
     computed: bool = False
     seeds: int | None = None

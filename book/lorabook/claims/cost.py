@@ -30,7 +30,7 @@ PEAK = Limit("peak of rank 1 over full fine-tuning's", (-math.inf, 1), SHARE)
 
 
 @claim("C11", source="schulman2025lora", chapter="04-cost", computed=True, corrected=False, limits=[LOW_RANKS, FORMULA],
-       written="2026-11-22T03:17",
+       written="2026-11-22T03:17", files=(COUNTS,),
        scope="Matrix products of supervised training; the source leaves out attention scores. Operations, not time.")
 def flops_ratio(store: Store) -> list[tuple[Scale | None, Finding]]:
     """with a rank far below the width, training with LoRA takes slightly more than two thirds of full fine-tuning's
@@ -79,7 +79,7 @@ def _formula(shape: ModelShape, records: list[Record], rank: int | None) -> floa
 
 
 @claim("T2", source="trl2025lora", chapter="09-grpo", computed=True, corrected=False, limits=[PEAK],
-       written="2026-11-22T07:58", why="It was written after a first measurement with one seed.",
+       written="2026-11-22T07:58", files=(RL_MEMORY,), why="It was written after a first measurement with one seed.",
        scope="SmolLM3-3B; the guide shows the memory of one run of each.")
 def peaks_lower_in_rl(store: Store) -> list[tuple[Scale | None, Finding]]:
     """an RL step with LoRA of rank 1 peaks at less memory than one of full fine-tuning

@@ -116,7 +116,7 @@ def _from_store(claim: Claim, store: Store, **sources: Any) -> Verdict:
 
 def first_record(claim: Claim, store: Store) -> str | None:
     """When the first record of a claim's experiments was made, to the minute (UTC); None without records."""
-    dates = [str(record.provenance["date"])[:16] for profile in PROFILES for name in claim.experiments
+    dates = [str(record.provenance["date"])[:16] for profile in PROFILES for name in (*claim.experiments, *claim.files)
              for record in store.records(profile, name) if record.provenance.get("date")]
     return min(dates, default=None)
 

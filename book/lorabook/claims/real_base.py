@@ -73,8 +73,8 @@ def ten_times(evidence: Evidence) -> Finding:
     steady = learning_rate.STEADY.measured(f"best rate of {TOP} / {MIDDLE}", ratio_of(best[TOP], best[MIDDLE]),
                                            can_hold=False)
     if all(agree) and moved == 1:
-        steady = steady.measured(f"chosen rate of {TOP} / {MIDDLE}, both seeds below {smollm2.SHIFT:g}", exactly(moved),
-                                 can_hold=True)
+        said = f"chosen rate of {TOP} / {MIDDLE} (both seeds' ratios below {smollm2.SHIFT:g})"
+        steady = steady.measured(said, exactly(moved), can_hold=True)
     return decide([
         learning_rate.TENFOLD.measured(f"best rate of {HIGH} / full", ratio_of(best[HIGH], best["full"])), steady,
         learning_rate.LOWER.measured(f"best rate of {ONE} / {HIGH}", ratio_of(best[ONE], best[HIGH]))],

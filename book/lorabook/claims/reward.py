@@ -159,6 +159,7 @@ def geometric_mean(values: pd.Series) -> float:
 
 @claim("C10-RL", source="schulman2025lora", chapter="08-reward", computed=True, experiments=(SUPERVISED, *TASKS),
        limits=[TOKEN_OVER_EPISODE], written="2026-11-22T06:07",
+       why="Its supervised runs, and the first of its RL runs, had been made for other claims.",
        scope="Policy gradients with a reward for the whole episode, episodes of thousands of tokens; an argument.")
 def bits_of_episodes_and_tokens(store: Store) -> list[tuple[Scale | None, Finding]]:
     """an episode of reinforcement learning tells about as many bits as one token of supervised training, so that with

@@ -121,13 +121,14 @@ def _row(verdict: Verdict) -> str:
 def _dates(verdicts: Sequence[Verdict]) -> list[str]:
     """A row for each rule: when it was written and changed, when its first record was made, and why it came after."""
     rules = {id(one.claim): one for verdict in verdicts for one in (verdict, *verdict.others)}
-    rows = ["| claim | rule written | changed | first record | written or changed after it | why |",
+    rows = ["| claim, first experiment | rule written | changed | first record | written or changed after it | why |",
             "| --- | --- | --- | --- | --- | --- |"]
     for verdict in rules.values():
         claim = verdict.claim
         after = ("no records" if verdict.first_record is None else "yes" if verdict.after_records else "no")
-        cells = [f"**{claim.id}**", claim.written or "–", claim.changed or "–", verdict.first_record or "–", after,
-                 claim.why or "–"]
+        first = next(iter((*claim.experiments, *claim.files)), "")
+        cells = [f"**{claim.id}**" + f" `{first}`" * bool(first), claim.written or "–", claim.changed or "–",
+                 verdict.first_record or "–", after, claim.why or "–"]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 

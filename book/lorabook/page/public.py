@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,22 @@ def read(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+def complete(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The cells that were run at the three rates that the grids share: 4e-5, 1e-4 and 2e-4 to 4e-4."""
+    def has_grid(rates: pd.Series) -> bool:
+        return {4e-5, 1e-4} <= set(rates) and bool({3e-4, 2e-4, 4e-4} & set(rates))
+
+    whole = sweep.dropna(subset=["test_nll"]).groupby(["model", "rank"])["lr"].apply(has_grid)
+    pairs = set(whole[whole].index)
+    return sweep[[pair in pairs for pair in zip(sweep["model"], sweep["rank"], strict=True)]]
+
+
+def loss_curves(sweep: pd.DataFrame) -> Iterator[tuple[str, int, pd.Series]]:
+    """Of each model and rank, the mean loss by rate, the lowest rate first; runs without a loss take no part."""
+    for (model, rank), group in sweep.dropna(subset=["test_nll"]).groupby(["model", "rank"]):
+        yield str(model), int(rank), group.groupby("lr")["test_nll"].mean().sort_index()
+
+
 def best_rates(sweep: pd.DataFrame) -> pd.DataFrame:
     """The best rate of each model and rank: the vertex of the parabola through the best point and its neighbours.
 
@@ -87,8 +104,7 @@ def best_rates(sweep: pd.DataFrame) -> pd.DataFrame:
         where the least loss is the lowest or highest rate that was run: the rate is then a bound).
     """
     rows = []
-    for (model, rank), group in sweep.dropna(subset=["test_nll"]).groupby(["model", "rank"]):
-        losses = group.groupby("lr")["test_nll"].mean().sort_index()
+    for model, rank, losses in loss_curves(sweep):
         if len(losses) < 3:
             continue
         x, y = np.log(losses.index.to_numpy()), losses.to_numpy()
@@ -98,7 +114,7 @@ def best_rates(sweep: pd.DataFrame) -> pd.DataFrame:
         if inside:
             rate = vertex(x[least - 1 : least + 2], y[least - 1 : least + 2])
         width = _crossing(x[least:], y[least:]) - _crossing(x[least::-1], y[least::-1])
-        rows.append((model, int(rank), math.exp(rate), float(y.min()), math.exp(width), inside))
+        rows.append((model, rank, math.exp(rate), float(y.min()), math.exp(width), inside))
     return pd.DataFrame(rows, columns=["model", "rank", "rate", "loss", "band", "inside"])
 
 
@@ -188,8 +204,8 @@ def figures(folder: Path) -> dict[str, Any]:
     peft = read(folder, "peers_peft_metamathqa.csv").set_index("experiment")
     full, lora = (peft.loc[f"{name}--llama-3.2-3B-{what}"] for name, what in (
         ("full-finetuning", "lr_0.00001"), ("lora", "rank32")))
-    complete = _complete(sweep)
-    best = best_rates(complete)
+    whole = complete(sweep)
+    best = best_rates(whole)
     ratios = {}
     for over, under in ((1, 4), (16, 4), (64, 4), (128, 4), (64, 1), (4, 1)):
         span, largest = rate_ratio(best, over, under)
@@ -198,23 +214,13 @@ def figures(folder: Path) -> dict[str, Any]:
     return {
         "best_rates": {"cells": len(best), "inside": int(best["inside"].sum()), "ratios": ratios},
         "bands": {str(rank): float(rows["band"].median()) for rank, rows in best[best["inside"]].groupby("rank")},
-        "one_rate": cost_of_one_rate(complete, best),
+        "one_rate": cost_of_one_rate(whole, best),
         "order": order_of_ranks(best),
         "spread": {f"{rate:g}": spread_over_ranks(sweep, rate) for rate in (4e-5, 1e-4, 3e-4)},
         "room": {"all": cost_of_room(best, unit, False), "inside": cost_of_room(best, unit, True)},
         "peft": {name: {"memory_gb": float(row["max_reserved_gb"]), "step_seconds": float(row["step_time_sum_s"]),
                         "accuracy": float(row["test_acc"])} for name, row in (("full", full), ("rank 32", lora))},
     }
-
-
-def _complete(sweep: pd.DataFrame) -> pd.DataFrame:
-    """The cells that were run at the three rates that the grids share: 4e-5, 1e-4 and 2e-4 to 4e-4."""
-    def has_grid(rates: pd.Series) -> bool:
-        return {4e-5, 1e-4} <= set(rates) and bool({3e-4, 2e-4, 4e-4} & set(rates))
-
-    whole = sweep.dropna(subset=["test_nll"]).groupby(["model", "rank"])["lr"].apply(has_grid)
-    pairs = set(whole[whole].index)
-    return sweep[[pair in pairs for pair in zip(sweep["model"], sweep["rank"], strict=True)]]
 
 
 def kept(results: Path) -> dict[str, Any]:
