@@ -33,3 +33,9 @@ def test_bytes_grow_with_the_batch_and_with_what_is_trained():
     one, eight = (probe.sft_bytes(spec(batch_size=size), model, train) for size in (1, 8))
     assert 4 < eight / one < 16  # the layers choose their way by the number of tokens
     assert probe.sft_bytes(spec(rank=None), model, train) > one
+
+
+def test_every_layer_counts_with_its_activations_whatever_computes_it():
+    one, two = (probe.sft_bytes(spec(rank=1, batch_size=8), tiny(layers=layers), data()["train"]) for layers in (1, 2))
+    row = 4 * 16 * 32  # a state of each of 16 tokens, in float32
+    assert two - one > 8 * 8 * row  # inputs of projections, queries, keys, values, what the MLP makes
