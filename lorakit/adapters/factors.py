@@ -53,17 +53,34 @@ def exported(lora: LoRASpec) -> LoRASpec:
     return replace(lora, rank=2 * lora.rank, alpha=2 * lora.rank * lora.scale, rslora=False, pissa=False)
 
 
+def weights_of(model: nn.Module, start: Factors | None = None) -> dict[str, Any]:
+    """`factors` of each layer, or every parameter by name, as `PackedModel.configuration` has it."""
+    return factors(model, start) or {
+        name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
+
+
 @torch.no_grad()
-def merged_change(base: nn.Module, model: Any) -> float:
-    """The `delta_norm` of a trained model: its adapters are merged into a copy and the base subtracted."""
-    merged = copy.deepcopy(model)
-    if hasattr(merged, "merge_and_unload"):
-        merged = merged.merge_and_unload()
-        for module in list(merged.modules()):
-            for name in list(getattr(module, "parametrizations", {})):
-                nn.utils.parametrize.remove_parametrizations(module, name)
-    after = dict(merged.named_parameters())
+def relative_change(base: nn.Module, trained: Any) -> float:
+    """The `delta_norm` of a trained model.
+
+    What plain LoRA adds is summed layer by layer; any other adapter is merged into a copy, and the base subtracted.
+    """
     matrices = {name: p for name, p in base.named_parameters() if p.ndim > 1}
-    change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
-    whole = sum(float(p.double().square().sum()) for p in matrices.values())
-    return delta_norm(change, whole)
+    config = getattr(trained, "peft_config", {}).get("default")
+    if config is None or config.use_dora or config.init_lora_weights == "pissa" or config.target_parameters \
+            or any(hasattr(module, "parametrizations") for module in trained.modules()):
+        after = dict((trained if config is None else _merged(trained)).named_parameters())
+        change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
+    else:
+        change = sum(float(layer.get_delta_weight("default").double().square().sum())
+                     for layer in adapted_layers(trained).values())
+    return delta_norm(change, sum(float(p.double().square().sum()) for p in matrices.values()))
+
+
+def _merged(model: Any) -> nn.Module:
+    """A copy of the base with the adapters in its weights."""
+    merged: nn.Module = copy.deepcopy(model).merge_and_unload()
+    for module in list(merged.modules()):
+        for name in list(getattr(module, "parametrizations", {})):
+            nn.utils.parametrize.remove_parametrizations(module, name)
+    return merged

@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from lorakit.adapters.factors import start_of
+from lorakit.adapters.factors import relative_change, start_of, weights_of
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.families import UnsupportedModelError, unknown_family
 from lorakit.bases.memory_saving import recomputed
@@ -27,10 +27,8 @@ from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
 from lorakit.reference.resuming import Resumable, writing
 from lorakit.reference.sft import (
-    _weights,
     mean_loss,
     refuse_unknown_tracker,
-    relative_change,
     schedule_options,
     step_callback,
 )
@@ -124,7 +122,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm, forgotten)
     return log.result(
         before, held_out.accuracies(inner, splits, final=True)[0], metrics | {"base_drift": drift},
-        _weights(trained, start) if keep_weights else {}, time.perf_counter() - started)
+        weights_of(trained, start) if keep_weights else {}, time.perf_counter() - started)
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",

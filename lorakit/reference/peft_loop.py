@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lorakit.adapters.factors import merged_change, start_of
+from lorakit.adapters.factors import relative_change, start_of, weights_of
 from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.reference.adamw import adamw
 from lorakit.reference.resuming import restore, restore_random, tensors_of
-from lorakit.reference.sft import _weights, mean_loss
+from lorakit.reference.sft import mean_loss
 from lorakit.result import (
     CURVE,
     HELD_OUT,
@@ -105,8 +105,8 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     ends = ({name: mean_loss(model, split) for name, split in final.items()} if spec.final_evaluation_tokens else
             {name: curve[f"{name}_loss"][-1] for name in HELD_OUT})
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
-        sum(p.numel() for p in trained), merged_change(base, model), first_norm, forgotten)
-    weights = _weights(model, start) if keep_weights else {}
+        sum(p.numel() for p in trained), relative_change(base, model), first_norm, forgotten)
+    weights = weights_of(model, start) if keep_weights else {}
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
                      tokens)
 

@@ -15,8 +15,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.nn import functional
 
-from lorakit.adapters.factors import Factors, factors, merged_change, start_of
-from lorakit.adapters.peft_layers import adapted_layers, attach, require_gradients
+from lorakit.adapters.factors import relative_change, start_of, weights_of
+from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
@@ -29,7 +29,6 @@ from lorakit.result import (
     HELD_OUT,
     OnStep,
     RunResult,
-    delta_norm,
     evaluation_steps,
     loss_metrics,
     training_metrics,
@@ -106,7 +105,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
         sum(p.numel() for p in trained.parameters() if p.requires_grad), relative_change(base, trained),
         trainer.first_norm, forgotten)
-    weights = _weights(trained, start) if keep_weights else {}
+    weights = weights_of(trained, start) if keep_weights else {}
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
                      trainer.tokens)
 
@@ -244,12 +243,6 @@ def step_callback(on_step: OnStep, measured: Callable[[], Any]) -> Any:
     return StepCallback()
 
 
-def _weights(model: nn.Module, start: Factors | None = None) -> dict[str, Any]:
-    """`factors` of each layer, or every parameter by name, as `PackedModel.configuration` has it."""
-    return factors(model, start) or {
-        name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
-
-
 @torch.no_grad()
 def mean_loss(model: nn.Module, split: TokenSplit) -> float:
     """Mean negative log likelihood per label token of a split, in nats, from the model's own logits."""
@@ -263,20 +256,3 @@ def mean_loss(model: nn.Module, split: TokenSplit) -> float:
         total += float(functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"))
     model.train(was_training)
     return total / split.label_tokens
-
-
-@torch.no_grad()
-def relative_change(base: nn.Module, trained: nn.Module) -> float:
-    """The `delta_norm` of a trained model."""
-    config = getattr(trained, "peft_config", {}).get("default")
-    if config is not None and (config.use_dora or config.init_lora_weights == "pissa"):
-        return merged_change(base, trained)  # what is added is not B A alone
-    whole = sum(float(p.double().square().sum()) for p in base.parameters() if p.ndim > 1)
-    layers = adapted_layers(trained)
-    if layers:
-        change = sum(float(layer.get_delta_weight("default").double().square().sum()) for layer in layers.values())
-    else:
-        after = dict(trained.named_parameters())
-        change = sum(float((after[name].double() - p.double()).square().sum())
-                     for name, p in base.named_parameters() if p.ndim > 1)
-    return delta_norm(change, whole)

@@ -16,6 +16,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from lorakit.adapters.factors import relative_change
 from lorakit.data.rl_tasks import load_task
 from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, tokenize
@@ -24,7 +25,7 @@ from lorakit.names import resolve_name
 from lorakit.records import Record, Store
 from lorakit.reference import reading
 from lorakit.reference.at_points import AtPoints
-from lorakit.reference.sft import mean_loss, relative_change
+from lorakit.reference.sft import mean_loss
 from lorakit.result import CURVE, evaluation_steps
 from lorakit.rl.episodes import HELD_OUT, HeldOut
 from lorakit.rl.rollout import stop_tokens
