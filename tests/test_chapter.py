@@ -108,8 +108,9 @@ def test_the_page_of_guards_lists_every_chapter_that_has_some(tmp_path):
 
 
 def test_every_guard_of_the_book_is_on_the_page():
-    chapters = sorted(BOOK.glob("[0-9][0-9]-*.md"))
+    chapters = sorted(BOOK.glob("*.md"))
     page = guards_page(chapters)
+    assert all(f"{{doc}}`{name}`" in page for name in ("what-to-do", "02-rank", "09-grpo"))
     for path in chapters:
         text = path.read_text(encoding="utf-8")
         assert len(guards_of(text)) >= text.count("page.says("), path.name

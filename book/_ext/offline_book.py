@@ -50,7 +50,7 @@ def guards_page(results: Path) -> str:
     """Every sentence of a chapter that stops the build, with its threshold."""
     from lorabook.page import guards
 
-    return guards.guards_page(sorted(results.parent.glob("[0-9][0-9]-*.md")))
+    return guards.guards_page(sorted(results.parent.glob("*.md")))
 
 
 def status_page(results: Path) -> str:

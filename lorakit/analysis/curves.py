@@ -57,15 +57,6 @@ def losses_at(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
-def sweep(frame: pd.DataFrame, arm: str, loss: str = "validation_loss", step: int | None = None) -> pd.DataFrame:
-    """The arm's losses as a table of seeds (rows) by learning rates (columns), +inf where a run diverged.
-
-    Raises:
-        FrameError: an unknown arm, or a rate that was not run with every seed.
-    """
-    return _table(losses_at(frame, step), arm, loss)
-
-
 def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
            step: int | None = None, **window: Any) -> dict[str, Optimum]:
     """The best learning rate of every arm by validation loss at a step, with its interval over seeds.
@@ -98,7 +89,7 @@ def best_rate_by_validation(frame: pd.DataFrame, size: Size = "record", step: in
 
     Raises:
         GridEdgeError: see `size`.
-        FrameError: see `losses_at` and `sweep`.
+        FrameError: see `losses_at`; also a rate that was not run with every seed.
     """
     rows = losses_at(frame, step)
     chosen = []
@@ -119,7 +110,7 @@ def pointwise_minimum(frame: pd.DataFrame) -> pd.DataFrame:
     the step is also the length of a finished run.
 
     Raises:
-        FrameError: see `losses_at` and `sweep`.
+        FrameError: see `losses_at`; also a rate that was not run with every seed.
     """
     _check(frame)
     chosen = []
@@ -206,8 +197,6 @@ def _first_lasting(steps: Sequence[int], above: Sequence[bool]) -> int | None:
 
 def _table(rows: pd.DataFrame, arm: str, loss: str) -> pd.DataFrame:
     one = rows[rows["arm"] == arm]
-    if one.empty:
-        raise FrameError(f"no arm {arm!r}; arms: {', '.join(arms(rows))}")
     counts = one.pivot(index="seed", columns="learning_rate", values="id").notna()
     if not counts.to_numpy().all():
         seed, rate = counts.stack()[lambda present: ~present].index[0]

@@ -54,8 +54,8 @@ class Chapter:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """The claims that this chapter tests."""
-        return [claim for claim in CLAIMS if claim.chapter.partition("-")[2] == self.name]
+        """The claims that this chapter tests; all of them for a page that tests none, such as `what-to-do`."""
+        return [claim for claim in CLAIMS if claim.chapter.partition("-")[2] == self.name] or list(CLAIMS)
 
     @cached_property
     def verdicts(self) -> dict[str, Verdict]:
