@@ -70,6 +70,7 @@ def test_verdicts_are_the_chapters_own_and_can_be_expected(monkeypatch):
         page.expect(C2="does not hold")
     assert page.verdict_table().loc["C1", "verdict"] == "inconclusive"
     assert page.claim_table().loc["C1", "claim"] in page.sentence("C1")
+    assert len(Chapter("what-to-do").claims) > len(page.claims), "a page that tests none may speak of all"
 
 
 def test_the_sweeps_that_a_chapter_asked_for_are_its_results_and_fill_its_card(glued, monkeypatch):
