@@ -13,6 +13,7 @@ import typer
 
 from lorabook import experiments
 from lorabook.experiments import results
+from lorabook.experiments.left_out import SIZES, left_out
 from lorakit.cli import INCOMPLETE, Device, Engine, Json, Processes, run_command, say, until_stopped
 from lorakit.records import Store
 from lorakit.specs import SFTSpec
@@ -140,7 +141,8 @@ def ledger(folder: Results = None, as_json: Json = False) -> None:
 
 def _absence(name: str, profile: str, size: str) -> str:
     there = ", ".join(f"{profile}/{size}" for profile, size in experiments.get(name).runs)
-    return f"not defined for profile {profile}, size {size}; defined: {there}"
+    reasons = {SIZES[kind]: f" ({reason})" for kind, reason in left_out(name).items()}
+    return f"not defined for profile {profile}, size {size}{reasons.get((profile, size), '')}; defined: {there}"
 
 
 def _store(folder: Path | None) -> Store:
