@@ -192,6 +192,53 @@ def test_e5_c5(growth, outcome, apart):
     assert apart in found.reason
 
 
+WORDS = {f"v {rank}": (LoRASpec(rank=rank, targets=("v_proj",)), "all") for rank in (1, 2, 4, 16)}
+ARMS |= WORDS
+E4_STEPS = tuple(sorted({round(1.5**n) for n in range(1, 18)}))
+ALL = 12 * math.log(2)  # nats of a token before anything is learnt
+
+
+def remembered(share, leaves=None, slower=0.4):
+    """Losses that fall to a share of the bits; an arm learns more slowly from the step at which it leaves."""
+    def loss(arm, rate, seed, step):
+        grid = FULL_GRID if ARMS[arm][0] is None else LORA_GRID
+        done = share.get(arm, 0.9) * math.log(1 + step) / math.log(1 + E4_STEPS[-1])
+        at = (leaves or {}).get(arm, math.inf)
+        late = max(0.0, math.log((1 + step) / (1 + at))) / math.log(1 + E4_STEPS[-1]) * slower if step > at else 0.0
+        off = 0.05 * math.log10(rate / grid[2]) ** 2
+        return ALL * (1 - done + late + off) + jitter(len(arm), seed, step)
+    return loss
+
+
+def e4(loss, fresh=range(100, 103)):
+    found = []
+    for arm in ("full", *WORDS):
+        grid = FULL_GRID if ARMS[arm][0] is None else LORA_GRID
+        found += [record(arm, rate, 0, E4_STEPS, loss=loss, dataset="random-words-122@1") for rate in grid]
+        found += [record(arm, grid[2], seed, E4_STEPS, loss=loss, dataset="random-words-122@1") for seed in fresh]
+    return [replace(one, metrics={**one.metrics, "base_test_loss": ALL, "parameters": 23_040}) for one in found]
+
+
+@pytest.mark.parametrize(("share", "outcome"), [(0.5, "holds"), (0.7, "does not hold"), (0.3, "does not hold")])
+def test_e4_bits_a_weight(share, outcome):
+    found = judge("C10-W", e4(remembered({"v 1": share})))  # 4 bits are offered to each weight of rank 1
+    assert found.outcome == outcome
+    assert found.interval.mean == pytest.approx(4 * share, abs=0.05)
+    assert judge("C10-W", e4(remembered({"v 1": share}), fresh=[100, 101])).outcome == "not tested"
+
+
+@pytest.mark.parametrize(("leaves", "share", "outcome"), [
+    ({"v 1": 10, "v 2": 40, "v 4": 120}, 0.9, "holds"),
+    ({"v 1": 120, "v 2": 40, "v 4": 10}, 0.9, "does not hold"),
+    ({"v 1": 10, "v 2": 40}, 0.9, "inconclusive"), ({"v 1": 40, "v 2": 40, "v 4": 40}, 0.9, "inconclusive"),
+    ({"v 1": 10, "v 2": 40, "v 4": 120}, 1.0, "inconclusive"),  # the best arm learns all
+])
+def test_e4_departures(leaves, share, outcome):
+    found = judge("C2", e4(remembered(dict.fromkeys(("full", *WORDS), share), leaves)))
+    assert found.outcome == outcome, found.reason
+    assert found.seeds == 3
+
+
 RL_BASE, RL_TOP = 0.2, 0.8
 
 

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lorabook.claims import batch_size, grpo, layers, learning_rate, rank, real_base, real_base_rl, smollm2
+from lorabook.claims import (
+    batch_size,
+    capacity,
+    grpo,
+    layers,
+    learning_rate,
+    rank,
+    real_base,
+    real_base_memory,
+    real_base_rl,
+    smollm2,
+)
 from lorabook.claims.claim import Claim
 from lorabook.claims.decisions import UNTESTED, Finding
 from lorabook.claims.evidence import Evidence
@@ -41,6 +52,7 @@ E3 = _named(*(f"smollm2-grpo-{task}-{seed}" for task in E3_TASKS for seed in E3_
             *(f"smollm2-grpo-{task}-confirmed" for task in E3_TASKS))
 E3_LAYERS = _named(*(f"smollm2-grpo-{E3_TASKS[0]}-{name}" for name in (*E3_SCREENED, "confirmed")),
                    "smollm2-grpo-layers", "smollm2-grpo-layers-confirmed")
+E4 = _named("smollm2-capacity", "smollm2-capacity-confirmed")
 E5 = _named(*(f"smollm2-batch-{seed}" for seed in BOTH_SCREENED), "smollm2-batch-confirmed")
 
 
@@ -51,8 +63,8 @@ def _plain(spec: Any) -> bool:
 
 def _on_smollm2() -> list[Claim]:
     """Claims on SmolLM2-135M, by the rules of `smollm2`; runs on two cores and on a GPU are judged apart."""
-    e1, e2, e3, e5 = (f"{text} {smollm2.GPU_PROTOCOL}" for text in (
-        smollm2.E1_PROTOCOL, smollm2.E2_PROTOCOL, smollm2.E3_PROTOCOL, smollm2.E5_PROTOCOL))
+    e1, e2, e3, e4, e5 = (f"{text} {smollm2.GPU_PROTOCOL}" for text in (
+        smollm2.E1_PROTOCOL, smollm2.E2_PROTOCOL, smollm2.E3_PROTOCOL, smollm2.E4_PROTOCOL, smollm2.E5_PROTOCOL))
     rows: Sequence[tuple[Claim, Rule, str, tuple[str, ...]]] = (
         (rank.equal_to_full, real_base.equal_to_full, f"{e1} {smollm2.E1_C1_RULE}", E1),
         (rank.same_first_steps, real_base.same_first_steps, f"{e1} {smollm2.E1_C4_RULE}",
@@ -61,6 +73,8 @@ def _on_smollm2() -> list[Claim]:
         (learning_rate.shorter_means_more, real_base.shorter_means_more, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
         (learning_rate.b_outgrows_a, real_base.b_outgrows_a, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
         (batch_size.gap_grows_with_batch, real_base.gap_grows_with_batch, f"{e5} {smollm2.E5_C5_RULE}", E5),
+        (rank.rank_sets_departure, real_base_memory.rank_sets_departure, f"{e4} {smollm2.E4_C2_RULE}", E4),
+        (capacity.bits_of_weights, real_base_memory.bits_of_weights, f"{e4} {smollm2.E4_C10_RULE}", E4),
         (layers.mlp_carries_it, real_base.mlp_carries_it, f"{e2} {smollm2.E2_C6_RULE}", E2),
         (grpo.equal_in_a_wider_band, real_base_rl.equal_in_rl, f"{e3} {smollm2.E3_C8_RULE}", E3),
         (grpo.ten_times_in_rl, real_base_rl.ten_times_in_rl, f"{e3} {smollm2.E3_C3_RULE}", E3),
@@ -68,7 +82,7 @@ def _on_smollm2() -> list[Claim]:
         (grpo.mlp_carries_it_in_rl, real_base_rl.mlp_carries_it_in_rl, f"{e3} {smollm2.E3_C6_RULE}", E3_LAYERS),
     )
     return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
-                    written=smollm2.E5_DATE if names is E5 else smollm2.DATE, changed="", why="")
+                    written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE, changed="", why="")
             for claim, rule, text, names in rows]
 
 
