@@ -25,7 +25,7 @@ class RunResult:
         spec: what was run.
         status: `ok`, or `diverged` when a training or evaluation loss stopped being finite.
         metrics: final numbers; see `lorakit.records`.
-        curve: of a supervised run step, tokens (labels met), train_loss, validation_loss, test_loss (nats per label
+        curve: of a supervised run step, tokens (labels seen), train_loss, validation_loss, test_loss (nats per label
             token), and in packs with LoRA norm_a, norm_b (spectral norms of A and B, means over the layers).
         weights: of the configuration, when they were asked for.
         seconds: its share of the pack's.

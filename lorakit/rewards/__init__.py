@@ -29,7 +29,7 @@ from lorakit.rewards.answers import (
     same_text,
     whole,
 )
-from lorakit.rewards.capture import CaptureError, importable, keep, kept, load
+from lorakit.rewards.capture import CaptureError, importable, load, store, stored
 from lorakit.rewards.symbolic import UngradableError, require_sympy, same_mathematics
 
 RewardFunction = Callable[..., list[float | None]]
@@ -145,7 +145,7 @@ def load_rewards(name: str) -> tuple[RewardFunction, ...]:
                           "lorakit.register_reward(…) returns")
     place, _, pin = name.partition("@")
     module_name, _, function_name = place.partition(":")
-    file = kept(pin) if module_name == "__main__" else _source(module_name)
+    file = stored(pin) if module_name == "__main__" else _source(module_name)
     if file is None:
         raise RewardError(f"{place} was defined in a notebook or script, and this machine does not keep it (any more): "
                           "define it there and call lorakit.register_reward again" if module_name == "__main__" else
@@ -187,7 +187,7 @@ def register_reward(function: RewardFunction) -> str:
         function: `(prompts, completions, **columns) -> list[float | None]`.
 
     Returns:
-        `module:function@hash` (`__main__:function@hash` if the source was kept), for `GRPOSpec(reward=…)`.
+        `module:function@hash` (`__main__:function@hash` if the source was stored), for `GRPOSpec(reward=…)`.
 
     Raises:
         RewardError: it is asynchronous, a lambda, decorated or no function, has no source, or uses what cannot be
@@ -203,7 +203,7 @@ def register_reward(function: RewardFunction) -> str:
     if not isinstance(function, FunctionType):
         raise RewardError(f"{name or function!r} is no plain function: write a `def` that calls it")
     try:
-        return f"__main__:{name}@{keep(function)}"
+        return f"__main__:{name}@{store(function)}"
     except CaptureError as error:
         raise RewardError(str(error)) from None
 

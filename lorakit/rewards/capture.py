@@ -33,7 +33,7 @@ def importable(value: Any) -> bool:
     return module != "__main__" and getattr(sys.modules.get(module or ""), name, None) is value
 
 
-def keep(function: FunctionType) -> str:
+def store(function: FunctionType) -> str:
     """Write the source of a function into the cache and return its hash; raises as `captured` does."""
     source = captured(function)
     folder = cache_folder() / "rewards"
@@ -45,14 +45,14 @@ def keep(function: FunctionType) -> str:
     return pin
 
 
-def kept(pin: str) -> str | None:
-    """The file of a function that `keep` has written on this machine."""
+def stored(pin: str) -> str | None:
+    """The file of a function that `store` has written on this machine."""
     file = cache_folder() / "rewards" / f"{pin}.py"
     return str(file) if file.exists() else None
 
 
 def load(file: str) -> Any:
-    """The module of a kept file."""
+    """The module of a stored file."""
     spec = importlib.util.spec_from_file_location(f"lorakit_reward_{Path(file).stem}", file)
     assert spec is not None
     assert spec.loader is not None
@@ -78,16 +78,16 @@ def captured(function: FunctionType) -> str:
     return ("from __future__ import annotations\n\n" if any(future) else "") + "\n".join(lines.values()) + "\n"
 
 
-def _capture(function: FunctionType, lines: dict[str, str], future: list[bool], met: dict[str, FunctionType]) -> None:
+def _capture(function: FunctionType, lines: dict[str, str], future: list[bool], found: dict[str, FunctionType]) -> None:
     name = function.__name__
-    met[name] = function
+    found[name] = function
     source, lazy = _source(function)
     future.append(lazy)
     closed = dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()),
                       strict=True))
     for used in sorted(set(_loaded(_compiled(source, lazy))) - closed.keys() - {name}):
         if used in function.__globals__:
-            _bring(used, function, lines, future, met)
+            _capture_global(used, function, lines, future, found)
         elif not hasattr(builtins, used):
             raise CaptureError(f"{name} uses {used}, which is not defined: define it first, {INSTEAD}")
     if closed:
@@ -97,16 +97,16 @@ def _capture(function: FunctionType, lines: dict[str, str], future: list[bool], 
     lines[name] = f"\n\n{source.rstrip()}"
 
 
-def _bring(used: str, function: FunctionType, lines: dict[str, str], future: list[bool],
-           met: dict[str, FunctionType]) -> None:
+def _capture_global(used: str, function: FunctionType, lines: dict[str, str], future: list[bool],
+                    found: dict[str, FunctionType]) -> None:
     """Add what a global name of a function stands for to the lines."""
     value, by = function.__globals__[used], function.__name__
     if isinstance(value, FunctionType) and (value.__module__ == function.__module__ or not importable(value)):
-        if value.__name__ != used or met.get(used, value) is not value:
+        if value.__name__ != used or found.get(used, value) is not value:
             raise CaptureError(f"{by} uses {used}, which is {value.__name__} under another name: call it by its own, "
                                f"{INSTEAD}")
-        if used not in met:
-            _capture(value, lines, future, met)
+        if used not in found:
+            _capture(value, lines, future, found)
         return
     if isinstance(value, ModuleType):
         line = f"import {value.__name__} as {used}"

@@ -47,7 +47,7 @@ class Stops(list[int]):
 
 
 def without_stop(completion: str, stop: str) -> str:
-    """The completion in front of its stop and what blanks the stop's last token brought along.
+    """What stands before the stop of a completion; blanks after the stop do not hide it.
 
     >>> without_stop("42</answer>\\n", "</answer>"), without_stop("42", "</answer>")
     ('42', '42')

@@ -149,7 +149,7 @@ class Recorder(AtPoints):
 
         Args:
             keys: of the registered training rows.
-            visited: rows that the run meets; the trainer may have no more of them.
+            visited: rows that the run sees; the trainer may have no more of them.
         """
         assert self.data is not None
         same = rows.keys <= keys and len(rows.keys) >= min(len(keys), visited)

@@ -84,7 +84,7 @@ class Training:
         needed: the specs among those given that no record (or export) makes superfluous yet, for an engine.
         keep: gets each record as soon as its pack is done.
         reservations: of this process, among all that work on the store.
-        progress: is told all steps.
+        progress: hears of all steps.
         deadline: `time.monotonic()` of the end of the time budget, or None.
         budget: seconds of it.
     """

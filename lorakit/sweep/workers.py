@@ -80,7 +80,7 @@ class Worker:
             process.stdin.write(json.dumps({**request, "device": self.device}) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
-            pass  # told below, with what the process last said
+            pass  # said below, with what the process last said
         for line in process.stdout:
             if not line.endswith("\n"):  # it was ended while it wrote
                 break
