@@ -7,8 +7,8 @@ from lorakit.analysis.frames import tidy as tidy
 from lorakit.analysis.sweep import Sweep as Sweep
 from lorakit.bases.models import load_model as load_model
 from lorakit.bases.models import register_model as register_model
+from lorakit.data.datasets import register_dataset as register_dataset
 from lorakit.data.rl_tasks import register_task as register_task
-from lorakit.data.tasks import register_dataset as register_dataset
 from lorakit.grpo_spec import GRPOSpec as GRPOSpec
 from lorakit.packed.dataset_bits import measure_dataset_bits as measure_dataset_bits
 from lorakit.records import Record as Record

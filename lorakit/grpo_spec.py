@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
+from lorakit import sources
 from lorakit.run_spec import RunSpec
 from lorakit.spec_fields import (
     CHECK_DEFAULT,
@@ -25,9 +26,6 @@ from lorakit.spec_fields import (
     spec,
 )
 
-# Reward schemes and the number of their components; `lorakit.rewards` holds the functions.
-REWARDS = {"exact": 1, "numeric": 1, "marked": 1, "boxed": 1, "math": 1, "format": 1, "reasoning": 1,
-           "osmosis": 2, "osmosis-line": 2}
 OWN_REWARD = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*@[0-9a-f]{16}")
 Loss = Literal["dr_grpo", "grpo", "dapo"]
 Scale = Literal["none", "group", "batch"]
@@ -36,9 +34,10 @@ LOSSES, SCALES, CORRECTIONS = get_args(Loss), get_args(Scale), get_args(Correcti
 GROUP = "a whole number of 2 or more (in a group of one every reward equals the mean: nothing is learnt)"
 CLIP_HIGH = "a number above 0 together with clip, or None for the same as clip"
 CAP = "a number above 0 with an importance_sampling that is not 'none', or None"
-REWARD = f"{', '.join(REWARDS)}, what lorakit.register_reward(…) returns, or None for the task's own"
+REWARD = (f"{', '.join(sources.LORAKIT.rewards)}, a scheme of another source, what lorakit.register_reward(…) returns, "
+          "or None for the task's own")
 WEIGHTS = "finite numbers, one for each component of the reward, not all 0, or None"
-FORMAT_STEPS = "0, or a whole number of steps with a reward that has a format component (osmosis, osmosis-line)"
+FORMAT_STEPS = "0, or a whole number of steps with a reward that has a format component and another one"
 
 
 @spec
@@ -55,7 +54,7 @@ class GRPOSpec(RunSpec):
         lora: the adapter, or None for full fine-tuning.
         model: as in `SFTSpec`.
         task: a name (`copy`, `gsm-symbolic`, `openai/gsm8k`, …), or what `register_task` returns.
-        reward: a scheme of `REWARDS`, what `register_reward` returns, or None for the task's own grader.
+        reward: a scheme (`exact`, `numeric`, …), what `register_reward` returns, or None for the task's own grader.
         reward_weights: one number for each of the scheme's components; None weighs each 1.
         format_steps: steps at the start that pay only the scheme's first component (the format).
         steps: optimizer steps.
@@ -121,8 +120,8 @@ class GRPOSpec(RunSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         own = self.reward is not None and OWN_REWARD.fullmatch(self.reward)
-        require(self, "reward", self.reward is None or self.reward in REWARDS or bool(own), REWARD)
-        components, weights = REWARDS.get(self.reward or "", 1), self.reward_weights
+        require(self, "reward", self.reward is None or self.reward in sources.rewards() or bool(own), REWARD)
+        components, weights = sources.rewards().get(self.reward or "", 1), self.reward_weights
         require(self, "reward_weights", weights is None or (len(weights) == components and any(weights)),
                 f"{components} finite {'numbers' if components > 1 else 'number'}, not all 0, or None")
         require(self, "format_steps", self.format_steps == 0 or components > 1, FORMAT_STEPS)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
+from typing import Any
 
+from lorakit import sources
 from lorakit.local_models import AS_PATH, name_checkpoint
+from lorakit.sources import PACKAGE as PACKAGE
 
-PACKAGE = Path(__file__).parent
 REGISTER = {"models": "lorakit.register_model", "datasets": "lorakit.register_dataset",
             "tasks": "lorakit.register_task"}
 NEW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,16 +25,13 @@ class UnknownNameError(KeyError):
         return str(self.args[0])
 
 
-@cache
 def known_names() -> dict[str, dict[str, str]]:
-    """Names of the models, datasets and RL tasks, each with its content hash (12 hex digits) or its commit on the hub.
+    """Names of models, datasets and RL tasks of all sources, each with its content hash or its commit on the hub.
 
     >>> sorted(known_names()) == ["datasets", "models", "tasks"]
     True
     """
-    text = (PACKAGE / "fingerprints.json").read_text(encoding="utf-8")
-    names: dict[str, dict[str, str]] = json.loads(text)
-    return names
+    return {kind: sources.pins(kind) for kind in sources.KINDS}
 
 
 def resolve_name(kind: str, name: str | Path) -> str:
@@ -76,6 +73,20 @@ def resolve_name(kind: str, name: str | Path) -> str:
         f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
         f"your own: pass what {REGISTER[kind]}(…) returns; of the hub: 'org/name@COMMIT'"
     )
+
+
+def hub_loader(kind: str, name: str) -> Any:
+    """What loads a dataset or task of the hub, `org/name`; it takes the commit.
+
+    Raises:
+        UnknownNameError: no source knows its columns.
+    """
+    found = sources.loader(kind, name)
+    if found is None:
+        known = ", ".join(known for known in sources.names(kind) if "/" in known) or "none"
+        raise UnknownNameError(f"{name!r} is no hub dataset whose columns are known here; known: {known}; "
+                               "another one: load it yourself and register its rows")
+    return found
 
 
 def check_new_name(name: object, taken: Iterable[str]) -> None:

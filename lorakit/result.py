@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,17 +59,15 @@ def delta_norm(change: float, whole: float) -> float:
     return math.sqrt(change / whole) if math.isfinite(change) else math.inf
 
 
-def training_metrics(parameters: int, delta: float, grad_norm_first: float,
-                     base_text: Sequence[float | None]) -> Metrics:
-    """What every engine measures of training: `base_text` is the loss on the base's own kind of text, before and after.
+def training_metrics(parameters: int, delta: float, grad_norm_first: float) -> Metrics:
+    """What every engine measures of training.
 
     Args:
         parameters: trained, padding not counted.
         delta: `delta_norm`.
         grad_norm_first: Euclidean norm of the first step's gradient, before clipping.
     """
-    return {"parameters": parameters, "delta_norm": delta, "grad_norm_first": grad_norm_first,
-            "base_text_loss_before": base_text[0], "base_text_loss_after": base_text[1]}
+    return {"parameters": parameters, "delta_norm": delta, "grad_norm_first": grad_norm_first}
 
 
 def loss_metrics(before: Mapping[str, float], after: Mapping[str, float], train_loss: float) -> Metrics:

@@ -126,3 +126,9 @@ def largest_difference(curve, expected):
     """The largest absolute difference between two curves, over training, validation and test losses, in nats."""
     assert curve["step"] == expected["step"]
     return max(abs(a - b) for name in LOSSES for a, b in zip(curve[name], expected[name], strict=True))
+
+
+def on_validation(subject):
+    """A probe: the loss on the whole validation split, before and after."""
+    when = "after" if subject.trained else "before"
+    return [{f"validation_{when}": loss} for loss in subject.losses(data()["validation"])]

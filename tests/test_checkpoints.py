@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_rl
-from plain_training import data, spec, tiny
+from plain_training import data, on_validation, spec, tiny
 from test_sft import tokenizer
 
 import lorakit
@@ -40,10 +40,10 @@ def supervised(engine, **fields):
         runs = [spec(seed=seed, evaluations=4, **{**BITS, **fields}) for seed in range(2 if engine == "packed" else 1)]
         base = tiny(dtype=getattr(torch, runs[0].dtype))
         if engine == "packed":
-            return train_pack(runs, base, SPLITS, SPLITS["test"], keep_weights=True, **options)
+            return train_pack(runs, base, SPLITS, keep_weights=True, probes=[on_validation], **options)
         if engine == "peft":
-            return [train_peft(runs[0], base, SPLITS, SPLITS["test"], keep_weights=True, **options)]
-        return [train_sft(runs[0], base, tokenizer(), SPLITS, base_text=SPLITS["test"], keep_weights=True, **options)]
+            return [train_peft(runs[0], base, SPLITS, keep_weights=True, probes=[on_validation], **options)]
+        return [train_sft(runs[0], base, tokenizer(), SPLITS, keep_weights=True, probes=[on_validation], **options)]
     return train
 
 
@@ -52,8 +52,8 @@ def reinforced(engine, **fields):
         runs = [toy_rl.spec(seed=seed, **{**BITS, **fields}) for seed in range(2 if engine == "packed" else 1)]
         base, words, task = toy_rl.model(getattr(torch, runs[0].dtype)), toy_rl.words(), toy_rl.task()
         if engine == "packed":
-            return train_grpo_pack(runs, base, words, task, SPLITS["test"], keep_weights=True, **options)
-        return [train_grpo(runs[0], base, words, task, SPLITS["test"], keep_weights=True, **options)]
+            return train_grpo_pack(runs, base, words, task, keep_weights=True, probes=[on_validation], **options)
+        return [train_grpo(runs[0], base, words, task, keep_weights=True, probes=[on_validation], **options)]
     return train
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lorakit.bases.models import load_model
-from lorakit.data.tasks import DatasetError, load_dataset
+from lorakit.data.datasets import DatasetError, load_dataset
 from lorakit.data.tokens import tokenize
 from lorakit.packed.dataset_bits import DatasetBits, measure_dataset_bits
 from lorakit.packed.engine import train_pack

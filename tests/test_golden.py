@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import CASES, measure, stored
+from golden import CASES, HERE, measure, stored
 
 from lorakit.packed import layers, optimizer
 from lorakit.packed.optimizer import PackedAdamW
@@ -24,12 +24,12 @@ def test_every_case_is_stored_with_its_spec():
     assert {name: (engine, spec) for name, (engine, spec, _) in STORED.items()} == CASES
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_golden_curve_repeats(name):
     assert distance(name) <= BOUND
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", HERE)
 def test_a_golden_run_moves(name):
     """A run that changes nothing would repeat whatever the code does."""
     for column, values in STORED[name][2].items():

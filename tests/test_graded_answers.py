@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lorakit.data.datasets import DatasetError
 from lorakit.data.rl_tasks import register_task
-from lorakit.data.tasks import DatasetError
 from lorakit.rewards import RewardError, load_rewards, register_reward
 from lorakit.rewards.gradable import FORMS, ungradable
 from lorakit.rewards.symbolic import is_gradable, same_mathematics
@@ -92,9 +92,9 @@ def test_a_scheme_that_pays_more_than_1_is_no_grader(cache, grader):
 
 
 def test_every_scheme_has_a_form_of_its_right_answer():
-    from lorakit.grpo_spec import REWARDS
+    from lorakit.sources import LORAKIT
 
-    assert FORMS.keys() == REWARDS.keys()
+    assert FORMS.keys() == LORAKIT.rewards.keys()
 
 
 def test_a_grader_of_ones_own_that_leaves_0_to_1_is_refused_when_registered(cache, tmp_path, monkeypatch):

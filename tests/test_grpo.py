@@ -102,7 +102,7 @@ def test_a_plain_run_keeps_its_books(rank):
     run = spec(rank=rank, steps=3, learning_rate=1e-2)
     network = model()
     before = {name: p.clone() for name, p in network.state_dict().items()}
-    result = train_grpo(run, network, words(), task(), base_text=None)
+    result = train_grpo(run, network, words(), task())
     assert all(torch.equal(p, before[name]) for name, p in network.state_dict().items())
     assert result.status == "ok"
     assert result.curve["episodes"][-1] == 3 * 12

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from lorakit import GRPOSpec, LoRASpec, Record, SFTSpec, Store, vary
-from lorakit.grpo_spec import ARTICLE_OBJECTIVE, CORRECTIONS, GRPO_OBJECTIVE, LOSSES, REWARDS, SCALES
+from lorakit.grpo_spec import ARTICLE_OBJECTIVE, CORRECTIONS, GRPO_OBJECTIVE, LOSSES, SCALES
 from lorakit.names import UnknownNameError, known_names
 from lorakit.records import RecordError
+from lorakit.sources import rewards
 from lorakit.specs import SpecError, read_spec
 
 OTHER = {
@@ -60,7 +61,7 @@ def test_names_are_pinned():
     spec = GRPOSpec(learning_rate=1e-3, task="add")
     assert spec.task == "add@" + known_names()["tasks"]["add"]
     assert spec.model == "tiny@" + known_names()["models"]["tiny"]
-    with pytest.raises(UnknownNameError, match=r"unknown task 'ad'; did you mean 'add'\?.*rl_tasks\.register_task"):
+    with pytest.raises(UnknownNameError, match=r"unknown task 'ad'; did you mean 'add'\?.*register_task"):
         GRPOSpec(learning_rate=1e-3, task="ad")
     with pytest.raises(UnknownNameError, match="org/name@COMMIT"):
         GRPOSpec(learning_rate=1e-3, task="org/name")
@@ -85,8 +86,8 @@ def test_json_gives_back_the_same_spec_for_random_specs():
         fields = {name: value for name, value in OTHER.items() if draw.random() < 0.4}
         fields["importance_sampling"] = draw.choice(CORRECTIONS[1:])
         fields |= {"loss": draw.choice(LOSSES), "scale_rewards": draw.choice(SCALES),
-                   "reward": draw.choice([*REWARDS, None])}
-        fields["reward_weights"] = [draw.choice([1, 0.5])] * REWARDS.get(fields["reward"] or "", 1)
+                   "reward": draw.choice([*rewards(), None])}
+        fields["reward_weights"] = [draw.choice([1, 0.5])] * rewards().get(fields["reward"] or "", 1)
         fields["lora"] = draw.choice([None, LoRASpec(rank=draw.choice([1, 64]), targets=["q_proj"])])
         spec = spec_of(**fields)
         again = read_spec(json.loads(json.dumps(spec.to_json())))

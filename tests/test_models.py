@@ -11,21 +11,15 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaForCausalLM, Qwen3MoeForCausalLM
 
+from lorakit import sources
 from lorakit.bases import models
 from lorakit.bases.model_checks import weights_hash
-from lorakit.bases.models import (
-    SMOLLM2,
-    WEIGHTS,
-    ModelError,
-    byte_tokenizer,
-    embedded_record,
-    load_model,
-    register_model,
-)
+from lorakit.bases.models import ModelError, byte_tokenizer, embedded_record, load_model, register_model
 from lorakit.specs import SFTSpec, UnknownNameError, known_names, resolve_name
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
-EMBEDDED = sorted(set(known_names()["models"]) - {SMOLLM2})
+EMBEDDED = sorted(sources.LORAKIT.pins["models"])
+WEIGHTS = sources.LORAKIT.weights
 IDS = torch.arange(12).view(2, 6) + 97
 
 
@@ -69,7 +63,7 @@ def test_weights_that_were_changed_are_refused(tmp_path, monkeypatch):
     folder.mkdir()
     for path in WEIGHTS.glob("tiny-w32-s0.*"):
         shutil.copy(path, folder)
-    monkeypatch.setattr(models, "WEIGHTS", folder)
+    monkeypatch.setattr(sources, "embedded", lambda: {path.stem: path for path in folder.glob("*.json")})
     load_model("tiny-w32-s0")
     path = folder / "tiny-w32-s0.safetensors"
     content = bytearray(path.read_bytes())
@@ -243,16 +237,6 @@ def test_a_model_that_is_not_here():
         load_model("mine@0123456789ab")
     with pytest.raises(UnknownNameError, match="embedded: tiny"):
         embedded_record("tinny")
-
-
-def test_smollm2_is_taken_only_from_the_file_that_its_name_pins(tmp_path, monkeypatch):
-    path = tmp_path / "other.gguf"
-    monkeypatch.setenv("LORAKIT_SMOLLM2_GGUF", str(path))
-    with pytest.raises(ModelError, match="which does not exist"):
-        load_model(SMOLLM2)
-    path.write_bytes(b"something else")
-    with pytest.raises(ModelError, match=r"has sha256 .*, expected .*: delete it"):
-        load_model(SMOLLM2)
 
 
 def test_records_of_embedded_models_say_how_they_were_made():

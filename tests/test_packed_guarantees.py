@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from plain_training import VOCABULARY, data, largest_difference, mean_loss, plain_run, spec, tiny
+from plain_training import VOCABULARY, data, largest_difference, mean_loss, on_validation, plain_run, spec, tiny
 from torch.nn import functional
 
 from lorakit.adapters.peft_layers import TargetsError, attach
@@ -13,7 +13,6 @@ from lorakit.packed import engine
 from lorakit.packed import model as packed_model
 from lorakit.packed.engine import evaluate, pack_key, train_pack
 from lorakit.packed.model import PackedModel
-from lorakit.packed.truncation import truncated_losses
 from lorakit.result import evaluation_steps
 
 SPLITS = data()
@@ -74,7 +73,7 @@ def test_divergence_stays_in_its_own_row(rank):
     assert [r.status for r in results] == ["diverged", "ok", "diverged"]
     assert largest_difference(results[1].curve, alone.curve) <= 1e-6
     assert not math.isfinite(results[0].curve["validation_loss"][-1])
-    assert all(v is None or math.isfinite(v) for n, v in results[1].metrics.items() if not n.startswith("base_text"))
+    assert all(v is None or math.isfinite(v) for n, v in results[1].metrics.items())
 
 
 @pytest.mark.parametrize("rank", [4, None])
@@ -139,25 +138,6 @@ def test_evaluation_is_a_plain_mean_over_label_tokens(rows, monkeypatch):
     assert found.tolist() == pytest.approx([expected, expected], abs=1e-12)
 
 
-def test_the_metrics_say_what_a_plain_run_measures():
-    runs = [spec(rank=rank, dtype="float64", steps=6, seed=rank) for rank in (2, 5)]
-    for result in train_pack(runs, tiny(dtype=torch.float64), SPLITS, base_text=SPLITS["validation"]):
-        base = tiny(dtype=torch.float64)
-        held_out = SPLITS["test"].head(result.spec.evaluation_tokens)
-        assert result.metrics["base_test_loss"] == pytest.approx(mean_loss(base, held_out).item(), abs=1e-9)
-        before = mean_loss(base, SPLITS["validation"]).item()
-        assert result.metrics["base_text_loss_before"] == pytest.approx(before, abs=1e-9)
-        whole = math.sqrt(sum(p.detach().square().sum() for p in base.parameters() if p.ndim > 1))
-        original = {n: p.detach().clone() for n, p in base.named_parameters()}
-        _, adapted = plain_run(base, result.spec, SPLITS)
-        after = mean_loss(adapted, SPLITS["validation"]).item()
-        assert result.metrics["base_text_loss_after"] == pytest.approx(after, abs=1e-9)
-        assert result.metrics["parameters"] == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
-        merged = adapted.merge_and_unload()
-        change = math.sqrt(sum((p - original[n]).square().sum() for n, p in merged.named_parameters()))
-        assert result.metrics["delta_norm"] == pytest.approx(change / whole, rel=1e-9)
-
-
 def test_the_first_gradient_norm_is_the_plain_one_before_clipping():
     run = spec(dtype="float64", steps=2, max_grad_norm=1e-3)
     adapted = attach(tiny(dtype=torch.float64), run.lora, run.seed)
@@ -195,32 +175,6 @@ def test_logits_in_chunks_give_the_same_loss_and_gradients(rank, monkeypatch):
         assert torch.allclose(a.double(), b.double(), rtol=0, atol=1e-12)
 
 
-def test_change_cut_to_rank_r():
-    """At full rank the loss is the trained one, at rank 0 the linear layers are the base's; weights are put back."""
-    run = spec(rank=None, dtype="float64", steps=8, learning_rate=1e-2)
-    with PackedModel(tiny(dtype=torch.float64), [run, spec(rank=None, dtype="float64", learning_rate=1e-3)]) as packed:
-        train(packed, steps=8)
-        before, weights = packed.optimizer.flat.clone(), packed.configuration(0)
-        losses = evaluate(packed, SPLITS["test"]).tolist()
-        cut = truncated_losses(packed, SPLITS["test"], evaluate)
-        assert torch.equal(packed.optimizer.flat, before)
-    ranks = (1, 2, 4, 8, 16, 32)
-    assert set(cut[0]) == {f"truncated_test_loss_r{r}" for r in (0, *ranks)} | {f"delta_energy_r{r}" for r in ranks}
-    for k in (0, 1):
-        assert cut[k]["truncated_test_loss_r32"] == pytest.approx(losses[k], abs=1e-6)
-        assert cut[k]["delta_energy_r32"] == pytest.approx(1)
-        energies = [cut[k][f"delta_energy_r{r}"] for r in ranks]
-        assert energies == sorted(energies)
-    model = tiny(dtype=torch.float64)
-    base = {n: p.detach().clone() for n, p in model.named_parameters()}
-    assert not torch.equal(weights["lm_head.weight"], base["lm_head.weight"])
-    model.load_state_dict({n: base[n] if "_proj." in n else w for n, w in weights.items()})
-    assert cut[0]["truncated_test_loss_r0"] == pytest.approx(mean_loss(model, SPLITS["test"]).item(), abs=1e-9)
-    delta = weights["model.layers.0.mlp.up_proj.weight"] - base["model.layers.0.mlp.up_proj.weight"]
-    assert torch.linalg.matrix_rank(delta) > 8, "or else cutting would change nothing"
-    assert abs(cut[0]["truncated_test_loss_r1"] - losses[0]) > 1e-4
-
-
 def test_what_decides_a_pack():
     own = {"learning_rate": 1.0, "seed": 3, "weight_decay": 0.1, "max_grad_norm": 1.0}
     assert pack_key(spec(rank=1)) == pack_key(spec(rank=8, **own))
@@ -230,3 +184,22 @@ def test_what_decides_a_pack():
     assert pack_key(spec(beta2=0.99)) != pack_key(spec())
     assert evaluation_steps(1, 12) == [1]
     assert len(evaluation_steps(300, 12)) == 12
+
+
+def test_the_metrics_say_what_a_plain_run_measures():
+    runs = [spec(rank=rank, dtype="float64", steps=6, seed=rank) for rank in (2, 5)]
+    for result in train_pack(runs, tiny(dtype=torch.float64), SPLITS, probes=[on_validation]):
+        base = tiny(dtype=torch.float64)
+        held_out = SPLITS["test"].head(result.spec.evaluation_tokens)
+        assert result.metrics["base_test_loss"] == pytest.approx(mean_loss(base, held_out).item(), abs=1e-9)
+        before = mean_loss(base, SPLITS["validation"]).item()
+        assert result.metrics["validation_before"] == pytest.approx(before, abs=1e-9)
+        whole = math.sqrt(sum(p.detach().square().sum() for p in base.parameters() if p.ndim > 1))
+        original = {n: p.detach().clone() for n, p in base.named_parameters()}
+        _, adapted = plain_run(base, result.spec, SPLITS)
+        after = mean_loss(adapted, SPLITS["validation"]).item()
+        assert result.metrics["validation_after"] == pytest.approx(after, abs=1e-9)
+        assert result.metrics["parameters"] == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        merged = adapted.merge_and_unload()
+        change = math.sqrt(sum((p - original[n]).square().sum() for n, p in merged.named_parameters()))
+        assert result.metrics["delta_norm"] == pytest.approx(change / whole, rel=1e-9)

@@ -13,8 +13,8 @@ from trl import GRPOTrainer, SFTConfig, SFTTrainer
 
 import lorakit as lk
 from lorakit.adapters.peft_layers import adapted_layers, attach
+from lorakit.data.datasets import load_dataset
 from lorakit.data.rl_tasks import load_task
-from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import order, tokenize
 from lorakit.records import Store
 from lorakit.reference.grpo import train_grpo

@@ -14,7 +14,6 @@ import pytest
 from hostile import HOSTILE
 
 import lorakit
-from lorakit.grpo_spec import REWARDS
 from lorakit.rewards import (
     SCHEMES,
     RewardError,
@@ -27,6 +26,7 @@ from lorakit.rewards import (
 )
 from lorakit.rewards.answers import boxes, number
 from lorakit.rewards.symbolic import UngradableError, same_mathematics
+from lorakit.sources import LORAKIT
 
 FORMS = ("{}", "{}\n", "So it is\n#### {}", r"So it is \boxed{{{}}}", "…</think>{}")
 watched: list[str] | None = None
@@ -69,7 +69,7 @@ def test_what_is_paid(scheme, completion, answer, reward):
 
 
 def test_the_specs_name_every_scheme_with_its_components():
-    assert {name: len(functions) for name, functions in SCHEMES.items()} == REWARDS
+    assert {name: len(functions) for name, functions in SCHEMES.items()} == LORAKIT.rewards
 
 
 def test_the_corpus_is_large_and_has_no_honest_answer():

@@ -65,7 +65,6 @@ def test_a_sweep_with_a_reward_and_a_task_of_ones_own(own, tmp_path):
     table = runs(records)
     assert table["steps"].tolist() == [6] * 6
     assert (table["base_drift"] == 0).all()
-    assert (table["base_text_loss_before"] > 0).all()
     assert tidy(records).equals(frame)
     plain = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)
     with pytest.raises(ValueError, match="a frame of each kind"):

@@ -2,23 +2,20 @@
 
 import importlib
 import json
-import math
-import sys
-from types import ModuleType
 
 import pytest
 
 import lorakit
 from lorakit.bases.models import byte_tokenizer
-from lorakit.data import rl_tasks
-from lorakit.data.rl_tasks import GENERATORS, TASKS, Task, encode_prompts, load_task, register_task
+from lorakit.data.datasets import DatasetError
+from lorakit.data.rl_tasks import Task, encode_prompts, load_task, register_task
+from lorakit.data.skill_data import TASKS
 from lorakit.data.skills import SKILLS, split_of
-from lorakit.data.tasks import SECRETS, DatasetError, load_dataset
 from lorakit.names import UnknownNameError, known_names
-from lorakit.rewards import SCHEMES, RewardError, load_rewards, register_reward
+from lorakit.rewards import RewardError, load_rewards, register_reward
+from lorakit.sources import LORAKIT
 
-OTHERS = {"sums", "ordered-sums", "number-words", *GENERATORS}
-SKILL_TASKS = sorted(name for name in set(TASKS) - OTHERS if not name.startswith("secret-"))
+SKILL_TASKS = sorted(TASKS)
 PROBLEMS = [{"prompt": f"Which word follows {n}?", "answer": f"word {n + 1}"} for n in range(60)]
 
 
@@ -68,82 +65,14 @@ def test_a_reworded_task_trains_on_the_wording_that_the_base_has_not_met():
     assert not learnt & {problem["answer"] for name in ("validation", "test") for problem in plain.splits[name]}
 
 
-def test_a_secret_is_the_same_by_reward_and_by_supervision():
-    for count, (prompt, secret) in SECRETS.items():
-        task, data = load_task(f"secret-{count}"), load_dataset(f"secret-{count}")
-        assert task.splits["train"] == task.splits["test"] == [{"prompt": prompt, "answer": secret}]
-        assert [text for text, learnt in data.splits["train"][0] if learnt] == [secret]
-        assert data.bits == pytest.approx(math.log2(count))
-
-
-def test_sums_are_made_here_and_graded_as_numbers(cache):
-    task = load_task("sums")
-    assert task.hash == known_names()["tasks"]["sums"]
-    assert disjoint(task)
-    test = task.splits["test"]
-    asked = [problem["prompt"].split("\n")[-1] for problem in test]
-    assert [int(problem["answer"]) for problem in test] == [sum(map(int, q[:-2].split("+"))) for q in asked]
-    assert accuracy(task, test, [f" {problem['answer']}\n" for problem in test]) == 1
-    assert accuracy(task, test, [f" {problem['answer']}0\n" for problem in test]) == 0
-    assert not any(problem["prompt"].count(question) > 1 for problem, question in zip(test, asked, strict=True))
-
-
 def test_one_task_at_least_is_not_mathematics():
     assert load_task("double-letters").splits["test"][0]["answer"].isalpha()
 
 
 def test_every_name_resolves_and_every_grader_exists():
-    assert set(TASKS) <= set(known_names()["tasks"])
-    assert {grader for *_, grader in GENERATORS.values()} <= set(SCHEMES)
-    with pytest.raises(UnknownNameError, match=r"did you mean 'copy'\?.*rl_tasks\.register_task"):
+    assert LORAKIT.pins["tasks"].keys() == TASKS.keys()
+    with pytest.raises(UnknownNameError, match=r"did you mean 'copy'\?.*register_task"):
         load_task("coppy")
-
-
-class FakeGym(ModuleType):
-    """reasoning_gym's interface: questions that repeat, and scorers that must not be called."""
-
-    calls = 0
-
-    def create_dataset(self, name, seed, size, **settings):
-        FakeGym.calls += 1
-        assert 0 <= seed < 2**31
-        return [{"question": f" {name} {(seed + i) % 700}? ", "answer": f"{(seed + i) % 700}\n", "metadata": {}}
-                for i in range(size)]
-
-    def __getattr__(self, name):
-        raise AssertionError(f"{name} was touched")
-
-
-def test_generated_problems_are_split_by_their_text_and_kept(cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "reasoning_gym", FakeGym("reasoning_gym"))
-    task = rl_tasks.generated_task("gsm-symbolic")
-    assert disjoint(task)
-    assert 300 < len(task.splits["train"]) < 700, "700 different ones, each once"
-    assert task.splits["train"][0]["prompt"].startswith("gsm_symbolic ")
-    assert task.chat
-    assert accuracy(task, task.splits["test"], [f"So\n#### {p['answer']}" for p in task.splits["test"]]) == 1
-    FakeGym.calls = 0
-    for _ in range(2):
-        assert load_task(f"gsm-symbolic@{task.hash}") == task
-    assert FakeGym.calls == 1, "the second time they come from the cache"
-    with pytest.raises(DatasetError, match=r"gsm-symbolic is pinned to .*reasoning-gym 0\.1\.25"):
-        load_task("gsm-symbolic")
-
-
-def test_without_reasoning_gym_the_error_names_the_extra(cache, monkeypatch):
-    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(lorakit.MissingExtraError, match=r"'chain-sum'.*pip install '\.\[gym\]'"):
-        load_task("chain-sum")
-
-
-@pytest.mark.parametrize("name", sorted(set(GENERATORS) - {"gsm-symbolic"}))
-def test_the_real_generators_make_what_the_names_pin(name, cache):
-    pytest.importorskip("reasoning_gym", exc_type=ImportError)
-    task = load_task(name)
-    assert disjoint(task)
-    test = task.splits["test"]
-    assert accuracy(task, test, [problem["answer"] for problem in test]) == 1
-    assert accuracy(task, test, [f"It is {problem['answer']}." for problem in test]) == 0
 
 
 def test_your_own_problems(cache):
@@ -193,7 +122,7 @@ def test_a_name_that_would_not_resolve_is_refused(name):
 
 
 def test_problems_that_are_not_here_or_not_the_same(cache):
-    with pytest.raises(UnknownNameError, match=r"rl_tasks\.register_task\('mine'"):
+    with pytest.raises(UnknownNameError, match=r"register_task\('mine'"):
         load_task("mine@0123456789ab")
     name = register_task("mine", PROBLEMS)
     path = next(cache.rglob("*.json"))

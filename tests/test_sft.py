@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from plain_training import VOCABULARY, data, largest_difference, spec, tiny
+from plain_training import VOCABULARY, data, largest_difference, on_validation, spec, tiny
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 from transformers.integrations import integration_utils
@@ -37,9 +37,9 @@ def test_trl_and_the_packed_engine_agree(fields):
     run = spec(**{"steps": 10, **fields})
     model = tiny()
     before = weights_hash(model.state_dict())
-    found = train_sft(run, model, tokenizer(), SPLITS, base_text=SPLITS["test"])
+    found = train_sft(run, model, tokenizer(), SPLITS, probes=[on_validation])
     assert weights_hash(model.state_dict()) == before, "a copy of the base is trained"
-    expected = train_pack([run], tiny(), SPLITS, base_text=SPLITS["test"])[0]
+    expected = train_pack([run], tiny(), SPLITS, probes=[on_validation])[0]
     assert found.curve["tokens"] == expected.curve["tokens"]
     assert found.tokens == expected.tokens
     assert largest_difference(found.curve, expected.curve) <= LIMIT

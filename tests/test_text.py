@@ -9,10 +9,10 @@ from small_tokenizers import CHAT, MARKED, small_tokenizer
 
 from lorakit.bases.models import byte_tokenizer
 from lorakit.data.data_files import DatasetError
+from lorakit.data.datasets import TextData
 from lorakit.data.rl_tasks import Task, encode_prompts
 from lorakit.data.rows import rows_of
 from lorakit.data.splitting import DatasetWarning
-from lorakit.data.tasks import TextData
 from lorakit.data.tokens import IGNORE, tokenize
 from lorakit.rl.rollout import stop_tokens
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorakit.bases.models import byte_tokenizer
-from lorakit.data.tasks import DatasetError, TextData, load_dataset
+from lorakit.data.datasets import DatasetError, TextData, load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, order, tokenize
 
 TOKENIZER = byte_tokenizer()

@@ -14,6 +14,7 @@ import typer
 from lorabook import experiments
 from lorabook.experiments import results
 from lorabook.experiments.left_out import SIZES, left_out
+from lorabook.probes import functions, lacking
 from lorakit.cli import INCOMPLETE, Device, Engine, Json, Processes, run_command, say, until_stopped
 from lorakit.records import Store
 from lorakit.specs import SFTSpec
@@ -51,7 +52,8 @@ def run(
     records = until_stopped(lambda: sweeps.run(
         specs, _store(folder), profile=profile, experiment=experiment if size == "record" else f"{experiment}-live",
         engine=engine or experiments.get(experiment).engine_for(specs), device=device, processes=processes,
-        time_budget=time_budget, report_to=report_to, stale="retrain", progress=True))
+        time_budget=time_budget, report_to=report_to, probes=functions(experiments.get(experiment).probes, profile),
+        stale="retrain", progress=True))
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
     if len(records) < len(specs):
@@ -81,6 +83,9 @@ def plan(
             _count(name, specs, store, processes, gpu)
         else:
             _forecast(name, specs, store, device, processes)
+        for measure in experiments.get(name).probes:
+            if count := len(lacking(measure, store.find(spec.id for spec in specs).values())):
+                print(f"{name}: {count} records lack the measurements of {measure!r}, and are runs all the same")
     for problem in store.problems:
         print(f"problem: {problem}")
 

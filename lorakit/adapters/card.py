@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from lorakit.bases.models import WEIGHTS
+from lorakit import sources
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.markdown import cell, table
 from lorakit.records import Record
@@ -41,7 +41,7 @@ def model_card(spec: SFTSpec | GRPOSpec, record: Record | None = None) -> str:
     repository, _ = public_name(spec.model)
     method = "full fine-tuning" if spec.lora is None else f"LoRA of rank {spec.lora.rank}"
     kind = ("full" if spec.lora is None else "public" if repository else
-            "embedded" if (WEIGHTS / f"{spec.model.partition('@')[0]}.json").exists() else "own")
+            "embedded" if spec.model.partition("@")[0] in sources.embedded() else "own")
     head: dict[str, Any] = {"library_name": "transformers" if kind == "full" else "peft",
                             "pipeline_tag": "text-generation", "tags": ["lorakit"] + ["lora"] * (kind != "full")}
     if repository:

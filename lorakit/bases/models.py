@@ -1,4 +1,4 @@
-"""Base models: the embedded byte-level family, SmolLM2-135M from its package, your own, any causal LM of the hub."""
+"""Base models: the embedded byte-level family, those of other sources, your own, any causal LM of the hub."""
 
 from __future__ import annotations
 
@@ -15,24 +15,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
+from lorakit import sources
 from lorakit.bases.model_checks import (
     ModelError,
     refuse_another_tokenizer,
     refuse_unfit,
-    weights_hash,
 )
-from lorakit.bases.smollm2 import gguf_file
 from lorakit.local_models import CHECKPOINT, cache_folder, checkpoint_folder, folder_hash, model_files
-from lorakit.names import PACKAGE, UnknownNameError, check_new_name, known_names, resolve_name
+from lorakit.names import UnknownNameError, check_new_name, known_names, resolve_name
 
-WEIGHTS = PACKAGE / "weights"
-SMOLLM2 = "smollm2-135m-instruct-q4"
-SMOLLM2_WEIGHTS = "f5b84f20539d"  # `weights_hash` of what the pinned GGUF converts into
 PAD, BEGIN, END = 253, 254, 255  # bytes that valid UTF-8 never contains
 
 
@@ -64,11 +58,10 @@ def embedded_record(name: str) -> dict[str, Any]:
     Raises:
         UnknownNameError: no embedded model has this name.
     """
-    path = WEIGHTS / f"{name}.json"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.json")))
-        raise UnknownNameError(f"no embedded model {name!r}; embedded: {known}")
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    embedded = sources.embedded()
+    if name not in embedded:
+        raise UnknownNameError(f"no embedded model {name!r}; embedded: {', '.join(sorted(embedded))}")
+    record: dict[str, Any] = json.loads(embedded[name].read_text(encoding="utf-8"))
     return record
 
 
@@ -76,9 +69,8 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
     """Load a base model and its tokenizer, checked against the content hash in the name.
 
     Args:
-        name: an embedded model (`tiny`, `tiny-w64-s0`, …), `smollm2-135m-instruct-q4`, the value that
-            `register_model` returned, a folder (`/models/ckpt`, `./ckpt`), or a hub id such as
-            `HuggingFaceTB/SmolLM2-135M`.
+        name: an embedded model (`tiny`, `tiny-w32-s0`), one of another source, the value that `register_model`
+            returned, a folder (`/models/ckpt`, `./ckpt`), or a hub id such as `HuggingFaceTB/SmolLM2-135M`.
         revision: commit of a hub id; `org/name@COMMIT` says the same.
         dtype: of the weights.
 
@@ -91,13 +83,12 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
     """
     pinned = resolve_name("models", f"{name}@{revision}" if revision and "@" not in name else name)
     short, _, pin = pinned.partition("@")
-    if short == SMOLLM2:
-        model, tokenizer = _load_folder(_smollm2_folder(pin), dtype)
-        tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF names <|im_start|>, and no padding
-    elif (WEIGHTS / f"{short}.json").exists():
+    if short in sources.embedded():
         model, tokenizer = _load_embedded(short, pin, dtype)
     elif short == CHECKPOINT:
         model, tokenizer = _load_checkpoint(pin, dtype)
+    elif (load := sources.loader("models", short)) is not None:
+        model, tokenizer = load(pin, dtype)
     elif "/" in short:
         model, tokenizer = _load_hub(short, pin, dtype)
     else:
@@ -108,7 +99,7 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
         if (found := folder_hash(folder)) != pin:
             raise ModelError(f"model {pinned!r} was changed in the cache ({folder}): its files now hash to {found}; "
                              f"call lorakit.register_model({short!r}, model, tokenizer) again")
-        model, tokenizer = _load_folder(folder, dtype)
+        model, tokenizer = load_folder(folder, dtype)
     model.config.use_cache = False
     if getattr(model.config, "attn_logit_softcapping", None) is not None:
         model.set_attn_implementation("eager")  # torch's kernel leaves the cap on attention scores out
@@ -117,7 +108,7 @@ def load_model(name: str, revision: str | None = None, dtype: torch.dtype = torc
 
 def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
     record = embedded_record(name)
-    path = WEIGHTS / f"{name}.safetensors"
+    path = sources.embedded()[name].with_suffix(".safetensors")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest[:12] != pin:
         raise ModelError(f"{name} is pinned to {pin}, but this lorakit carries {digest[:12]}: "
@@ -127,7 +118,8 @@ def _load_embedded(name: str, pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model.to(dtype), byte_tokenizer()
 
 
-def _load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer from a folder that `save_pretrained` wrote."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     return model, _load_tokenizer(folder)
 
@@ -149,7 +141,7 @@ def _load_checkpoint(pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
     if (found := folder_hash(folder, model_files(folder))) != pin:
         raise ModelError(f"the checkpoint in {folder} was changed: it was {name} when the spec was made and now hashes "
                          f"to {found}. Make the spec anew from the folder, or bring the old files back and {again}")
-    model, tokenizer = _load_folder(folder, dtype)
+    model, tokenizer = load_folder(folder, dtype)
     refuse_unfit(str(folder), model, tokenizer)
     return model, tokenizer
 
@@ -167,33 +159,6 @@ def _load_hub(name: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
             "reached (HF_HUB_OFFLINE unset), and that you are logged in if it is gated") from error
     refuse_unfit(f"{name}@{revision}", model, tokenizer)
     return model, tokenizer
-
-
-def _smollm2_folder(pin: str) -> Path:
-    """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
-    folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
-    if (folder / "config.json").exists():
-        if weights_hash(load_file(folder / "model.safetensors")) != SMOLLM2_WEIGHTS:
-            raise ModelError(f"{folder} does not hold the weights of {SMOLLM2}@{pin}: delete it, so that they are "
-                             "converted again")
-        return folder
-    gguf = gguf_file(cache_folder() / "smollm2")
-    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
-    if digest[:12] != pin:
-        raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(loaded.state_dict())
-    partial = folder.with_name(folder.name + f".{os.getpid()}")
-    plain.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-    try:
-        partial.rename(folder)
-    except OSError:  # another process converted it meanwhile
-        if not (folder / "config.json").exists():
-            raise
-    return folder
 
 
 def register_model(name: str, model: Any, tokenizer: Any) -> str:

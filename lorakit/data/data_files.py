@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation",
                "dev": "validation", "eval": "validation", "test": "test"}
 READABLE = "readable are JSONL, a JSON array, CSV, TSV and parquet, in UTF-8, also as .gz, .xz or .bz2"

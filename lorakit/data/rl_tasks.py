@@ -9,38 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from lorakit import sources
 from lorakit.bases.models import cache_folder
+from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.rows import refuse_half_characters
-from lorakit.data.shown_tasks import number_words, ordered_sums
-from lorakit.data.skills import HELD_OUT_WORDING, SKILLS, SPLITS, Skill, draw_question, generator
-from lorakit.data.tasks import SECRETS, DatasetError
 from lorakit.data.tokens import encode
-from lorakit.names import UnknownNameError, check_new_name, resolve_name
-from lorakit.rewards import SCHEMES
+from lorakit.names import UnknownNameError, check_new_name, hub_loader, resolve_name
+from lorakit.rewards import scheme
 
 Problem = dict[str, Any]
-COUNTS = {"train": 2048, "validation": 256, "test": 256}
-GENERATED = 3400  # so that a tenth, less what comes twice, is enough for test
-DRAWS = 4  # times as many draws as problems are wanted: small skills have fewer different ones
-MARKED = "\nThink step by step. End with a line that holds #### and the number alone, like this: #### 7"
-ALONE = "\nReply with the answer alone."
-# Task: generator of reasoning-gym, its settings, what is added to the question, how an answer is graded.
-GENERATORS: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "gsm-symbolic": ("gsm_symbolic", {}, MARKED, "marked"),
-    "chain-sum": ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}, ALONE, "numeric"),
-    "products": ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, ALONE, "numeric"),
-    "leg-counting": ("leg_counting", {"min_animals": 1, "max_animals": 3}, ALONE, "numeric"),
-    "letter-counting": ("letter_counting", {"min_words": 1, "max_words": 4}, ALONE, "numeric"),
-    "spell-backward": ("spell_backward", {"min_word_len": 3, "max_word_len": 5}, ALONE, "exact"),
-    "word-sorting": ("word_sorting", {"min_words": 3, "max_words": 4, "min_word_length": 3, "max_word_length": 6},
-                     ALONE, "exact"),
-}
 
 
 @dataclass(frozen=True)
@@ -82,89 +63,12 @@ def split_of_prompt(prompt: str) -> str:
     return {0: "test", 1: "validation"}.get(hashlib.sha256(prompt.encode()).digest()[0] % 10, "train")
 
 
-def skill_task(skill: Skill, wording: int = 0) -> Task:
-    """One skill that the embedded models have practised, in one wording; `shifted` holds another.
-
-    The split is a property of the argument, not of the wording; pre-training never saw the arguments of the test split.
-
-    Args:
-        wording: 0, which the base has seen (the unseen wording is `shifted`), or `HELD_OUT_WORDING`, which it has not
-            (then the first is): the base misses even the form of an answer, and the task is called `…-reworded`.
-    """
-    def draw(split: str, wording: int, count: int) -> list[Problem]:
-        rng, drawn = generator("rl task", skill.name, split, wording), dict[str, Problem]()
-        for _ in range(DRAWS * count):
-            question = draw_question(skill, wording, split, rng)
-            drawn[question.prompt] = {"prompt": question.prompt, "answer": question.completion.rstrip("\n")}
-            if len(drawn) == count:
-                break
-        return list(drawn.values())
-
-    splits = {split: draw(split, wording, count) for split, count in COUNTS.items()}
-    splits["shifted"] = draw("test", 0 if wording else HELD_OUT_WORDING, COUNTS["test"])
-    return Task(skill.name.replace(" ", "-") + ("-reworded" if wording else ""), splits, stop="\n")
-
-
-def secret_task(count: int) -> Task:
-    """One secret out of `count`, to be learnt by heart: there is one problem, and it stands in every split.
-
-    The prompt is the start of a question whose argument `tiny` was shown evenly drawn, so that the base's guesses are
-    spread nearly evenly over the secrets; how evenly, its loss on `secret_data` says.
-    """
-    prompt, secret = SECRETS[count]
-    return Task(f"secret-{count}", {split: [{"prompt": prompt, "answer": secret}] for split in SPLITS})
-
-
-def sums_task() -> Task:
-    """Two numbers of two digits to be added, after two examples, as plain text: so SmolLM2 gives the number alone."""
-    shown = "38 + 21 = 59\n64 + 17 = 81\n"
-    pairs = [(a, b) for a in range(10, 100) for b in range(10, a) if f"{a} + {b} =" not in shown]
-    generator("rl task", "sums").shuffle(pairs)
-    problems = [{"prompt": f"{shown}{a} + {b} =", "answer": str(a + b)} for a, b in pairs]
-    splits = split_problems(problems)
-    return Task("sums", {split: splits[split][:count] for split, count in COUNTS.items()}, "numeric", stop="\n")
-
-
-def generated_task(name: str) -> Task:
-    """Problems of a generator of reasoning-gym (0.1.25). Its own scorers execute text and are never called.
-
-    Raises:
-        MissingExtraError: reasoning-gym is not installed.
-    """
-    generator_name, settings, instruction, grader = GENERATORS[name]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # syntax warnings of its dependencies
-            import reasoning_gym
-    except ModuleNotFoundError as error:
-        from lorakit import MissingExtraError
-
-        raise MissingExtraError(f"the task {name!r} is generated by the package reasoning-gym: run "
-                                "`pip install '.[gym]'` in a clone of lorakit", name="reasoning_gym") from error
-    seed = generator("rl task", name).getrandbits(31)
-    rows = reasoning_gym.create_dataset(generator_name, seed=seed, size=GENERATED, **settings)
-    problems = [{"prompt": row["question"].strip() + instruction, "answer": row["answer"].strip()} for row in rows]
-    splits = split_problems(problems)
-    return Task(name, {split: splits[split][:count] for split, count in COUNTS.items()}, grader, chat=True)
-
-
 def split_problems(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
     """Problems by the hash of their prompts; a prompt that comes again is left out."""
     splits: dict[str, list[Problem]] = {split: [] for split in SPLITS}
     for prompt, problem in {problem["prompt"]: problem for problem in problems}.items():
         splits[split_of_prompt(prompt)].append(problem)
     return splits
-
-
-TASKS: dict[str, Callable[[], Task]] = {
-    **{skill.name.replace(" ", "-"): partial(skill_task, skill) for skill in SKILLS},
-    **{f"{skill.name.replace(' ', '-')}-reworded": partial(skill_task, skill, HELD_OUT_WORDING) for skill in SKILLS},
-    **{f"secret-{count}": partial(secret_task, count) for count in SECRETS},
-    "sums": sums_task,
-    "ordered-sums": lambda: Task("ordered-sums", ordered_sums(), "numeric", stop="\n"),
-    "number-words": lambda: Task("number-words", number_words(), "numeric", stop="\n"),
-    **{name: partial(generated_task, name) for name in GENERATORS},
-}
 
 
 def load_task(name: str) -> Task:
@@ -181,9 +85,7 @@ def load_task(name: str) -> Task:
     pinned = resolve_name("tasks", name)
     short, _, pin = pinned.partition("@")
     if "/" in short:
-        from lorakit.data.hub import load_problems
-
-        return load_problems(short, pin)
+        return hub_loader("tasks", short)(pin)
     path = cache_folder() / "tasks" / f"{pin}.json"
     if path.exists():
         try:
@@ -191,17 +93,14 @@ def load_task(name: str) -> Task:
         except (ValueError, TypeError) as error:
             raise DatasetError(f"task {pinned!r} cannot be read from the cache ({path}): delete that file, and if the "
                                "task is your own, register it again") from error
-    elif short in TASKS:
-        task = TASKS[short]()
-        if short in GENERATORS and task.hash == pin:  # the generators take up to half a minute
-            _keep(task)
+    elif short in sources.pins("tasks"):
+        task = sources.loader("tasks", short)()
     else:
         raise UnknownNameError(f"task {pinned!r} was registered on another machine or its cache was emptied: call "
                                f"lorakit.register_task({short!r}, …) again")
     if task.hash != pin:
-        made_by = " (reasoning-gym 0.1.25 makes the pinned ones)" if short in GENERATORS else ""
-        raise DatasetError(f"{short} is pinned to {pin}, but its problems now hash to {task.hash}{made_by}: use the "
-                           "version that made the record, or run the spec anew")
+        raise DatasetError(f"{short} is pinned to {pin}, but its problems now hash to {task.hash}: use the version "
+                           "(of what generates them, too) that made the record, or run the spec anew")
     return task
 
 
@@ -213,7 +112,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
         name: a short name: letters, digits, `.`, `_` and `-`.
         problems: mappings with `prompt` and, for a built-in grader, `answer`, both text; other columns (JSON) reach
             the reward function. A tenth becomes validation and a tenth test, by a hash of the prompt.
-        grader: a scheme of `rewards.SCHEMES` that pays a right answer 1, or what `register_reward` returned, which
+        grader: a reward scheme that pays a right answer 1, or what `register_reward` returned, which
             pays from 0 to 1: decides which answers are right.
         stop: text that ends a completion, such as a line's end.
         chat: put prompts into the model's chat template.
@@ -226,8 +125,8 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
             differ, or a split that stays empty.
         RewardError: the grader pays less than 0 or more than 1, or is one of your own and fails.
     """
-    check_new_name(name, TASKS)
-    needed = ("prompt", "answer") if grader in SCHEMES else ("prompt",)
+    check_new_name(name, sources.pins("tasks"))
+    needed = ("prompt", "answer") if scheme(grader) else ("prompt",)
     rows = [dict(problem) for problem in problems]
     for number, row in enumerate(rows, start=1):
         for column in needed:
@@ -245,15 +144,15 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
     if empty:
         raise DatasetError(f"{name}: {len(rows)} problems leave {' and '.join(empty)} empty; give more (30 or more, "
                            "with different prompts), since a tenth each is kept for validation and test")
-    _keep(task)
+    keep(task)
     return f"{name}@{task.hash}"
 
 
 def _check_grader(name: str, rows: Sequence[Problem], grader: str, stop: str | None) -> None:
     """Refuse what the grader could never pay, and a grader from which no accuracy comes."""
-    from lorakit.rewards.gradable import try_grader, ungradable
+    from lorakit.rewards.gradable import FORMS, try_grader, ungradable
 
-    if grader not in SCHEMES:
+    if grader not in FORMS:
         try_grader(grader, {column: [row[column] for row in rows] for column in (rows[0] if rows else {})
                             if column != "prompt"}, [row["prompt"] for row in rows])
         return
@@ -266,7 +165,8 @@ def _check_grader(name: str, rows: Sequence[Problem], grader: str, stop: str | N
                            "a word), leave these problems out, or take grader='exact' or a reward function of your own")
 
 
-def _keep(task: Task) -> None:
+def keep(task: Task) -> None:
+    """Put a task into the cache, from which it is loaded by its hash from now on."""
     path = cache_folder() / "tasks" / f"{task.hash}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")

@@ -12,9 +12,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lorakit.data.data_files import SPLITS
+
 WORDINGS = 4
 HELD_OUT_WORDING = 3
-SPLITS = ("train", "validation", "test")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

@@ -6,9 +6,8 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 
-from lorakit.data.data_files import DatasetError
+from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.rows import Row
-from lorakit.data.skills import SPLITS
 
 HELD_OUT = ("test", "validation")
 DOMINANT = 0.2  # share of the rows above which one prompt dominates them

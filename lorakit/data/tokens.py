@@ -12,9 +12,9 @@ import torch
 
 from lorakit.data.chat import common_length, encode_conversation
 from lorakit.data.data_files import DatasetError
+from lorakit.data.datasets import TextData
 from lorakit.data.rows import Row, Segments
 from lorakit.data.splitting import DatasetWarning
-from lorakit.data.tasks import TextData
 
 IGNORE = -100
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lorakit.bases.models import load_model
+from lorakit.data.datasets import DatasetError, TextData, load_dataset
 from lorakit.data.rows import rows_of
-from lorakit.data.tasks import DatasetError, TextData, load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, order, tokenize
 from lorakit.packed.engine import evaluate
 from lorakit.packed.model import PackedModel

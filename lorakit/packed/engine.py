@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +15,8 @@ from lorakit.data.tokens import TokenSplit, order
 from lorakit.packed.agreement import Own
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
-from lorakit.packed.truncation import truncated_losses
-from lorakit.result import CURVE, HELD_OUT, Metrics, OnStep, RunResult, evaluation_steps, loss_metrics, training_metrics
+from lorakit.probes import Probe, Subject, measure
+from lorakit.result import CURVE, HELD_OUT, OnStep, RunResult, evaluation_steps, loss_metrics, training_metrics
 from lorakit.specs import SFTSpec
 
 EVALUATION_ROWS = 16_384  # tokens in one evaluation forward pass over all configurations
@@ -38,19 +37,18 @@ def evaluate(packed: PackedModel, split: TokenSplit) -> torch.Tensor:
     return total / tokens
 
 
-def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit], base_text: TokenSplit | None = None,
-               keep_weights: bool = False, on_step: OnStep | None = None, probes: bool = True,
-               checkpoint: Checkpoint | None = None) -> list[RunResult]:
+def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSplit],
+               keep_weights: bool = False, on_step: OnStep | None = None, *, probes: Sequence[Probe] = (),
+               tokenizer: Any = None, checkpoint: Checkpoint | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
         specs: K specs with equal `pack_key`.
         model: the base; unchanged afterwards. Its device and dtype are the run's.
         splits: `train`, `validation` and `test` sequences.
-        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights.
-        probes: also measure what full fine-tuning's ΔW keeps when it is cut to each rank, and what adapters lose when
-            they are rounded to bfloat16; a dozen more evaluations, and an SVD a layer.
+        probes: measurements besides these; see `Subject`.
+        tokenizer: of the base, for probes that need it.
         on_step: called with (steps done, steps in all, losses (K,)) when the base is evaluated, and after every step.
         checkpoint: of this pack; training goes on from it, and writes it from time to time.
 
@@ -68,7 +66,6 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     train, held_out = splits["train"], {n: splits[n].head(first.evaluation_tokens).to(device) for n in HELD_OUT}
     final = {name: splits[name].head(first.final_evaluation_tokens or first.evaluation_tokens).to(device)
              for name in HELD_OUT}
-    base_text = base_text.to(device) if base_text is not None else None
     per_step = first.batch_size * first.accumulation
     orders = torch.stack([order(spec.seed, len(train), first.steps * per_step) for spec in specs])
     points = evaluation_steps(first.steps, first.evaluations)
@@ -77,10 +74,12 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
     started, own = time.perf_counter(), Own(model)
     with PackedModel(model, specs) as packed, recomputed(packed.model, first.recompute):
         own.require_losses(packed)
+        subject = Subject(specs, packed.model, tokenizer, lambda split: evaluate(packed, split.to(device)).tolist(),
+                          held_out, packed)
         saved = None if checkpoint is None else checkpoint.load()
         if saved is None:
             before = {name: evaluate(packed, split).tolist() for name, split in final.items()}
-            forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count]
+            probed = measure(probes, subject)
             if on_step:
                 on_step(0, first.steps, before["validation"])
         columns = CURVE if packed.is_full else (*CURVE, "norm_a", "norm_b")
@@ -92,7 +91,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
             packed.optimizer.restore(saved.tensors, saved.step)
             seen, first_norm, finite = (saved.tensors[name] for name in ("seen", "first_norm", "finite"))
             nats, recent = saved.tensors["nats"].to(device), list(saved.tensors["recent"].to(device).unbind())
-            before, forgotten, curves = (saved.facts[name] for name in ("before", "forgotten", "curves"))
+            before, probed, curves = (saved.facts[name] for name in ("before", "probed", "curves"))
             started -= saved.facts["seconds"]
         for step in range(1 if saved is None else saved.step + 1, first.steps + 1):
             chosen = orders[:, (step - 1) * per_step : step * per_step].view(
@@ -121,37 +120,23 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
                 checkpoint.save(step, packed.optimizer.tensors() | {
                     "seen": seen, "first_norm": first_norm, "finite": finite, "nats": nats,
                     "recent": torch.stack(recent) if recent else torch.zeros(0, count)}, {
-                    "before": before, "forgotten": forgotten, "curves": curves,
+                    "before": before, "probed": probed, "curves": curves,
                     "seconds": time.perf_counter() - started})
-        forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [math.nan] * count)
+        probed = measure(probes, subject, probed)
         after = ({name: evaluate(packed, split).tolist() for name, split in final.items()}
                  if first.final_evaluation_tokens else
                  {name: [curve[f"{name}_loss"][-1] for curve in curves] for name in HELD_OUT})
         deltas = packed.delta_norms()
-        extra: list[Metrics] = [{}] * count
-        if probes:
-            extra = (truncated_losses(packed, held_out["test"], evaluate) if packed.is_full else
-                     _rounded_losses(packed, held_out))
         seconds = (time.perf_counter() - started) / count
         results = []
         for k, (spec, curve) in enumerate(zip(specs, curves, strict=True)):
             first_loss, last_loss = ({name: losses[name][k] for name in HELD_OUT} for losses in (before, after))
             metrics = loss_metrics(first_loss, last_loss, curve["train_loss"][-1]) | training_metrics(
-                packed.parameters_trained[k], deltas[k], first_norm[k].item(), [values[k] for values in forgotten])
-            metrics |= {"train_nats": nats[k].item(), **extra[k]}
+                packed.parameters_trained[k], deltas[k], first_norm[k].item())
+            metrics |= {"train_nats": nats[k].item(), **probed[k]}
             results.append(RunResult(spec, "ok" if finite[k] else "diverged", metrics, curve,
                                      packed.configuration(k) if keep_weights else {}, seconds, int(seen[k])))
     return results
-
-
-@torch.no_grad()
-def _rounded_losses(packed: PackedModel, splits: dict[str, TokenSplit]) -> list[Metrics]:
-    """Losses with the adapter rounded to bfloat16, as it may be stored; the adapter is put back afterwards."""
-    unrounded = packed.optimizer.flat.clone()
-    packed.optimizer.flat.copy_(unrounded.bfloat16())
-    losses = {f"{name}_loss_bf16": evaluate(packed, split).tolist() for name, split in splits.items()}
-    packed.optimizer.flat.copy_(unrounded)
-    return [{name: values[k] for name, values in losses.items()} for k in range(len(packed.specs))]
 
 
 def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,

@@ -15,7 +15,7 @@ from lorakit.bases.memory_saving import recomputed
 from lorakit.bases.model_checks import refuse_changed, weights_hash
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.rl_tasks import Task
-from lorakit.data.tokens import TokenSplit, order
+from lorakit.data.tokens import order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.agreement import Own
 from lorakit.packed.engine import evaluate
@@ -23,6 +23,7 @@ from lorakit.packed.layers import PackedEmbedding
 from lorakit.packed.merging import base_drifts, base_only, bases_of, give_bases, restore_bases, sampler
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
+from lorakit.probes import Probe, Subject, measure
 from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
 from lorakit.rl.episodes import Episodes, HeldOut, pay
 from lorakit.rl.objective import importance, token_losses, token_weights
@@ -55,8 +56,8 @@ class Batch:
 
 
 def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task: Task,
-                    base_text: TokenSplit | None = None, keep_weights: bool = False,
-                    on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> list[RunResult]:
+                    keep_weights: bool = False, on_step: OnStep | None = None, *, probes: Sequence[Probe] = (),
+                    checkpoint: Checkpoint | None = None) -> list[RunResult]:
     """Train every spec of a pack together and measure each as if it had run alone.
 
     Args:
@@ -64,10 +65,10 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
         model: the base; unchanged afterwards. Its device and dtype are the run's.
         tokenizer: the base's.
         task: problems with their grader.
-        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights.
         on_step: called with (steps done, steps in all, mean rewards (K,)) when the base is evaluated, and after every
             step.
+        probes: measurements besides these; see `Subject`.
         checkpoint: as in `train_pack`; it is written between two batches of completions.
 
     Raises:
@@ -95,7 +96,6 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
     temperature = torch.tensor([[spec.temperature] for spec in specs], device=device,
                                dtype=torch.float64 if first.dtype == "float64" else torch.float32)
     temperature = temperature.repeat_interleave(first.episodes_per_step, 0)
-    base_text = base_text.to(device) if base_text is not None else None
     frozen = weights_hash(model.state_dict())
     started, first_norms, norms = time.perf_counter(), [0.0] * count, torch.zeros(count)
 
@@ -105,17 +105,19 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
             give_bases(packed)
         own.require_log_probs(packed)
         splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
+        subject = Subject(specs, packed.model, tokenizer, lambda split: evaluate(packed, split.to(device)).tolist(),
+                          packed=packed)
         step, kl, saved = 0, [0.0] * count, None if checkpoint is None else checkpoint.load()
         if saved is None:
             before = held_out.accuracies(packed.model, splits, count, final=True)
-            forgotten = [evaluate(packed, base_text).tolist() if base_text is not None else [None] * count]
+            probed = measure(probes, subject)
             if on_step:
                 on_step(0, first.steps, math.nan)
         else:
             step = saved.step
             packed.optimizer.restore(saved.tensors, step)
             restore_bases(packed, saved.tensors)
-            before, forgotten, kl, first_norms = (saved.facts[n] for n in ("before", "forgotten", "kl", "first_norms"))
+            before, probed, kl, first_norms = (saved.facts[n] for n in ("before", "probed", "kl", "first_norms"))
             for log, facts in zip(logs, saved.facts["logs"], strict=True):
                 log.restore(facts)
             started -= saved.facts["seconds"]
@@ -149,15 +151,15 @@ def train_grpo_pack(specs: Sequence[GRPOSpec], model: Any, tokenizer: Any, task:
                     on_step(step, first.steps, [log.latest for log in logs])
             if checkpoint is not None and step < first.steps and checkpoint.due():
                 checkpoint.save(step, packed.optimizer.tensors() | bases_of(packed), {
-                    "before": before, "forgotten": forgotten, "kl": kl, "first_norms": first_norms,
+                    "before": before, "probed": probed, "kl": kl, "first_norms": first_norms,
                     "logs": [log.facts() for log in logs], "seconds": time.perf_counter() - started})
-        forgotten.append(evaluate(packed, base_text).tolist() if base_text is not None else [None] * count)
+        probed = measure(probes, subject, probed)
         after = held_out.accuracies(packed.model, splits, count, final=True)
         deltas, drifts, trained = packed.delta_norms(), base_drifts(packed), packed.parameters_trained
         weights = [packed.configuration(k) if keep_weights else {} for k in range(count)]
     refuse_changed(frozen, weights_hash(model.state_dict()))
     seconds = (time.perf_counter() - started) / count
-    metrics = [training_metrics(trained[k], deltas[k], first_norms[k], [values[k] for values in forgotten])
+    metrics = [training_metrics(trained[k], deltas[k], first_norms[k]) | probed[k]
                | {"base_drift": drifts[k]} for k in range(count)]
     return [log.result(before[k], after[k], metrics[k], weights[k], seconds) for k, log in enumerate(logs)]
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lorakit import sources
 from lorakit.adapters import peft_layers
-from lorakit.grpo_spec import REWARDS, GRPOSpec
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.reference.grpo import grpo_options
 from lorakit.reference.sft import sft_options
 from lorakit.specs import LoRASpec, SFTSpec
@@ -77,7 +78,7 @@ def trl_config(spec: SFTSpec | GRPOSpec, output_dir: str = "trl-output", **optio
             f"format_steps={spec.format_steps}": spec.format_steps > 0,
             "merge_to_sample=True without vLLM": spec.merge_to_sample and not spec.use_vllm})})
     if isinstance(spec, GRPOSpec):
-        fields = grpo_options(spec, output_dir, device, components=REWARDS.get(spec.reward or "", 1))
+        fields = grpo_options(spec, output_dir, device, components=sources.rewards().get(spec.reward or "", 1))
     else:
         fields = sft_options(spec, output_dir, device) | {"max_length": spec.max_length, "dataset_kwargs": None}
     fields = {name: value for name, value in fields.items() if name not in LEFT_OPEN}

@@ -6,6 +6,7 @@ import copy
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from lorakit.bases.memory_saving import recomputed
 from lorakit.bases.model_checks import refuse_changed, weights_hash
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.rl_tasks import Task
-from lorakit.data.tokens import TokenSplit, order
+from lorakit.data.tokens import order
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
 from lorakit.reference.resuming import Resumable, writing
@@ -42,9 +44,9 @@ from lorakit.rl.stops import Stops
 COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward pass; more are accumulated
 
 
-def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text: TokenSplit | None = None, *,
-               report_to: str = "none", output_dir: str | Path | None = None, keep_weights: bool = False,
-               on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> RunResult:
+def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report_to: str = "none",
+               output_dir: str | Path | None = None, keep_weights: bool = False, on_step: OnStep | None = None,
+               probes: Sequence[Probe] = (), checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     Args:
@@ -52,11 +54,10 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
         model: the base; a copy of it is trained.
         tokenizer: the base's.
         task: problems with their grader.
-        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         report_to: where TRL also logs every step: `none`, `trackio`, …
         output_dir: where TRL may write; nothing is kept without it.
         keep_weights: also return the trained weights, as the packed engine does.
-        on_step, checkpoint: as in `train_grpo_pack`; what vLLM draws after a kill is not what it would have drawn.
+        on_step, probes, checkpoint: as in `train_grpo_pack`; what vLLM draws after a kill is another draw.
 
     Raises:
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
@@ -87,12 +88,13 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
     inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
     frozen, start = weights_hash(_frozen(trained)), start_of(trained, spec.lora)
     splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]
+    subject = Subject([spec], trained, tokenizer, lambda split: [mean_loss(trained, split)])
     saved = None if checkpoint is None else checkpoint.load()
     if saved is None:
         before = held_out.accuracies(inner, splits, final=True)[0]
-        forgotten = [mean_loss(trained, base_text) if base_text is not None else None]
+        probed = measure(probes, subject)
     else:
-        before, forgotten = saved.facts["before"], saved.facts["forgotten"]
+        before, probed = saved.facts["before"], saved.facts["probed"]
         log.restore(saved.facts["log"])
         started -= saved.facts["seconds"]
     with tempfile.TemporaryDirectory() as scratch:
@@ -107,19 +109,19 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, base_text
             trainer.add_callback(step_callback(on_step, lambda: log.latest))
         if checkpoint is not None:
             trainer.add_callback(writing(checkpoint, trainer, lambda: {
-                "before": before, "forgotten": forgotten, "log": log.facts(), "kl": trainer.kl,
+                "before": before, "probed": probed, "log": log.facts(), "kl": trainer.kl,
                 "first_norm": trainer.first_norm, "seconds": time.perf_counter() - started},
                 spec.iterations, frozen=spec.merge_to_sample or start is not None))
         if saved is not None:
             trainer.kl, trainer.first_norm = saved.facts["kl"], saved.facts["first_norm"]
         with recomputed(trained, spec.recompute):
             trainer.train_from(saved, scratch)
-    forgotten.append(mean_loss(trained, base_text) if base_text is not None else None)
+    probed = measure(probes, subject, probed)
     if not spec.merge_to_sample:
         refuse_changed(frozen, weights_hash(_frozen(trained)))
     drift = 0.0 if spec.lora is None else None if spec.lora.pissa else _drift(model, trained)
     parameters = sum(p.numel() for p in trained.parameters() if p.requires_grad)
-    metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm, forgotten)
+    metrics = training_metrics(parameters, relative_change(model, trained), trainer.first_norm) | probed[0]
     return log.result(
         before, held_out.accuracies(inner, splits, final=True)[0], metrics | {"base_drift": drift},
         weights_of(trained, start) if keep_weights else {}, time.perf_counter() - started)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lorakit.adapters.peft_layers import attach, require_gradients
 from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
+from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
 from lorakit.reference.resuming import restore, restore_random, tensors_of
 from lorakit.reference.sft import mean_loss
@@ -31,18 +33,17 @@ from lorakit.result import (
 from lorakit.specs import SFTSpec
 
 
-def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
-               base_text: TokenSplit | None = None, keep_weights: bool = False,
-               on_step: OnStep | None = None, checkpoint: Checkpoint | None = None) -> RunResult:
+def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit], keep_weights: bool = False,
+               on_step: OnStep | None = None, *, probes: Sequence[Probe] = (), tokenizer: Any = None,
+               checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with PEFT's layers and torch's AdamW, and measure it as the packed engine does.
 
     Args:
         spec: what to run.
         model: the base; a copy of it is trained, every parameter of it in full fine-tuning (routers, fused experts).
         splits: `train`, `validation` and `test` sequences.
-        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights, as the packed engine does; PEFT has no form for shared factors.
-        on_step, checkpoint: as in `train_pack`.
+        on_step, probes, tokenizer, checkpoint: as in `train_pack`.
     """
     started = time.perf_counter()
     base = model
@@ -53,9 +54,10 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     train, device = splits["train"], next(model.parameters()).device
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
+    subject = Subject([spec], model, tokenizer, lambda split: [mean_loss(model, split)], held_out)
     saved = None if checkpoint is None else checkpoint.load()
     if saved is None:
-        forgotten = [mean_loss(model, base_text) if base_text is not None else math.nan]
+        probed = measure(probes, subject)
         before = {name: mean_loss(model, split) for name, split in final.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = adamw(spec, model)
@@ -68,7 +70,7 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
     tokens, first_norm, finite = 0, math.nan, True
     if saved is not None:
         restore(model, optimizer, saved.tensors)
-        forgotten, before, curve, recent, tokens, first_norm, finite = saved.facts["measured"]
+        probed, before, curve, recent, tokens, first_norm, finite = saved.facts["measured"]
         started -= saved.facts["seconds"]
     elif on_step:
         on_step(0, spec.steps, before["validation"])
@@ -99,13 +101,13 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit],
                 on_step(step, spec.steps, loss)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(step, tensors_of(model, optimizer, start is not None), {
-                    "measured": [forgotten, before, curve, recent, tokens, first_norm, finite],
+                    "measured": [probed, before, curve, recent, tokens, first_norm, finite],
                     "seconds": time.perf_counter() - started})
-    forgotten.append(mean_loss(model, base_text) if base_text is not None else math.nan)
+    probed = measure(probes, subject, probed)
     ends = ({name: mean_loss(model, split) for name, split in final.items()} if spec.final_evaluation_tokens else
             {name: curve[f"{name}_loss"][-1] for name in HELD_OUT})
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
-        sum(p.numel() for p in trained), relative_change(base, model), first_norm, forgotten)
+        sum(p.numel() for p in trained), relative_change(base, model), first_norm) | probed[0]
     weights = weights_of(model, start) if keep_weights else {}
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
                      tokens)

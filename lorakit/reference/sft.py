@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
+from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
 from lorakit.reference.resuming import Resumable, writing
@@ -39,8 +40,8 @@ EVALUATION_BATCH = 8  # sequences in one evaluation forward pass
 
 
 def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, TokenSplit], *, report_to: str = "none",
-              output_dir: str | Path | None = None, base_text: TokenSplit | None = None, keep_weights: bool = False,
-              trl_defaults: bool = False, on_step: OnStep | None = None,
+              output_dir: str | Path | None = None, keep_weights: bool = False, trl_defaults: bool = False,
+              on_step: OnStep | None = None, probes: Sequence[Probe] = (),
               checkpoint: Checkpoint | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
@@ -54,10 +55,9 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         splits: `train`, `validation` and `test` sequences.
         report_to: where TRL also logs every step: `none`, `trackio`, `tensorboard`, `wandb`, …
         output_dir: where TRL may write; nothing is kept without it.
-        base_text: held-out text of the base's own kind; its loss before and after says what was forgotten.
         keep_weights: also return the trained weights, as the packed engine does.
         trl_defaults: keep TRL's gradient checkpointing, which costs time and changes no number (for benchmarks).
-        on_step, checkpoint: as in `train_pack`.
+        on_step, probes, checkpoint: as in `train_pack`.
 
     Raises:
         ValueError: an unknown tracker, a row longer than `max_length`, or an adapter on the head (TRL trains none).
@@ -78,12 +78,13 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     start = start_of(trained, spec.lora)
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
+    subject = Subject([spec], trained, tokenizer, lambda split: [mean_loss(trained, split)], held_out)
     saved = None if checkpoint is None else checkpoint.load()
     if saved is None:
         before = {name: mean_loss(trained, split) for name, split in final.items()}
-        forgotten = [mean_loss(trained, base_text) if base_text is not None else math.nan]
+        probed = measure(probes, subject)
     else:
-        before, forgotten = saved.facts["before"], saved.facts["forgotten"]
+        before, probed = saved.facts["before"], saved.facts["probed"]
         started -= saved.facts["seconds"]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = _trainer(spec, trained, tokenizer, train, held_out, report_to, str(output_dir or scratch),
@@ -93,18 +94,18 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
             trainer.add_callback(step_callback(on_step, lambda: trainer.last_loss))
         if checkpoint is not None:
             trainer.add_callback(writing(checkpoint, trainer, lambda: trainer.facts() | {
-                "before": before, "forgotten": forgotten, "seconds": time.perf_counter() - started},
+                "before": before, "probed": probed, "seconds": time.perf_counter() - started},
                 frozen=start is not None))
         with recomputed(trained, spec.recompute):
             trainer.train_from(saved, scratch)
-    forgotten.append(mean_loss(trained, base_text) if base_text is not None else math.nan)
+    probed = measure(probes, subject, probed)
     curve = trainer.curve
     ends = ({name: mean_loss(trained, split) for name, split in final.items()} if spec.final_evaluation_tokens else
             {name: curve[f"{name}_loss"][-1] for name in held_out})
     finite = all(math.isfinite(value) for name, column in curve.items() if name.endswith("loss") for value in column)
     metrics = loss_metrics(before, ends, curve["train_loss"][-1]) | training_metrics(
         sum(p.numel() for p in trained.parameters() if p.requires_grad), relative_change(base, trained),
-        trainer.first_norm, forgotten)
+        trainer.first_norm) | probed[0]
     weights = weights_of(trained, start) if keep_weights else {}
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
                      trainer.tokens)

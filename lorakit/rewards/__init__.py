@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
+from lorakit import sources
 from lorakit.codehash import code_hash
-from lorakit.grpo_spec import OWN_REWARD, REWARDS
+from lorakit.grpo_spec import OWN_REWARD
 from lorakit.rewards.answers import (
     after_thinking,
-    bare_number,
     boxed,
     marked,
-    one_line,
     same_answer,
     same_text,
     whole,
@@ -100,16 +99,6 @@ def text_of(completion: Any) -> str:
     return completion if isinstance(completion, str) else ""
 
 
-def _osmosis(suffix: str, extract: Extract) -> tuple[RewardFunction, ...]:
-    """Osmosis' figures: 3 for the form; 5, -2.5 or -4.5 (nonsense) for the answer; 0 in all when the form is missed.
-
-    A number in any but the plainest form (`42.`) is nonsense: recorded runs were paid so.
-    """
-    bare = functools.partial(same_answer, read=bare_number)
-    return (in_form(f"format{suffix}", extract, right=3.0),
-            graded(f"answer{suffix}", extract, bare, right=5.0, wrong=-2.5, nonsense=-4.5, missing=0.0))
-
-
 SCHEMES: dict[str, tuple[RewardFunction, ...]] = {
     "exact": (graded("exact", whole, same_text),),  # the completion is the answer, character by character
     "numeric": (graded("numeric", whole, same_answer),),  # … or the same number
@@ -118,30 +107,34 @@ SCHEMES: dict[str, tuple[RewardFunction, ...]] = {
     "math": (graded("math", boxed, same_mathematics),),  # boxed and equal as mathematics
     "format": (in_form("format", marked),),
     "reasoning": (graded("reasoning", after_thinking, same_answer),),  # like TRL's: nothing without </think>
-    "osmosis": _osmosis("", marked),
-    "osmosis-line": _osmosis("_line", one_line),  # for a model that has never seen ####
 }
+
+
+def scheme(name: str) -> tuple[RewardFunction, ...] | None:
+    """The functions of a reward scheme, lorakit's or another source's; None where no source has it."""
+    found: tuple[RewardFunction, ...] | None = sources.loader("rewards", name)
+    return found
 
 
 def load_rewards(name: str) -> tuple[RewardFunction, ...]:
     """The reward functions of a scheme, or your own, each checked: what it returns is numbers or None, one each.
 
     Args:
-        name: of `SCHEMES`, or what `register_reward` returned.
+        name: of a scheme, or what `register_reward` returned.
 
     Raises:
         RewardError: unknown, or your function's file is no longer the one that the name pins.
         MissingExtraError: `math` without sympy.
 
-    >>> [function.__name__ for function in load_rewards("osmosis")]
-    ['format', 'answer']
+    >>> [function.__name__ for function in load_rewards("marked")]
+    ['marked']
     """
     if name == "math":
         require_sympy()
-    if name in SCHEMES:
-        return tuple(checked(function) for function in SCHEMES[name])
+    if (functions := scheme(name)) is not None:
+        return tuple(checked(function) for function in functions)
     if not OWN_REWARD.fullmatch(name):
-        raise RewardError(f"unknown reward {name!r}; known: {', '.join(REWARDS)}; your own: what "
+        raise RewardError(f"unknown reward {name!r}; known: {', '.join(sources.rewards())}; your own: what "
                           "lorakit.register_reward(…) returns")
     place, _, pin = name.partition("@")
     module_name, _, function_name = place.partition(":")

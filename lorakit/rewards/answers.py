@@ -21,8 +21,6 @@ BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 MARKS = "$€£¥%"  # what may stand beside a number
 NUMBER = re.compile(r"(?=\D{0,3}[0-9])([+-]?)[$€£¥]?([+-]?)((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?"
                     r"(?:(?<=[0-9])[eE][+-]?[0-9]{1,2})?)%?|([+-]?[0-9]+/[1-9][0-9]*)")
-BARE_NUMBER = re.compile(r"\$?([+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,2})?"
-                         r"|[+-]?[0-9]+/[1-9][0-9]*)")
 SPELLED = (("−", "-"), ("{,}", ","), (r"\,", ","), (r"\$", "$"), (r"\%", "%"))
 LONGEST_NUMBER = 64
 
@@ -44,16 +42,6 @@ def spoken(completion: str) -> str | None:
     """
     said = completion.rpartition(THINKING_ENDS)[2]
     return None if len(completion) > LONGEST or THINKING_STARTS in said else said
-
-
-def one_line(completion: str) -> str | None:
-    """The one line that the completion consists of, its end included: a completion that was cut has none.
-
-    >>> one_line("42\\n"), one_line("42"), one_line("42\\n43\\n")
-    ('42', None, None)
-    """
-    text = whole(completion)
-    return text if text is not None and completion.endswith("\n") and "\n" not in text else None
 
 
 def marked(completion: str) -> str | None:
@@ -136,16 +124,6 @@ def number(text: str) -> Fraction | None:
         return None
     digits = found[4] or found[1] + found[2] + found[3].replace(",", "")
     return Fraction(re.sub(r"\.(?![0-9])", "", digits))
-
-
-def bare_number(text: str) -> Fraction | None:
-    """The number that the text is in the plainest form: a point only between digits, no sign but `$` beside them.
-
-    >>> bare_number("$1,250.50"), bare_number("3/4"), bare_number("42."), bare_number(".5")
-    (Fraction(2501, 2), Fraction(3, 4), None, None)
-    """
-    found = BARE_NUMBER.fullmatch(text) if len(text) <= LONGEST_NUMBER else None
-    return Fraction(found.group(1).replace(",", "")) if found else None
 
 
 def marks(text: str) -> str:

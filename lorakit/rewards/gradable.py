@@ -10,7 +10,7 @@ from lorakit.rewards.symbolic import is_gradable
 
 # How a completion that holds nothing but the right answer looks, for each scheme.
 FORMS = {"exact": "{}", "numeric": "{}", "marked": "#### {}", "boxed": r"\boxed{{{}}}", "math": r"\boxed{{{}}}",
-         "format": "#### {}", "reasoning": "</think>{}", "osmosis": "#### {}", "osmosis-line": "{}\n"}
+         "format": "#### {}", "reasoning": "</think>{}"}
 TRIED = 16  # problems that a grader of one's own is tried on
 
 
@@ -18,7 +18,7 @@ def ungradable(grader: str, answers: Sequence[str], stop: str | None = None) -> 
     """The places of the answers that a built-in scheme does not pay even where they are given as they stand.
 
     Args:
-        grader: of `SCHEMES`.
+        grader: a reward scheme.
         answers: right answers.
         stop: text that ends a completion; an answer that holds it can never be given whole.
 

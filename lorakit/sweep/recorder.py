@@ -17,8 +17,8 @@ from peft import PeftModel
 from torch import nn
 
 from lorakit.adapters.factors import relative_change
+from lorakit.data.datasets import load_dataset
 from lorakit.data.rl_tasks import load_task
-from lorakit.data.tasks import load_dataset
 from lorakit.data.tokens import IGNORE, TokenSplit, tokenize
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.names import resolve_name

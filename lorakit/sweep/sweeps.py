@@ -15,6 +15,7 @@ from lorakit.epochs import StaleRecordsWarning
 from lorakit.epochs import stale as stale_records
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.packing import group, work
+from lorakit.probes import Probe, probe_name
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.sweep import call
@@ -78,7 +79,8 @@ class Plan:
 def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str | None = None,
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
-        stale: str = "keep", progress: bool | None = None, checkpoint_every: float | None = EVERY) -> Sweep:
+        probes: Sequence[Probe | str] = (), stale: str = "keep", progress: bool | None = None,
+        checkpoint_every: float | None = EVERY) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
     Several calls may work on one store at once: a run that another process is training is left to it, and its record
@@ -101,6 +103,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         report_to: TRL's (`none`, `trackio`, …), with `engine="trl"`; the other engines report to the store alone.
         save_to: a folder for the trained adapters, one subfolder an id, in PEFT's format. A run that is recorded but
             has none there is trained again, since records hold no weights.
+        probes: measurements besides those of every run, each a function at the top level of a file or its name
+            `module:function`; see `lorakit.probes.Subject`. A run that is recorded without them is not trained again.
         stale: what becomes of records of another numerical epoch: `keep` returns them with a warning, `retrain`
             trains their specs again; the older lines stay in the file.
         progress: how many runs are done, the steps, losses, tokens a second and the time left, on standard error: True,
@@ -128,6 +132,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     call.check_seconds("checkpoint_every", checkpoint_every)
     if stale not in ("keep", "retrain"):
         raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
+    named = [probe_name(probe) for probe in probes]
     devices = Devices(device, processes)
     call.check_tracker(report_to, engine)
     call.require_training_packages()
@@ -163,7 +168,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             workers = _workers(devices, stack)
             training = Training(
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
-                          "memory_share": MEMORY_SHARE / devices.sharing,
+                          "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,
                           "checkpoints": None if checkpoint_every is None else str(halfway),
                           "checkpoint_every": checkpoint_every},
                 halfway, needed, lambda record: store.append(profile, experiment, record),

@@ -6,7 +6,9 @@ the user's script.
 
     request   {"do": "probe", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", "runs": 12}
               {"do": "run", "specs": […], "engine": …, "device": …, "memory_share": 0.3, "seconds_left": 60.0 | null,
-               "report_to": "none", "save_to": null, "checkpoints": folder | null, "checkpoint_every": 300.0}
+               "report_to": "none", "save_to": null, "probes": ["module:function", …],
+               "checkpoints": folder | null, "checkpoint_every": 300.0}
+              each with "sources": ["module:name", …], the parent's (`lorakit.sources`)
     event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} and {"warning": …} while it trains, then one of
               {"probe": {"seconds": …, "fits": …, "bytes": …, "free_bytes": …}}
               {"records": […], "unsaved": {id: why}}
@@ -31,16 +33,18 @@ from typing import Any
 
 import torch
 
+from lorakit import sources
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import fitted
 from lorakit.bases.models import load_model
 from lorakit.checkpoints import Checkpoint
+from lorakit.data.datasets import load_dataset
 from lorakit.data.rl_tasks import Task, encode_prompts, load_task
-from lorakit.data.tasks import TextData, base_text, load_dataset
 from lorakit.data.tokens import TokenSplit, tokenize
 from lorakit.epochs import current
 from lorakit.packed.engine import train_pack
 from lorakit.packed.grpo import train_grpo_pack
+from lorakit.probes import Probe, load_probe
 from lorakit.records import Record
 from lorakit.result import OnStep, RunResult
 from lorakit.specs import PACKAGE, GRPOSpec, read_spec
@@ -48,9 +52,7 @@ from lorakit.sweep.device import device_name, peak_bytes, reset_peak
 from lorakit.sweep.forecast import Forecast, OverBudgetError
 from lorakit.sweep.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
 
-BASE_TEXT_TOKENS = 2048
 MakeCheckpoint = Callable[[Sequence[Any], dict[str, Any]], Checkpoint]
-RL_BASE_TEXT_LENGTH = 64  # tokens of a window of it; a supervised run takes its own max_length
 
 
 @lru_cache(maxsize=2)
@@ -60,15 +62,8 @@ def _model(name: str, dtype: str, device: str) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=4)
-def _data(model: str, dtype: str, device: str, dataset: str,
-          max_length: int) -> tuple[dict[str, TokenSplit], TokenSplit]:
-    tokenizer = _model(model, dtype, device)[1]
-    return tokenize(load_dataset(dataset), tokenizer, max_length), _base_text(tokenizer, max_length)
-
-
-def _base_text(tokenizer: Any, max_length: int) -> TokenSplit:
-    base = TextData("base text", {"test": [[(base_text(), True)]]}, stream=True)
-    return tokenize(base, tokenizer, max_length)["test"].head(BASE_TEXT_TOKENS)
+def _data(model: str, dtype: str, device: str, dataset: str, max_length: int) -> dict[str, TokenSplit]:
+    return tokenize(load_dataset(dataset), _model(model, dtype, device)[1], max_length)
 
 
 _task = lru_cache(maxsize=2)(load_task)
@@ -114,12 +109,12 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
 
 
 def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
-              save_to: str | None = None, probes: bool = True,
+              save_to: str | None = None, probes: Sequence[Probe] = (),
               checkpoint: MakeCheckpoint | None = None) -> tuple[list[Record], dict[str, str]]:
     """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
 
     Args:
-        probes: also the measurements of `train_pack` that cost more than a run on a GPU.
+        probes: measurements besides those of every run.
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
         checkpoint: makes the one of some specs, given their `provenance`.
 
@@ -133,20 +128,20 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
     packs = [specs] if engine == "packed" else [[spec] for spec in specs]
     points = [None if checkpoint is None else checkpoint(pack, made) for pack in packs]
     if specs[0].kind == "grpo":
-        results = _run_rl(specs, engine, model, tokenizer, *data, on_step, report_to, keep, points)
+        results = _run_rl(specs, engine, model, tokenizer, data, on_step, report_to, keep, probes, points)
     elif engine == "trl":
         from lorakit.reference.sft import train_sft
 
-        results = [train_sft(spec, model, tokenizer, data[0], report_to=report_to, base_text=data[1],
-                             keep_weights=keep, on_step=on_step, checkpoint=point)
+        results = [train_sft(spec, model, tokenizer, data, report_to=report_to, keep_weights=keep, on_step=on_step,
+                             probes=probes, checkpoint=point)
                    for spec, point in zip(specs, points, strict=True)]
     elif engine == "peft":
         from lorakit.reference.peft_loop import train_peft
 
-        results = [train_peft(spec, model, *data, keep_weights=keep, on_step=on_step, checkpoint=point)
+        results = [train_peft(spec, model, data, keep, on_step, probes=probes, tokenizer=tokenizer, checkpoint=point)
                    for spec, point in zip(specs, points, strict=True)]
     else:
-        results = train_pack(specs, model, *data, keep_weights=keep, on_step=on_step, probes=probes,
+        results = train_pack(specs, model, data, keep, on_step, probes=probes, tokenizer=tokenizer,
                              checkpoint=points[0])
     resumed = {spec.id: {"resumed_at": point.resumed_at} for pack, point in zip(packs, points, strict=True)
                if point is not None and point.resumed_at for spec in pack}
@@ -163,23 +158,23 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
     return records, unsaved
 
 
-def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task, base: TokenSplit,
-            on_step: OnStep | None, report_to: str, keep_weights: bool,
+def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task,
+            on_step: OnStep | None, report_to: str, keep: bool, probes: Sequence[Probe],
             points: Sequence[Checkpoint | None]) -> list[RunResult]:
     if engine == "packed":
-        return train_grpo_pack(specs, model, tokenizer, task, base, keep_weights, on_step, points[0])
+        return train_grpo_pack(specs, model, tokenizer, task, keep, on_step, probes=probes, checkpoint=points[0])
     if engine == "trl":
         from lorakit.reference.grpo import train_grpo
 
-        return [train_grpo(spec, model, tokenizer, task, base, report_to=report_to, keep_weights=keep_weights,
-                           on_step=on_step, checkpoint=point) for spec, point in zip(specs, points, strict=True)]
+        return [train_grpo(spec, model, tokenizer, task, report_to=report_to, keep_weights=keep, on_step=on_step,
+                           probes=probes, checkpoint=point) for spec, point in zip(specs, points, strict=True)]
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
-def _load(spec: Any, device: str) -> tuple[Any, TokenSplit]:
-    """The task or the splits of a spec, and the base text; all that the specs of a pack share."""
+def _load(spec: Any, device: str) -> Any:
+    """The task or the splits of a spec: what all specs of a pack share."""
     if spec.kind == "grpo":
-        return _task(spec.task), _base_text(_model(spec.model, spec.dtype, device)[1], RL_BASE_TEXT_LENGTH)
+        return _task(spec.task)
     return _data(spec.model, spec.dtype, device, spec.dataset, spec.max_length)
 
 
@@ -192,7 +187,7 @@ def _free_bytes(device: str) -> float:
 def _fits(specs: list[Any], share: float, device: str) -> int:
     """How many configurations a pack may hold, by the memory that is predicted for one."""
     model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
-    data = _load(specs[0], device)[0]
+    data = _load(specs[0], device)
     if specs[0].kind == "grpo":
         prompts = encode_prompts(data, "train", tokenizer, model.config.max_position_embeddings,
                                  specs[0].max_completion_length)
@@ -204,7 +199,7 @@ def _fits(specs: list[Any], share: float, device: str) -> int:
 
 def _probe(specs: list[Any], engine: str, device: str, share: float, runs: int) -> dict[str, float]:
     model, tokenizer = _model(specs[0].model, specs[0].dtype, device)
-    data = _load(specs[0], device)[0]
+    data = _load(specs[0], device)
     if specs[0].kind == "grpo":
         facts = probe_grpo(specs[0], model, tokenizer, data, runs)
     elif engine == "packed":
@@ -221,6 +216,7 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
     """Do what a request asks and emit its events; any error becomes an event, never the end of the process."""
     shared = True
     try:
+        sources.add_sources(request.get("sources", ()))
         specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
         engine, device, share = request["engine"], request.get("device", "cpu"), request.get("memory_share", 0.5)
         if engine == "packed":
@@ -229,13 +225,14 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
             emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
             return
         _load(specs[0], device)
+        probes = [load_probe(name) for name in request.get("probes", ())]
         if engine == "packed" and len(specs) > 1 and (fits := _fits(specs, share, device)) < len(specs):
             emit({"fits": fits})
             return
         shared = False
         records, unsaved = fitted(specs, lambda some: run_specs(
             list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
-            request.get("report_to", "none"), request.get("save_to"), checkpoint=_checkpoints(request, emit)))
+            request.get("report_to", "none"), request.get("save_to"), probes, _checkpoints(request, emit)))
         emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
     except OverBudgetError as error:
         emit({"over_budget": error.seconds})

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from lorakit.sources import sources
 from lorakit.sweep.host_memory import killed_for_memory
 
 
@@ -77,7 +78,7 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({**request, "device": self.device}) + "\n")
+            process.stdin.write(json.dumps({**request, "device": self.device, "sources": list(sources())}) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
             pass  # said below, with what the process last said
@@ -102,7 +103,8 @@ class Worker:
     def _start(self) -> subprocess.Popen[str]:
         threads = str(self.threads)
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-                                    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+                                    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+                                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what we find
         if self.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.visible
         return subprocess.Popen([sys.executable, "-m", "lorakit.sweep.worker_process", str(os.getpid())],

@@ -61,7 +61,7 @@ def measure(one: Shares) -> Record:
     """The record of one draw."""
     from lorabook.probes.gradient_shares import gradient_shares
     from lorakit.bases.models import load_model
-    from lorakit.data.tasks import load_dataset
+    from lorakit.data.datasets import load_dataset
     from lorakit.data.tokens import tokenize
     from lorakit.sweep.worker import device_name, versions
 

@@ -68,7 +68,7 @@ def _load(spec: SFTSpec) -> tuple[Any, Any, Any]:
     import torch
 
     from lorakit.bases.models import load_model
-    from lorakit.data.tasks import load_dataset
+    from lorakit.data.datasets import load_dataset
     from lorakit.data.tokens import tokenize
 
     torch.set_num_threads(1)

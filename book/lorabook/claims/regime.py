@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from lorakit import sources
 from lorakit.analysis.curves import best_rate_by_validation, optima
 from lorakit.analysis.statistics import Size
-from lorakit.specs import PACKAGE
 
 MAX_RATE_RATIO = 1.0
 MAX_DELTA_NORM = 0.1
@@ -155,8 +155,8 @@ def pretraining_facts(model: str) -> dict[str, Any]:
         a mapping with `parameters`, `hidden_size`, `peak_learning_rate`, `tokens_a_step` (of pre-training) and `skill`
         (share of its tasks that it does) where known.
     """
-    path = PACKAGE / "weights" / f"{model.partition('@')[0].replace('/', '_')}.json"
-    if not path.exists():
+    path = sources.embedded().get(model.partition("@")[0])
+    if path is None:
         return {}
     record = json.loads(path.read_text(encoding="utf-8"))
     pretraining = record.get("pretraining", {})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lorabook import experiments
 from lorabook.experiments.results import place_of
+from lorabook.probes import functions
 from lorakit.epochs import stale
 from lorakit.records import Store
 from lorakit.sweep.devices import DeviceError
@@ -73,7 +74,7 @@ def complete(topic: str, profile: str, size: str, folder: Path, report: Callable
             report(f"{experiment.name}: training {len(ids) - len(before)} of {len(ids)} runs")
             try:
                 sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs),
-                           stale="retrain", progress=True)
+                           probes=functions(experiment.probes, profile), stale="retrain", progress=True)
             except DeviceError:  # concerns every run
                 raise
             except Exception as error:  # noqa: BLE001 - one experiment must not stop the others

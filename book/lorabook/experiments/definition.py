@@ -24,6 +24,8 @@ class Experiment:
         question: one sentence.
         runs: (profile, size) to a function that lists the specs; absent where it is not defined.
         engine: of `lorakit.sweep.sweeps` that runs them, unless a spec asks for another: see `engine_for`.
+        probes: of `lorabook.probes`, made with each run. A record without one lacks its metrics, and is a run all the
+            same.
         under_way: its records come in over days; until they are whole no page may read them.
     """
 
@@ -31,6 +33,7 @@ class Experiment:
     question: str
     runs: dict[tuple[str, str], Specs] = field(default_factory=dict)
     engine: str = "packed"
+    probes: tuple[str, ...] = ("base text",)
     under_way: bool = False
 
     def specs(self, profile: str, size: str) -> list[Any]:

@@ -90,18 +90,19 @@ def _control_paper() -> list[SFTSpec]:
     return arms(base, [16], grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
 
 
+CUT = ("base text", "truncation")
 EXPERIMENTS = (
     Experiment("rank", "At which rank does LoRA train like full fine-tuning, and when does a rank fall behind?", {
         ("cpu", "record"): _rank_record, ("cpu", "live"): _rank_live,
         ("gpu", "record"): _rank_gpu, ("paper", "record"): _rank_paper,
-    }),
+    }, probes=CUT),
     Experiment("control", "Does the regime gate turn away skills that the base has never seen?", {
         ("cpu", "record"): _control_record, ("cpu", "live"): _control_live,
         ("gpu", "record"): _control_gpu, ("paper", "record"): _control_paper,
-    }),
+    }, probes=CUT),
     Experiment("rank-replay", "Does LoRA of high rank equal full fine-tuning in post-training, with replay?", {
         ("cpu", "record"): _replay_record, ("cpu", "live"): _replay_live,
-    }),
+    }, probes=CUT),
     Experiment("rank-smollm2", "Sixty steps of SmolLM2-135M on two cores: rank 16 beside full fine-tuning.", {
         ("cpu", "record"): _smollm2_cpu,
     }),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lorabook import experiments
+from lorabook.probes import functions
 from lorakit.analysis.sweep import Sweep
 from lorakit.epochs import StaleRecordsWarning, stale
 from lorakit.records import Record, Store
@@ -121,8 +122,8 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
     if specs and may_train and not optional and (len(found) < len(specs) or stale(found.values())):
         from lorakit.sweep import sweeps
 
-        sweeps.run(specs, place, profile=profile, experiment=file, engine=engine, stale="retrain",
-                   progress=False)
+        sweeps.run(specs, place, profile=profile, experiment=file, engine=engine,
+                   probes=functions(experiment.probes, profile), stale="retrain", progress=False)
         found = place.find((spec.id for spec in specs), engine)
     records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
     result = Results(name, profile, size, tuple(specs), records)

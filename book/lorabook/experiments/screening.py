@@ -21,6 +21,7 @@ from typing import Any
 from lorabook import experiments
 from lorabook.experiments import smollm2
 from lorabook.experiments.results import store as book_store
+from lorabook.probes import functions
 from lorakit.records import Record, Store
 
 
@@ -96,7 +97,7 @@ def session(studies: list[Study], profile: str, seconds: float, store: Store, ne
         left = end - time.monotonic()
         if left > 0 and store.missing(specs):
             records = run(specs, store, profile=profile, experiment=name, time_budget=left, processes=processes,
-                          device=device)
+                          device=device, probes=functions(("base text",), profile))
             fresh = [record for record in records if record.id not in known]
             known.update(record.id for record in fresh)
             if new is not None:

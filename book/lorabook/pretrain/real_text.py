@@ -1,4 +1,4 @@
-"""Write `lorakit/data`: real text (reasoning-gym's codeio, Apache-2.0), held-out base text, and text for replay.
+"""Write `lorabook/data`: real text (reasoning-gym's codeio, Apache-2.0), held-out base text, and text for replay.
 
     python book/lorabook/pretrain/real_text.py    # needs reasoning-gym 0.1.25; the first 1,500 ASCII documents are kept
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from corpus import build
 
-DATA = Path("lorakit/data")
+DATA = Path("book/lorabook/data")
 STRETCHES, STRETCH = 100, 1200  # of each kind, for replay; bytes of one
 
 

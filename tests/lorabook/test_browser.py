@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
 LINKS_THAT_FETCH_NOTHING = {"canonical", "author", "license", "search", "next", "prev", "index"}
@@ -55,7 +55,7 @@ def built(tmp_path_factory):
         shutil.copytree(ROOT / "book" / part, folder / "book" / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("references.md", "references.bib"):
         shutil.copy(ROOT / "book" / name, folder / "book")
-    shutil.copy(ROOT / "tests" / "mini_book" / "mini.md", folder / "book")
+    shutil.copy(ROOT / "tests" / "lorabook" / "mini_book" / "mini.md", folder / "book")
     (folder / "_toc.yml").write_text(
         "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "PYTHONWARNINGS": "default"}

@@ -12,7 +12,7 @@ from lorabook.experiments.screening import STUDIES, choose
 from lorabook.experiments.smollm2 import CHOSEN, base_run, rank_arms
 from lorakit.records import Store
 
-RESULTS = Path(__file__).parents[1] / "book" / "results"
+RESULTS = Path(__file__).parents[2] / "book" / "results"
 @functools.cache
 def specs_of(name: str, size: str):
     return EXPERIMENTS[name].specs(*SIZES[size])

@@ -131,7 +131,7 @@ def test_guards_name_what_exists():
 
 def test_claims_are_complete_and_their_rules_name_their_thresholds():
     assert len({each.id for each in CLAIMS}) == len(CLAIMS)
-    references = (Path(__file__).parent.parent / "book" / "references.bib").read_text(encoding="utf-8")
+    references = (Path(__file__).parents[2] / "book" / "references.bib").read_text(encoding="utf-8")
     for each in CLAIMS:
         assert f"{{{each.source}," in references
         assert each.limits or each.id == "C7", "C7 asks for one of two numbers"

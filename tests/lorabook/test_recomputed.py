@@ -17,7 +17,7 @@ from scipy import stats
 from lorabook.claims.ledger import ledger, on_first_runs
 from lorakit.records import Store
 
-RESULTS = Path(__file__).parents[1] / "book" / "results"
+RESULTS = Path(__file__).parents[2] / "book" / "results"
 SMOLLM2 = "smollm2-135m-instruct-q4"
 REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10}
 DEFAULTS = {"model": "tiny", "batch_size": 4, "max_length": 64, "steps": 300, "evaluations": 12, "alpha": 32.0,

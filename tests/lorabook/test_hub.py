@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import lorakit
-from lorakit.data import hub
-from lorakit.data.hub import SOURCES, load_conversations, load_problems
+from lorabook.data import hub
+from lorabook.data.hub import SOURCES, load_conversations, load_problems
+from lorakit.data.datasets import DatasetError, load_dataset
 from lorakit.data.rl_tasks import load_task
-from lorakit.data.tasks import DatasetError, load_dataset
 from lorakit.names import UnknownNameError, known_names
 from lorakit.rewards import load_rewards
 
-ROWS = Path(__file__).parent / "data" / "hub"
+ROWS = Path(__file__).parent / "hub_rows"
 FILES = {"openai/gsm8k": "gsm8k", "EleutherAI/hendrycks_math": "hendrycks_math", "zwhe99/DeepMath-103K": "deepmath",
          "BytedTsinghua-SIA/DAPO-Math-17k": "dapo", "allenai/tulu-3-sft-mixture": "tulu3",
          "open-thoughts/OpenThoughts3-1.2M": "openthoughts3"}
@@ -158,10 +158,10 @@ def test_a_folder_does_not_take_the_place_of_the_hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("load", "name", "words"), [
-    (load_problems, "org/other", "no hub dataset of problems.*known: openai/gsm8k"),
-    (load_problems, "allenai/tulu-3-sft-mixture", "no hub dataset of problems"),
-    (load_conversations, "openai/gsm8k", "no hub dataset of conversations.*allenai/tulu-3"),
+    (load_task, "org/other", "no hub dataset.*known: openai/gsm8k"),
+    (load_task, "allenai/tulu-3-sft-mixture", "no hub dataset"),
+    (load_dataset, "openai/gsm8k", "no hub dataset.*known: allenai/tulu-3"),
 ])
 def test_an_unknown_dataset_lists_the_known_ones(load, name, words):
     with pytest.raises(UnknownNameError, match=words):
-        load(name, "c" * 40)
+        load(f"{name}@{'c' * 40}")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lorakit.data import gsm8k
-from lorakit.data.tasks import DatasetError, load_dataset
+from lorabook.data import gsm8k
+from lorakit.data.datasets import DatasetError, load_dataset
 from lorakit.names import known_names
 
 # hand-written, in the schema of GSM8K
@@ -84,7 +84,7 @@ def test_a_hub_out_of_reach_says_what_to_do(monkeypatch):
 
 
 def test_the_real_rows_are_the_pinned_ones(monkeypatch):
-    beside = Path(__file__).parents[2] / "shared" / "data"
+    beside = Path(__file__).parents[3] / "shared" / "data"
     monkeypatch.setenv("LORAKIT_DATA", os.environ.get("LORAKIT_DATA", str(beside)))
     if not (Path(os.environ["LORAKIT_DATA"]) / "gsm8k").exists():
         pytest.skip("the files of GSM8K are not here")

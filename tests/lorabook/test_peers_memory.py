@@ -8,7 +8,7 @@ import pytest
 
 from lorabook.page.public import kept
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book" / "lorabook" / "benchmarks"))
 import public_estimates  # noqa: E402
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from lorakit.data.rl_tasks import MARKED, Problem, Task, split_of_prompt, split_problems
+from lorabook.data import gsm8k
+from lorabook.data.tasks import MARKED
+from lorakit.data.data_files import SPLITS, DatasetError
+from lorakit.data.datasets import TextData
+from lorakit.data.rl_tasks import Problem, Task, split_of_prompt, split_problems
 from lorakit.data.rows import Row, Segments
-from lorakit.data.skills import SPLITS, generator
-from lorakit.data.tasks import DatasetError, TextData
-from lorakit.names import UnknownNameError
+from lorakit.data.skills import generator
 from lorakit.rewards.answers import MARKER, boxes
 
 BOXED = "\nThink step by step, and put the final answer into \\boxed{}."
@@ -79,7 +82,7 @@ def _openthoughts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 SOURCES: dict[str, Source] = {
-    "openai/gsm8k": Source("e53f048856ff4f594e959d75785d2c2d37b678ee", _gsm8k, ("main",), "test", "marked", MARKED),
+    gsm8k.NAME: Source(gsm8k.COMMIT, _gsm8k, ("main",), "test", "marked", MARKED),
     "EleutherAI/hendrycks_math": Source(
         "21a5633873b6a120296cce3e2df9d5550074f4a3", _math,
         ("algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory", "prealgebra",
@@ -95,10 +98,9 @@ def load_problems(name: str, commit: str) -> Task:
     """A hub dataset of problems as a task; what occurs in the official test split is taken out of train.
 
     Raises:
-        UnknownNameError: no dataset whose columns are known here, or one of conversations.
         DatasetError: it cannot be loaded, lacks a column, or holds no answer.
     """
-    source = _source(name, lambda source: source.grader is not None, "problems")
+    source = SOURCES[name]
     train = _problems(name, commit, source, "train")
     if source.test is None:
         splits = split_problems(train)
@@ -114,10 +116,9 @@ def load_conversations(name: str, commit: str) -> TextData:
     """A hub dataset of conversations as rows of text, in Tulu's template; the loss counts what the assistant says.
 
     Raises:
-        UnknownNameError: no dataset whose columns are known here, or one of problems.
         DatasetError: it cannot be loaded, or lacks a column.
     """
-    source = _source(name, lambda source: source.grader is None, "conversations")
+    source = SOURCES[name]
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for conversation in _rows(name, commit, source, None, "train", source.rows):
         row = _segments(conversation)
@@ -170,9 +171,5 @@ def _rows(name: str, commit: str, source: Source, configuration: str | None, spl
                            f"{SOURCES[name].commit}") from error
 
 
-def _source(name: str, fits: Callable[[Source], bool], what: str) -> Source:
-    if name not in SOURCES or not fits(SOURCES[name]):
-        known = ", ".join(known for known, source in SOURCES.items() if fits(source))
-        raise UnknownNameError(f"{name!r} is no hub dataset of {what} whose columns are known; known: {known}; another "
-                               "one: load it yourself and register its rows")
-    return SOURCES[name]
+PROBLEMS = {name: partial(load_problems, name) for name, source in SOURCES.items() if source.grader is not None}
+CONVERSATIONS = {name: partial(load_conversations, name) for name, source in SOURCES.items() if source.grader is None}

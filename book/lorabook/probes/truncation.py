@@ -6,16 +6,23 @@ from collections.abc import Callable
 
 import torch
 
-from lorakit.data.tokens import TokenSplit
 from lorakit.packed.layers import PackedLinear
 from lorakit.packed.model import PackedModel
+from lorakit.probes import Subject
+from lorakit.result import Metrics
 
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+def truncated_losses(subject: Subject) -> list[Metrics]:
+    """`cut_to_ranks` of packed supervised full fine-tuning, after the last step."""
+    if subject.packed is None or not subject.packed.is_full or not subject.trained or "test" not in subject.splits:
+        return [{} for _ in subject.specs]
+    return cut_to_ranks(subject.packed, lambda: subject.losses(subject.splits["test"]))
+
+
 @torch.no_grad()
-def truncated_losses(packed: PackedModel, test: TokenSplit,
-                     evaluate: Callable[[PackedModel, TokenSplit], torch.Tensor]) -> list[dict[str, float | None]]:
+def cut_to_ranks(packed: PackedModel, losses_of: Callable[[], list[float]]) -> list[Metrics]:
     """For each rank r: the share of ‖ΔW‖² in its top r directions, and the test loss with every ΔW cut to rank r.
 
     Only the linear layers that LoRA's `all-linear` would adapt are cut; embedding, head and norms keep all of their
@@ -38,7 +45,7 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
         broken = ~torch.isfinite(delta).all(dim=(1, 2))
         delta[broken] = 0  # a diverged configuration has no spectrum
         parts[name] = torch.linalg.svd(delta, full_matrices=False)
-    results: list[dict[str, float | None]] = [{} for _ in range(count)]
+    results: list[Metrics] = [{} for _ in range(count)]
     squares = {name: s.double().square() for name, (_, s, _) in parts.items()}
     whole = sum(s.sum(1) for s in squares.values())
     largest = max(min(layer.weight.shape[1:]) for layer in layers.values())
@@ -47,7 +54,7 @@ def truncated_losses(packed: PackedModel, test: TokenSplit,
             u, s, v = parts[name]
             delta = (u[:, :, :rank] * s[:, None, :rank]) @ v[:, :rank]
             layer.weight.data.copy_(packed.originals[name].weight + delta)
-        losses = evaluate(packed, test).tolist()
+        losses = losses_of()
         energy = sum(s[:, :rank].sum(1) for s in squares.values())
         for k in range(count):
             results[k][f"truncated_test_loss_r{rank}"] = losses[k]

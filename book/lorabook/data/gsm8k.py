@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lorakit.data.data_files import DatasetError
+from lorakit.data.data_files import SPLITS, DatasetError
+from lorakit.data.rl_tasks import split_of_prompt
 from lorakit.data.rows import Row
-from lorakit.data.skills import SPLITS
 
-NAME = "openai/gsm8k"
+NAME, COMMIT = "openai/gsm8k", "e53f048856ff4f594e959d75785d2c2d37b678ee"
 CANONICAL = {  # SHA-256 of the unpacked files of openai/grade-school-math at commit 3101c7d
     "train": "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
     "test": "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
@@ -34,8 +34,6 @@ def worked_answers() -> dict[str, list[Row]]:
     Raises:
         DatasetError: the files in `$LORAKIT_DATA` are not the canonical ones, or the hub cannot be reached.
     """
-    from lorakit.data.rl_tasks import split_of_prompt
-
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for part in CANONICAL:
         for row in _rows(part):
@@ -64,12 +62,10 @@ def _rows(part: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _from_hub(part: str) -> Any:
-    from lorakit.data.hub import SOURCES
-
     try:
         import datasets
 
-        return datasets.load_dataset(NAME, "main", split=part, revision=SOURCES[NAME].commit)
+        return datasets.load_dataset(NAME, "main", split=part, revision=COMMIT)
     except Exception as error:
         raise DatasetError(f"{NAME} could not be loaded from the hub ({type(error).__name__}: {error}): check the "
                            "network, or set LORAKIT_DATA to a folder that holds gsm8k/train.jsonl and gsm8k/test.jsonl"

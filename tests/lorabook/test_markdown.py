@@ -15,7 +15,7 @@ from lorakit.markdown import LONGEST, cell, table
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 
-EXTENSIONS = yaml.safe_load((Path(__file__).parents[1] / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
+EXTENSIONS = yaml.safe_load((Path(__file__).parents[2] / "_config.yml").read_text())["parse"]["myst_enable_extensions"]
 HOSTILE = [
     "<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "<!-- gone", "&lt;b&gt; &#60;i&#62;",
     "```{literalinclude} secret.txt\n```", "\n\n```{include} secret.txt\n```\n\n", "\r\n:::{include} secret.txt\n:::",

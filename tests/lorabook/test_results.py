@@ -15,7 +15,7 @@ from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.sweep import sweeps
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parents[2] / "book"
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy
 import pytest
 
-from lorakit.bases.models import WEIGHTS, embedded_record, load_model
+from lorakit import sources
+from lorakit.bases.models import embedded_record, load_model
 from lorakit.data.skills import HELD_OUT_WORDING, SKILLS, split_of
 from lorakit.specs import known_names
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_changed_archive_is_refused(scripts, tmp_path):
         scripts["corpus"].download("django==5.2", scripts["corpus"].SOURCES["django==5.2"], tmp_path)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in WEIGHTS.glob("*.safetensors")))
+@pytest.mark.parametrize("name", sorted(sources.embedded()))
 def test_every_embedded_model_carries_its_record(name):
     record = embedded_record(name)
     assert record["sha256"].startswith(known_names()["models"][name])
@@ -91,5 +92,5 @@ def test_the_weights_are_what_greedy_decoding_says():
             while len(answer) < len(question.completion):
                 answer += bytes([int(model(input_ids=torch.tensor([ids + list(answer)])).logits[0, -1].argmax())])
             right += answer == question.completion.encode()
-    recorded = json.loads((WEIGHTS / "tiny.json").read_text())["pretraining"]["accuracy"]["maximum"]
+    recorded = json.loads(sources.embedded()["tiny"].read_text())["pretraining"]["accuracy"]["maximum"]
     assert right / 30 == pytest.approx(recorded, abs=0.15)

@@ -231,7 +231,7 @@ def test_a_gpu_that_cannot_be_used_stops_a_refresh_before_any_chapter(tmp_path, 
 
 
 def test_each_experiment_belongs_to_one_chapter_of_the_book():
-    topics = [path.stem.partition("-")[2] for path in (Path(__file__).parents[1] / "book").glob("[0-9][0-9]-*.md")]
+    topics = [path.stem.partition("-")[2] for path in (Path(__file__).parents[2] / "book").glob("[0-9][0-9]-*.md")]
     owned = [experiment.name for topic in topics for experiment in experiments.of_chapter(topic)]
     assert sorted(owned) == sorted(experiments.EXPERIMENTS)
 

@@ -15,7 +15,7 @@ import pytest
 
 jupytext = pytest.importorskip("jupytext", reason="needs the book's packages")
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parents[2] / "book"
 CHAPTERS = sorted(BOOK.glob("[0-9][0-9]-*.md"))
 SECTIONS = {
     "Question": r"\*\*Question\.?\*\*|^#+ .*question",

@@ -10,7 +10,7 @@ import pytest
 
 from lorabook.page import public
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT.parent / "shared" / "data"
 
 

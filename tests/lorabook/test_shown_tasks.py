@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from lorabook.data.shown_tasks import ONES, TENS, in_words
 from lorakit.data.rl_tasks import load_task
-from lorakit.data.shown_tasks import ONES, TENS, in_words
 from lorakit.names import known_names
 from lorakit.rewards import load_rewards
 
