@@ -26,7 +26,7 @@ class Experiment:
         engine: of `lorakit.sweep.sweeps` that runs them, unless a spec asks for another: see `engine_for`.
         probes: of `lorabook.probes`, made with each run. A record without one lacks its metrics, and is a run all the
             same.
-        under_way: its records come in over days; until they are whole no page may read them.
+        under_way: its records come in over days; until they are whole a page may read them as `optional` alone.
     """
 
     name: str
