@@ -31,12 +31,13 @@ export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-vllm lint record clean
+.PHONY: help book test test-fast test-vllm lint record clean
 
 help:
 	@echo "make book              run every chapter from the committed records, build the HTML, print its first page"
 	@echo "make book SIZE=live    train the live sizes instead (minutes)"
 	@echo "make test              ruff, mypy and pytest"
+	@echo "make test-fast         ruff, and the tests that train nothing, for work in between"
 	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
 	@echo "make lint              ruff and mypy alone"
 	@echo "make record            train what the records lack (SmolLM2: days of two cores; resumable), then execute what changed"
@@ -66,6 +67,10 @@ book: $(READY)
 
 test: lint
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-fast: $(READY)
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" tests
 
 # An environment of its own, since vLLM pins what the book does not. On a GPU it holds the extra's own vLLM; elsewhere
 # one person's build of the same version for processors, a tool of these tests and of nothing else.
