@@ -146,16 +146,17 @@ def run(
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
     save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train what the store lacks of a file of specs; stops cleanly, resumes.
+    """Train what the store lacks of a file of specs; stops cleanly, and goes on where it was stopped or killed.
 
     Ends with status 3 where the time budget left runs over.
     """
     specs = read_specs(file)
     records = until_stopped(lambda: lk.run(
         specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
-        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale))
+        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None))
     lines = [f"{record.id}  {record.status}  test_loss {record.metrics.get('test_loss')}" for record in records]
     left = len(specs) - len(records)
     lines.append(f"{len(records)} of {len(specs)} runs recorded in {store}"

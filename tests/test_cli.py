@@ -63,8 +63,10 @@ def test_a_file_that_cannot_be_meant_is_refused_with_its_entry(tmp_path, text, w
 def test_a_user_runs_a_file_and_exports_its_adapter(tmp_path):
     (tmp_path / "sweep.yaml").write_text(SWEEP.partition("- task")[0])
     store, adapters = tmp_path / "records", tmp_path / "adapters"
-    done = typed("run", tmp_path / "sweep.yaml", "--store", store, "--processes", 1, "--device", "cpu", "--json")
+    done = typed("run", tmp_path / "sweep.yaml", "--store", store, "--processes", 1, "--device", "cpu", "--quiet",
+                 "--json")
     assert done.returncode == 0, done.stderr
+    assert "runs done" not in done.stderr
     lora, full = json.loads(done.stdout)
     assert {lora["status"], full["status"]} == {"ok"}
     assert main(["export", lora["id"], str(adapters), "--store", str(store), "--device", "cpu"]) == 0

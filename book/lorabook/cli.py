@@ -53,7 +53,7 @@ def run(
         specs, _store(folder), profile=profile, experiment=experiment if size == "record" else f"{experiment}-live",
         engine=engine or experiments.get(experiment).engine_for(specs), device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, probes=functions(experiments.get(experiment).probes, profile),
-        stale="retrain", progress=True))
+        stale="retrain"))
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
     if len(records) < len(specs):
