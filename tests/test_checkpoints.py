@@ -67,9 +67,9 @@ CASES = {
     "trl dropout": supervised("trl", lora={"dropout": 0.3}, accumulation=2, batch_size=2),
     "trl full, bfloat16": supervised("trl", **FULL | {"dtype": "bfloat16"}),
     "packed RL, two steps a batch, merged": reinforced("packed", iterations=2, merge_to_sample=True,
-                                                       kl_coefficient=0.1),
+                                                       kl_coefficient=0.1, dtype="bfloat16"),
     "packed RL, full": reinforced("packed", **FULL),
-    "trl RL, two steps a batch, merged": reinforced("trl", iterations=2, merge_to_sample=True),
+    "trl RL, two steps a batch, merged": reinforced("trl", iterations=2, merge_to_sample=True, dtype="bfloat16"),
 }
 
 

@@ -38,6 +38,10 @@ def test_what_a_checkpoint_gave_is_done_but_says_nothing_about_the_pace():
     found.step(0, event(60), 20.0, 1e6)
     found.step(0, event(80), 20.0, 1e6)  # a fifth in 100 seconds; a fifth is left
     assert found.line() == "0 of 2 runs done; step 80 of 100, loss 2.5; 2,000 tokens/s; about 2 min left"
+    more = Progress("runs", 4, 40.0, clock=clock(0.5, 100.5))
+    more.step(0, event(60), 20.0, 1e6)
+    more.leave(0, 2, 20.0)  # two fifths of a pack in 100 seconds; a whole pack is left
+    assert more.line() == "2 of 4 runs done; 4,000 tokens/s; about 4 min left"
 
 
 def test_a_terminal_shows_a_bar_and_lines_stand_above_it(monkeypatch):
