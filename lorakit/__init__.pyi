@@ -20,8 +20,11 @@ from lorakit.specs import LoRASpec as LoRASpec
 from lorakit.specs import SFTSpec as SFTSpec
 from lorakit.specs import vary as vary
 from lorakit.sweep.recorder import Recorder as Recorder
+from lorakit.sweep.sharing import pull as pull
+from lorakit.sweep.sharing import push as push
 from lorakit.sweep.sweeps import plan as plan
 from lorakit.sweep.sweeps import run as run
+from lorakit.sweep.tracking import track as track
 from lorakit.theory.capacity import recommend_rank as recommend_rank
 from lorakit.theory.estimate import estimate as estimate
 from lorakit.theory.learning_rate import recommend_learning_rate as recommend_learning_rate

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import linecache
 import re
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import stand_in_hub
+
+from lorakit.records import Store
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -51,19 +57,34 @@ def test_the_example_trains_resumes_and_loads_as_an_adapter(tmp_path, monkeypatc
     # called again, nothing is trained
     from lorakit.sweep.workers import Worker
 
-    monkeypatch.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
-    assert len(names["lk"].run(names["specs"], "runs")) == len(names["specs"])
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "_start", lambda self: pytest.fail("trained again"))
+        assert len(names["lk"].run(names["specs"], "runs")) == len(names["specs"])
+    # it goes on: a folder as a base, a script of one's own, trackers and the Hub (stand-ins)
+    hub, sent = stand_in_hub.install(monkeypatch, tmp_path / "hub"), []
+    tracker = SimpleNamespace(__spec__=True, init=lambda **named: sent.append(named["project"]), finish=lambda: None,
+                              log=lambda values, step: None)
+    for block in blocks()[3:]:
+        with warnings.catch_warnings(), monkeypatch.context() as patched:
+            if "lk.track" in block:  # TRL asks trackio for more than the stand-in has
+                patched.setitem(sys.modules, "trackio", tracker)
+            warnings.simplefilter("ignore")  # of TRL and datasets
+            exec(compile(block, "README.md", "exec"), names)  # noqa: S102 - it is our own text
+    assert names["further"].model.startswith("checkpoint@")
+    recorded = names["recorder"].record
+    assert recorded.metrics["test_loss"] < recorded.metrics["base_test_loss"]
+    assert sent == ["sums"] * len(names["sweep"])
+    assert hub.private == {"me/sums": True}
+    assert len(Store("runs-of-a-colleague").find(spec.id for spec in names["specs"])) == len(names["specs"])
+    assert (tmp_path / "adapters-of-a-colleague" / names["best"].id / "adapter_config.json").exists()
 
 
 def test_the_rl_example_learns_from_a_reward_of_ones_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.syspath_prepend(tmp_path)
-    Path("my_rewards.py").write_text(blocks()[2], encoding="utf-8")
-    names: dict = {}
-    exec(compile(blocks()[3], "README.md", "exec"), names)  # noqa: S102 - it is our own text
-    sys.modules.pop("my_rewards", None)
+    names: dict = {"__name__": "__main__"}
+    linecache.cache["<cell>"] = (0, None, blocks()[2].splitlines(True), "<cell>")  # as Jupyter keeps a cell's source
+    exec(compile(blocks()[2], "<cell>", "exec"), names)  # noqa: S102 - it is our own text
     frame = names["frame"]
     assert set(frame["arm"]) == {"rank 1", "rank 8", "full"}
     assert set(frame["step"]) == {1, 2, 5, 10}

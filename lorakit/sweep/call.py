@@ -94,6 +94,15 @@ def check_tracker(report_to: str, engine: str | None) -> None:
     refuse_unknown_tracker(report_to)
 
 
+def tracker(name: str | None, project: str) -> Any:
+    """The `Tracker` that finished runs are sent to, or None; raises as `require_tracker` does."""
+    if name is None:
+        return None
+    from lorakit.sweep.tracking import Tracker  # pandas
+
+    return Tracker(name, project)
+
+
 def check_vllm(specs: Sequence[AnySpec]) -> None:
     """Raise as `require_vllm` does where runs that are to be trained sample with vLLM."""
     for spec in specs:

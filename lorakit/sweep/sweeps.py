@@ -79,7 +79,8 @@ class Plan:
 def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *, profile: str | None = None,
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
-        probes: Sequence[Probe | str] = (), stale: str = "keep", progress: bool | None = None,
+        probes: Sequence[Probe | str] = (), track: str | None = None, stale: str = "keep",
+        progress: bool | None = None,
         checkpoint_every: float | None = EVERY) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
@@ -105,6 +106,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             has none there is trained again, since records hold no weights.
         probes: measurements besides those of every run, each a function at the top level of a file or its name
             `module:function`; see `lorakit.probes.Subject`. A run that is recorded without them is not trained again.
+        track: `trackio` or `wandb`: each finished run of any engine is sent there as well, to a project of the
+            experiment's name; `lorakit.track` sends records that exist.
         stale: what becomes of records of another numerical epoch: `keep` returns them with a warning, `retrain`
             trains their specs again; the older lines stay in the file.
         progress: how many runs are done, the steps, losses, tokens a second and the time left, on standard error: True,
@@ -118,12 +121,13 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
 
     Raises:
         ValueError, TypeError: something in the call cannot be meant; nothing was started.
-        ModuleNotFoundError: runs sample with vLLM, which is not installed; nothing was started.
+        ModuleNotFoundError: vLLM or the tracker is not installed; nothing was started.
         StoreError: the store or `save_to` cannot be written.
         SweepError: some runs failed; raised after all others have been recorded.
 
     Warns:
         StaleRecordsWarning: records of another numerical epoch were kept.
+        TrackingWarning: runs are recorded, but could not be sent to the tracker.
     """
     started = time.monotonic()
     unique, specs = call.check_specs(specs), list(specs)
@@ -135,6 +139,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     named = [probe_name(probe) for probe in probes]
     devices = Devices(device, processes)
     call.check_tracker(report_to, engine)
+    tracker = call.tracker(track, experiment)
     call.require_training_packages()
     store = store if isinstance(store, Store) else Store(store)
     store.path(profile, experiment)
@@ -145,6 +150,11 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         old = {record.id for record in stale_records(found.values())} if stale == "retrain" else set()
         return [spec for spec in some if spec.id not in found or spec.id in old
                 or (folder is not None and not (folder / spec.id / "README.md").exists())]
+
+    def keep(record: Record) -> None:
+        store.append(profile, experiment, record)
+        if tracker is not None and record.status != "failed":
+            tracker.send(record)
 
     recorded = store.find((spec.id for spec in unique), engine)
     old = stale_records(recorded.values())
@@ -171,13 +181,15 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
                           "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,
                           "checkpoints": None if checkpoint_every is None else str(halfway),
                           "checkpoint_every": checkpoint_every},
-                halfway, needed, lambda record: store.append(profile, experiment, record),
-                Reservations(store.root), reports, None if time_budget is None else started + time_budget,
+                halfway, needed, keep, Reservations(store.root), reports,
+                None if time_budget is None else started + time_budget,
                 time_budget or 0.0)
             _announce(reports, unique, todo, recorded, packs, count)
             if again:
                 reports.say(f"{again} packs were stopped half-way, and go on from there")
             training.run(packs)
+        if tracker is not None:
+            tracker.warn()
         if training.failed or training.lost or training.unsaved:
             raise SweepError(training.failed, training.lost, training.unsaved, len(unique))
     found = store.find((spec.id for spec in specs), engine)
