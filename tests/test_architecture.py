@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from leaks import leaks, leaks_below
 
+from lorabook.claims import CLAIMS
+from lorabook.experiments import EXPERIMENTS
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lorakit"
 BOOK = ROOT / "book" / "lorabook"
@@ -270,3 +273,22 @@ def test_tracked_files_name_no_registry_and_nothing_of_a_machine():
         found = registry.search(text)
         assert not found, f"{path.relative_to(ROOT)} names {found.group()!r}"
         assert leaks(text) == [], path.relative_to(ROOT)
+
+
+OF_THE_REPOSITORY = ("golden", "test_architecture", "test_public", "test_readme", "test_setup")
+
+
+def test_lorakit_and_its_tests_do_without_the_book():
+    """`lorakit/` names no chapter, claim, source or experiment; its tests import nothing of the book."""
+    pages = [page.stem for page in (ROOT / "book").glob("[0-9][0-9]-*.md")]
+    claims = rf"\b(?:{'|'.join(claim.id for claim in CLAIMS if len(claim.id) > 2)})\b"
+    experiments = [name for name in EXPERIMENTS if name.count("-") > 1]  # `learning-rate` is also English
+    names = re.compile("|".join([r"lorabook|[Oo]smosis", claims, *map(re.escape, pages), *(
+        rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in experiments)]))
+    assert all(map(names.search, ("as 02-rank says", "see learning-rate-width", "C14-B", "from lorabook")))
+    for path in PACKAGE.rglob("*.py"):
+        found = names.search(path.read_text(encoding="utf-8"))
+        assert not found, f"{path.relative_to(ROOT)} names {found[0]!r}"
+    for path in (ROOT / "tests").glob("*.py"):
+        if path.stem not in OF_THE_REPOSITORY:
+            assert not trespasses(path, ("lorabook",), deep=True), f"{path.name} belongs into tests/lorabook"

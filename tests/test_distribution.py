@@ -39,11 +39,12 @@ def distributions(tmp_path_factory):
     (unpacked,) = (folder / "unpacked").iterdir()
     with zipfile.ZipFile(build("wheel", unpacked)) as wheel:
         metadata = next(name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
-        return listed, names, wheel.namelist(), Parser().parsestr(wheel.read(metadata).decode())
+        size = sum(part.compress_size for part in wheel.infolist())
+        return listed, names, wheel.namelist(), Parser().parsestr(wheel.read(metadata).decode()), size
 
 
 def test_licence_and_notice_travel_with_the_texts_that_they_are_about(distributions):
-    _, sdist, wheel, metadata = distributions
+    _, sdist, wheel, metadata, _ = distributions
     for name in ("LICENSE", "NOTICE"):
         assert name in sdist
         assert [path for path in wheel if path.endswith(f".dist-info/licenses/{name}")]
@@ -51,11 +52,16 @@ def test_licence_and_notice_travel_with_the_texts_that_they_are_about(distributi
 
 
 def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions):
-    tracked, _, wheel, _ = distributions
+    tracked, _, wheel, _, _ = distributions
     assert {name for name in wheel if ".dist-info/" not in name} == {n for n in tracked if n.startswith("lorakit/")}
 
 
 def test_the_source_distribution_holds_no_test_that_lacks_its_data(distributions):
-    _, sdist, _, _ = distributions
+    _, sdist, _, _, _ = distributions
     assert not [name for name in sdist if name.startswith("tests")]
     assert {"README.md", "CITATION.cff", "constraints.txt", "pyproject.toml"} <= set(sdist)
+
+
+def test_the_wheel_is_small(distributions):
+    *_, size = distributions
+    assert size <= 1_500_000

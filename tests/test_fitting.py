@@ -1,11 +1,9 @@
 """What cannot fit on a card is refused before it is probed, with what would hold it."""
 
-import re
 from dataclasses import replace
 
 import pytest
 
-from lorabook.cli import main
 from lorakit.specs import LoRASpec, SFTSpec
 from lorakit.sweep import sweeps
 from lorakit.sweep.workers import Worker
@@ -42,12 +40,3 @@ def test_a_plan_on_a_machine_asks_of_its_own_card(monkeypatch, tmp_path):
         sweeps.plan([LLAMA], tmp_path, device="cuda")
 
 
-def test_the_command_line_asks_of_a_card_that_is_not_here(capsys):
-    assert main(["plan", "rank", "--profile", "gpu", "--gpu", "L4"]) == 0
-    said = capsys.readouterr().out
-    assert "all of them fit on one L4" in said
-    assert re.search(r"\d+ runs on one L4: .* FLOPs, .* hours, .* dollars", said)
-    assert main(["plan", "rank", "--profile", "paper", "--gpu", "H100"]) == 1
-    told = capsys.readouterr()
-    assert "runs missing" in told.out
-    assert re.search(r"[1-9]\d* of \d+ runs cannot fit on one H100", told.err)

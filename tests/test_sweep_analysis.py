@@ -231,19 +231,6 @@ def test_charts_say_what_was_found(sweep):
     assert sweep.plot.loss(title="Finding").to_dict()["title"]["text"] == ["Finding"]
 
 
-def test_recorded_runs_give_the_numbers_of_the_ledger():
-    """C1's gaps under replay, as the ledger has them: per cent of full fine-tuning's improvement."""
-    from lorabook.claims.ledger import verdict
-
-    store = Store(RESULTS)
-    effect = verdict("C1", store)
-    found = lk.Sweep(store.records("cpu", "rank-replay"), strict=True).compare()
-    assert effect.interval is not None
-    ledger = (effect.interval.mean, effect.interval.low, effect.interval.high)
-    same = [arm for arm, gap in found.items() if (gap.mean, gap.low, gap.high) == pytest.approx(ledger)]
-    assert same == [effect.effect.partition(" −")[0].partition(", ")[2]]
-
-
 def test_recorded_rank_runs_answer_as_the_chapter_says():
     sweep = lk.Sweep(Store(RESULTS).records("cpu", "rank"), strict=True).only("reworded-skills")
     gaps = sweep.compare()

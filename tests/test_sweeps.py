@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from lorabook.cli import main
 from lorakit.epochs import StaleRecordsWarning, current
 from lorakit.packed.packing import group, pack_key, split_evenly
 from lorakit.records import Record, Store
@@ -233,23 +231,6 @@ def test_bad_requests_are_refused_before_anything_starts(tmp_path):
         sweeps.run([], tmp_path)
     with pytest.raises(ValueError, match="allowed: packed, trl"):
         sweeps.run(specs(), tmp_path, engine="fast")
-
-
-def test_the_command_line_says_what_to_do(tmp_path, capsys, copy):
-    assert main(["run", "rnak", "--results", str(tmp_path)]) == 1
-    assert "did you mean 'rank'" in capsys.readouterr().err
-    assert main(["run", "rank-smollm2", "--size", "live", "--results", str(tmp_path)]) == 1
-    assert "defined: cpu/record" in capsys.readouterr().err
-    for mistake in (["run", "rank", "--time-budget", "nan"], ["run", "rank", "--time-budget", "-5"],
-                    ["run", "rank", "--processes", "-1"], ["plan", "--processes", "0"],
-                    ["plan", "--no-probe", "--processes", "-1"]):
-        assert main([*mistake, "--results", str(tmp_path)]) == 1
-        assert "allowed: " in capsys.readouterr().err
-    (tmp_path / "README.md").touch()
-    assert main(["plan", "--no-probe", "--results", str(tmp_path / "README.md")]) == 1
-    assert "a store of records is a folder" in capsys.readouterr().err
-    assert main(["plan", "--no-probe", "--results", str(tmp_path)]) == 0
-    assert re.search(r"^rank: (\d+) of \1 runs missing$", capsys.readouterr().out, flags=re.MULTILINE)
 
 
 def test_a_record_is_not_lost_when_a_run_fails_after_it(copy):

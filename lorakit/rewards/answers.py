@@ -45,7 +45,7 @@ def spoken(completion: str) -> str | None:
 
 
 def marked(completion: str) -> str | None:
-    """What follows the completion's only `####`, which opens its last line: the form of GSM8K and of Osmosis.
+    """What follows the completion's only `####`, which opens its last line: the form of GSM8K.
 
     >>> marked("7 · 6 is 42.\\n#### 42"), marked("#### 41\\n#### 42"), marked("#### 42, I think\\nso")
     ('42', None, None)

@@ -125,7 +125,7 @@ def _convention(name: str) -> Convention:
 
 
 # Fitted together on 110 public cells (32 models, ranks 1 to 128; thinking-machines-lab/tinker-cookbook 9dfcc3a,
-# recipes/chat_sl/results/sft_sweep.md) and on SmolLM2-135M here: `book/lorabook/benchmarks/learning_rate_fit.py`.
+# recipes/chat_sl/results/sft_sweep.md) and on SmolLM2-135M by `learning_rate_fit.py` in this repository.
 LORA_AT_2000, WIDTH_POWER, RANK_POWER = 4.5e-4, 0.35, 0.2
 LORA_OVER_FULL = 10.0  # over LoRA of rank 16; Schulman et al., and SmolLM2-135M
 # Model types of that fit, by the beginning of their names; what is not among them gets a wider bracket.

@@ -14,7 +14,7 @@ from lorabook.page.chapter import ABSENT, Chapter
 from lorabook.page.guards import Guard, guards_of, guards_page
 from lorabook.page.rendering import RenderingError
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parents[2] / "book"
 
 
 @pytest.fixture

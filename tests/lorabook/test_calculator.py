@@ -21,7 +21,7 @@ from lorakit.theory.capacity import CapacityError
 from lorakit.theory.configs import ConfigError, known_config
 from lorakit.theory.hardware import GPUS
 
-STATIC = Path(__file__).parent.parent / "book" / "_static"
+STATIC = Path(__file__).parents[2] / "book" / "_static"
 REFUSED = (CalculatorError, CapacityError, ConfigError)
 
 
