@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from lorakit import GRPOSpec, LoRASpec, Record, SFTSpec, Store, vary
+from lorakit import GRPOSpec, LoRASpec, Record, SFTSpec, Store, sources, vary
 from lorakit.grpo_spec import ARTICLE_OBJECTIVE, CORRECTIONS, GRPO_OBJECTIVE, LOSSES, SCALES
 from lorakit.names import UnknownNameError, known_names
 from lorakit.records import RecordError
@@ -15,15 +15,22 @@ from lorakit.sources import rewards
 from lorakit.specs import SpecError, read_spec
 
 OTHER = {
-    "learning_rate": 2e-3, "lora": None, "model": "m@2", "task": "t@2", "reward": "osmosis", "reward_weights": (2.0,),
+    "learning_rate": 2e-3, "lora": None, "model": "m@2", "task": "t@2", "reward": "two-part", "reward_weights": (2.0,),
     "steps": 7, "prompts_per_step": 7, "group_size": 7, "max_completion_length": 7, "temperature": 0.7, "loss": "grpo",
     "scale_rewards": "group", "clip": 0.2, "iterations": 7, "importance_sampling": "none", "importance_cap": 3.0,
     "kl_coefficient": 0.7, "mask_truncated": True, "merge_to_sample": True, "use_vllm": True, "weight_decay": 0.7,
     "max_grad_norm": 0.7, "beta1": 0.7, "beta2": 0.7, "epsilon": 0.7, "seed": 7, "dtype": "bfloat16", "evaluations": 7,
-    "evaluation_problems": 7, "final_evaluation_problems": 7,
+    "evaluation_problems": 7, "final_evaluation_problems": 7, "schedule": "cosine", "warmup": 3,
 }
 TOGETHER = {"full_targets": {"lora": None, "full_targets": "all-linear"},
-            "format_steps": {"reward": "osmosis", "format_steps": 7}, "clip_high": {"clip": 0.2, "clip_high": 0.28}}
+            "format_steps": {"reward": "two-part", "format_steps": 7}, "clip_high": {"clip": 0.2, "clip_high": 0.28}}
+
+
+@pytest.fixture(autouse=True)
+def two_part(monkeypatch):
+    """A reward of two components, as another package's source may give."""
+    known = sources.rewards() | {"two-part": 2}
+    monkeypatch.setattr(sources, "rewards", lambda: known)
 
 
 def spec_of(**fields):
@@ -45,10 +52,10 @@ def spec_of(**fields):
     ({"use_vllm": "yes"}, "True or False"), ({"use_vllm": True, "dtype": "float64"}, "bfloat16 with vLLM"),
     ({"reward": "exakt"}, "exact, numeric, .*register_reward"), ({"reward": "module:function"}, "register_reward"),
     ({"reward": 3}, "register_reward"), ({"reward_weights": (1.0, 2.0)}, "1 finite number, not all 0"),
-    ({"reward": "osmosis", "reward_weights": (1.0,)}, "2 finite numbers"), ({"reward_weights": (math.nan,)}, "finite"),
+    ({"reward": "two-part", "reward_weights": (1.0,)}, "2 finite numbers"), ({"reward_weights": (math.nan,)}, "finite"),
     ({"reward_weights": ("1",)}, "finite"), ({"reward_weights": (0.0,)}, "not all 0"),
     ({"reward_weights": 2}, "finite"),
-    ({"format_steps": 5}, "format component"), ({"reward": "osmosis", "format_steps": -1}, "format component"),
+    ({"format_steps": 5}, "format component"), ({"reward": "two-part", "format_steps": -1}, "format component"),
     ({"learning_rate": 0}, "finite number above 0"), ({"lora": 4}, "LoRASpec"), ({"beta2": 1}, "not including, 1"),
     ({"max_grad_norm": 0}, "None for no clipping"), ({"seed": -1}, "0 or more"), ({"dtype": "float16"}, "bfloat16"),
 ])
@@ -136,7 +143,7 @@ def test_json_that_is_no_spec_is_refused(data, words):
 
 
 def test_records_keep_such_runs_and_check_their_ids(tmp_path):
-    store, spec = Store(tmp_path), spec_of(reward="osmosis", reward_weights=(1.0, 0.5))
+    store, spec = Store(tmp_path), spec_of(reward="two-part", reward_weights=(1.0, 0.5))
     record = Record.from_run(spec, "ok", {"accuracy": 0.5}, {"step": [0], "reward": [0.25]}, {})
     store.append("cpu", "grpo", record)
     assert store.missing([spec]) == []
