@@ -31,7 +31,7 @@ def folder(tmp_path):
 
 
 def spec(model, **fields) -> lk.SFTSpec:
-    return lk.SFTSpec(model=model, dataset="random-associations", learning_rate=1e-3, steps=2, batch_size=1,
+    return lk.SFTSpec(model=model, dataset="reworded-skills", learning_rate=1e-3, steps=2, batch_size=1,
                       evaluations=2, evaluation_tokens=64, **fields)
 
 

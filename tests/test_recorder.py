@@ -21,7 +21,7 @@ from lorakit.reference.grpo import train_grpo
 from lorakit.reference.sft import _rows, train_sft
 from lorakit.rewards import load_rewards
 
-SPEC = lk.SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=3e-3, steps=6, batch_size=4,
+SPEC = lk.SFTSpec(model="tiny-w32-s0", dataset="reworded-skills", learning_rate=3e-3, steps=6, batch_size=4,
                   evaluations=4, evaluation_tokens=64, lora=lk.LoRASpec(rank=4), max_grad_norm=0.5)
 COMMON = {"evaluations": 4, "evaluation_tokens": 64}
 
@@ -105,7 +105,7 @@ def test_settings_that_no_spec_has_make_another_run_and_are_listed(tmp_path, bas
     assert first.record.spec["model"] == other.record.spec["model"]
     assert first.record.spec["model"].startswith("own@"), "the name of a base that nobody named is its weights' hash"
     assert first.record.id != other.record.id
-    assert other.record.spec["dataset"].startswith("random-associations@")
+    assert other.record.spec["dataset"].startswith("reworded-skills@")
 
 
 def test_a_plain_script_is_recorded_with_its_own_evaluation_and_what_is_not_known(tmp_path, base):

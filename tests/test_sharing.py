@@ -118,7 +118,7 @@ def test_a_record_becomes_a_run_of_the_tracker(tracker):
 
 def test_a_sweep_sends_every_finished_run_and_a_tracker_that_fails_stops_nothing(tracker, tmp_path):
     name, told, module = tracker
-    specs = lk.vary(lk.SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=2,
+    specs = lk.vary(lk.SFTSpec(model="tiny-w32-s0", dataset="reworded-skills", learning_rate=1e-3, steps=2,
                                batch_size=1, evaluations=2, evaluation_tokens=64), rank=[1, 2])
     sweeps.run(specs, tmp_path, device="cpu", processes=1, track=name, experiment="mine")
     assert [entry[0] for entry in told if entry[0] != "log"] == ["init", "finish"] * 2
