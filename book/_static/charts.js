@@ -19,13 +19,48 @@ function loadBundle() {
   });
 }
 
-/* A narrow page gets a narrower chart with text of the same size, not a small picture of the wide one. */
-const BESIDE = 170; // pixels left and right of the plot: axis, its title, names of lines
-const NARROWEST = 180;
+const NARROW = 600, MENU = 34, AXIS = 70; // CSS pixels: a phone's column, and what stands beside a panel
 
-function fitted(specification, width) {
-  if (typeof specification.width !== "number" || specification.width + BESIDE <= width) return specification;
-  return { ...specification, width: Math.max(NARROWEST, width - BESIDE) };
+/* A phone's column is its screen less margins; a figure's own width is that of the picture in it, and tells nothing. */
+const available = () => document.documentElement.clientWidth - 40 - MENU;
+const isNarrow = () => document.documentElement.clientWidth < NARROW;
+
+function wrapped(text, most) {
+  if (typeof text !== "string") return text;
+  const lines = [""];
+  for (const word of text.split(" ")) {
+    if (lines.at(-1) && lines.at(-1).length + word.length >= most) lines.push("");
+    lines[lines.length - 1] += (lines.at(-1) ? " " : "") + word;
+  }
+  return lines;
+}
+
+/* The same chart for a phone, letters of the same size: titles in lines, legend below, panels under each other. */
+function forPhone(specification) {
+  const narrow = structuredClone(specification);
+  const letters = Math.floor(available() / 8.5);
+  const shape = (one) => {
+    if (one.hconcat) [one.vconcat, one.hconcat] = [one.hconcat, undefined];
+    (one.vconcat || []).forEach(shape);
+    const several = one.facet || one.repeat;
+    if (several) one.columns = 1;
+    if (!one.vconcat) (several ? one.spec : one).width = available() - AXIS;
+    if (one.title) {
+      const title = typeof one.title === "string" ? { text: one.title } : one.title;
+      one.title = { ...title, text: wrapped(title.text, letters), subtitle: wrapped(title.subtitle, letters + 6) };
+    }
+  };
+  shape(narrow);
+  const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: available() / 2 };
+  narrow.config = { ...narrow.config, legend };
+  return narrow;
+}
+
+/* Axes take what they need: a chart of one panel gets the rest of the width. */
+async function fillWidth(view, holder, specification) {
+  if (["facet", "repeat", "vconcat", "hconcat", "concat"].some((part) => specification[part])) return;
+  const excess = Number(holder.querySelector("svg.marks").getAttribute("width")) - available();
+  await view.width(view.width() - excess).runAsync();
 }
 
 /* One table of all the rows that the chart was given: RFC 4180. */
@@ -56,12 +91,14 @@ async function draw(place) {
   const holder = document.createElement("div");
   place.append(holder);
   try {
-    await vegaEmbed(holder, fitted(specification, place.clientWidth), options);
+    const { view } = await vegaEmbed(holder, isNarrow() ? forPhone(specification) : specification, options);
+    if (isNarrow()) await fillWidth(view, holder, specification);
   } catch (error) {
     holder.remove();
     throw error;
   }
   place.querySelector("img").remove();
+  holder.querySelector("summary")?.setAttribute("aria-label", "Save this chart or its data");
   addDataLink(holder, specification);
 }
 

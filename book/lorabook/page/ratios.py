@@ -19,7 +19,6 @@ SUPERVISED, REWARD = "supervised", "by reward"
 THE_ARTICLES = 10.0
 COLOURS = {SUPERVISED: "#2a78d6", REWARD: "#cd5a1c"}
 SEEDS = range(5)
-WIDTHS = {32: "learning-rate-width", 64: "learning-rate-width", 256: "learning-rate-width-256"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,10 @@ def ratios() -> list[Ratio]:
     smollm2 = [r for seed in SEEDS for r in results(f"learning-rate-smollm2-{seed}", "cpu", "record")]
     others = "rank 16, others' run"
     return [
-        *(Ratio("tiny", f"{width} wide, rank 4", SUPERVISED, ladder(width, name)) for width, name in WIDTHS.items()),
+        Ratio("tiny", "32 wide, rank 4", SUPERVISED, ladder(32)),
+        Ratio("tiny", "64 wide, rank 4", SUPERVISED, ladder(64)),
         Ratio("tiny", "128 wide, rank 16", SUPERVISED, over_full(results("learning-rate", "cpu", "record"), 16)),
+        Ratio("tiny", "256 wide, rank 4", SUPERVISED, ladder(256)),
         Ratio("SmolLM2-135M", "100 steps, rank 16", SUPERVISED, over_full(smollm2, 16)),
         Ratio("SmolLM2-135M", "1,000 steps, rank 16", SUPERVISED, over_full(on_gpu(), 16)),
         Ratio("Qwen3-4B", others, SUPERVISED, one_run(SFT_QUOTED["rank 16"]["ratio"]), False),
@@ -68,8 +69,9 @@ def over_full(records: Iterable[Record], rank: int) -> Interval:
     return Sweep(records).ratio()[f"rank {rank}"]
 
 
-def ladder(width: int, name: str) -> Interval:
+def ladder(width: int) -> Interval:
     """The same on one base of the width ladder."""
+    name = "learning-rate-width-256" if width == 256 else "learning-rate-width"
     return over_full([r for r in results(name, "cpu", "record") if f"-w{width}-" in r.spec["model"]], 4)
 
 
@@ -89,13 +91,13 @@ def chart(found: list[Ratio], title: str, description: str) -> alt.LayerChart:
         y=alt.Y("scale:N", sort=list(rows["scale"]), title=None, axis=alt.Axis(
             labelExpr="split(datum.label, '|')", labelLineHeight=13, ticks=False, domain=False)),
         color=alt.Color("training:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
-                        legend=alt.Legend(orient="bottom", symbolType="circle")))
+                        legend=alt.Legend(orient="bottom", columns=1, symbolType="circle")))
     across = alt.Scale(type="log", domain=[1, 18], nice=False)
     dots = base.mark_point(size=90, filled=True, opacity=1).encode(
         x=alt.X("ratio:Q", scale=across, axis=axis, title="best rate of LoRA over full fine-tuning's (log scale)"),
         shape=alt.Shape("whose:N", title=None, scale=alt.Scale(domain=["measured here", "others'"],
                                                                range=["circle", "diamond"]),
-                        legend=alt.Legend(orient="bottom")),
+                        legend=alt.Legend(orient="bottom", columns=1)),
         tooltip=["scale", "training", alt.Tooltip("ratio:Q", format=".1f"), alt.Tooltip("low:Q", format=".1f"),
                  alt.Tooltip("high:Q", format=".1f"), "whose"])
     spans = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=across, title=None), x2="high:Q")
