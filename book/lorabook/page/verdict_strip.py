@@ -11,18 +11,18 @@ from lorabook.page.claims_page import outcome_words
 
 # A claim in a few words, in the strip's order; the page of claims has all of each.
 IN_SHORT = {
-    "C1": "high rank ends level with full fine-tuning", "C2": "capacity sets when a rank falls behind",
-    "C3": "LoRA's best rate is ten times full's", "C4": "first steps are alike at every rank",
-    "C5": "large batches cost LoRA more", "C6": "attention alone is worse than the MLP",
-    "C7": "expert rank: total over active experts", "C10": "data carry one bit a token",
-    "C11": "LoRA takes two thirds of the operations", "C12": "four settings, two freedoms",
-    "C13": "the ratio ignores the width", "C14": "short runs need a larger ratio",
-    "A1": "LoRA suffers more from a high rate", "C8": "by reward even rank 1 ends level",
-    "C9": "rank 1 has room for what rewards tell", "C3-RL": "by reward, too, ten times the rate",
-    "C6-RL": "by reward, too, the MLP beats attention", "C10-RL": "an episode tells as much as a token",
-    "M1": "reward's cost grows with the secrets", "T1": "rank 1 at ten times the rate suffices",
-    "T2": "rank 1 takes less memory by reward", "O1": "at full's rate LoRA stays far behind",
-    "O2": "LoRA as such is worse by reward", "P1": "a very small rank is a bottleneck",
+    "C1": "high rank equals full fine-tuning", "C2": "capacity decides when ranks fall behind",
+    "C3": "best rate ten times full's", "C4": "first steps alike at every rank",
+    "C5": "large batches hurt LoRA", "C6": "attention below the MLP",
+    "C7": "rank over active experts", "C10": "one bit a token",
+    "C11": "two thirds of the operations", "C12": "four settings, two freedoms",
+    "C13": "ratio independent of width", "C14": "larger ratio in short runs",
+    "A1": "LoRA suffers more at high rates", "C8": "RL: rank 1 equals full fine-tuning",
+    "C9": "RL: rank 1 has capacity enough", "C3-RL": "RL: ten times the rate",
+    "C6-RL": "RL: attention below the MLP", "C10-RL": "RL: an episode tells a token's bits",
+    "M1": "RL: cost grows with the secrets", "T1": "RL: rank 1, ten times the rate",
+    "T2": "RL: rank 1 saves memory", "O1": "RL: at full's rate LoRA falls behind",
+    "O2": "RL: LoRA as such is worse", "P1": "RL: rank 1 is a bottleneck",
 }
 CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
 

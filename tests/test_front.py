@@ -1,0 +1,61 @@
+"""The landing page and What to do: short enough to read at once, and complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+from lorabook.claims import CLAIMS
+from lorabook.claims.decisions import HOLDS
+from lorabook.claims.ledger import Verdict
+from lorabook.page.calculator_form import LINES, Support, fragment
+from lorabook.page.verdict_strip import IN_SHORT, strip
+
+BOOK = Path(__file__).parent.parent / "book"
+CHIP = "not seen on tiny"  # the longest
+
+
+def prose(markdown):
+    """A page's words: no cells but captions, no targets of links, no front matter."""
+    captions = " ".join(re.findall(r"caption: \|\n(.*?)\n    name:", markdown, re.S))
+    text = re.sub(r"^(`{3,})\{code-cell\}.*?^\1\s*$|\A---.*?^---$", "", markdown, flags=re.S | re.M)
+    text = re.sub(r"\{\w+\}`[^`]*`", "word", re.sub(r"\]\([^)]*\)|^:\w.*$|^\(.*\)=$", "", text, flags=re.M))
+    return words(re.sub(r"^:+\{[\w-]+\}", "", text, flags=re.M) + captions)
+
+
+def words(text):
+    return len(re.findall(r"[A-Za-z]\S*", text))
+
+
+def seen(html):
+    """Words of HTML that a reader sees: menus, code and what shows without script alone not counted."""
+    hidden = r"<(script|select|template|noscript|pre)\b.*?</\1>"
+    return words(re.sub(r"<[^>]+>", " ", re.sub(hidden, " ", html, flags=re.S)))
+
+
+def test_the_landing_page_has_at_most_400_words():
+    page = (BOOK / "index.md").read_text(encoding="utf-8")
+    row_words = sum(words(text) for text in IN_SHORT.values()) + words(CHIP) * len(IN_SHORT)
+    assert prose(page) + row_words <= 400
+
+
+def test_what_to_do_has_at_most_900_words_and_thirty_questions():
+    page = (BOOK / "what-to-do.md").read_text(encoding="utf-8")
+    advice, _, index = page.partition("## Thirty questions")
+    support = Support(" ".join(["word"] * 12), "medium: " + " ".join(["word"] * 20), ("02-rank", "Rank"))
+    assert prose(advice) + seen(fragment({task: dict.fromkeys(LINES, support) for task in ("sft", "rl")})) <= 900
+    questions = re.findall(r"^(\S.*)\n: (.*(?:\n  .*)*)$", index, re.M)
+    assert len(questions) == 30
+    for question, answer in questions:
+        assert "{doc}" in answer, f"{question} has no link"
+        assert len(re.sub(r"\{doc\}`[^`]*`", "", answer)) <= 260, f"{question}: more than two lines"
+
+
+def test_every_claim_has_a_row_in_words():
+    assert {claim.id for claim in CLAIMS} == set(IN_SHORT)
+
+
+@pytest.mark.parametrize("claim", [CLAIMS[0]])
+def test_a_row_links_to_its_chapter_and_says_its_verdict(claim):
+    row = strip([Verdict(claim, HOLDS, "because")])
+    assert f'href="{claim.chapter}.html"' in row
+    assert 'lk-holds">holds<' in row
