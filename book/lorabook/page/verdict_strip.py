@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from lorabook.claims.decisions import FAILS, HOLDS, OPEN, UNTESTED
+from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
 from lorabook.page.claims_page import outcome_words
 
@@ -15,16 +15,16 @@ IN_SHORT = {
     "C3": "best rate ten times full's", "C4": "first steps alike at every rank",
     "C5": "large batches hurt LoRA", "C6": "attention below the MLP",
     "C7": "rank over active experts", "C10": "one bit a token",
-    "C11": "two thirds of the operations", "C12": "four settings, two freedoms",
+    "C10-W": "two bits a weight", "C11": "two thirds of the operations", "C12": "four settings, two freedoms",
     "C13": "ratio independent of width", "C14": "larger ratio in short runs",
-    "A1": "LoRA suffers more at high rates", "C8": "RL: rank 1 equals full fine-tuning",
+    "C14-B": "B outgrows A", "A1": "LoRA suffers more at high rates", "C8": "RL: rank 1 equals full fine-tuning",
     "C9": "RL: rank 1 has capacity enough", "C3-RL": "RL: ten times the rate",
     "C6-RL": "RL: attention below the MLP", "C10-RL": "RL: an episode tells a token's bits",
     "M1": "RL: cost grows with the secrets", "T1": "RL: rank 1, ten times the rate",
     "T2": "RL: rank 1 saves memory", "O1": "RL: at full's rate LoRA falls behind",
     "O2": "RL: LoRA as such is worse", "P1": "RL: rank 1 is a bottleneck",
 }
-CLASSES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
+CLASSES = {HOLDS: "holds", FAILS: "fails", DEPENDS: "open", OPEN: "open", UNTESTED: "untested"}
 
 
 def strip(verdicts: Sequence[Verdict]) -> str:
