@@ -55,6 +55,11 @@ def test_every_claim_has_a_row_in_words():
     assert {claim.id for claim in CLAIMS} == set(IN_SHORT)
 
 
+def test_every_reference_has_a_link():
+    entries = re.split(r"\n(?=@)", (BOOK / "references.bib").read_text(encoding="utf-8"))
+    assert [entry.split(",")[0] for entry in entries if not re.search(r"\b(url|doi|eprint) = ", entry)] == []
+
+
 @pytest.mark.parametrize("claim", [CLAIMS[0]])
 def test_a_row_links_to_its_chapter_and_says_its_verdict(claim):
     row = strip([Verdict(claim, HOLDS, "because")])

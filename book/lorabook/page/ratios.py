@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import altair as alt
 import pandas as pd
 
 from lorabook.experiments.results import results
 from lorabook.page.public import RL_QUOTED, SFT_QUOTED
+from lorabook.page.rendering import on_paper, theme
 from lorakit.analysis.palette import INK
 from lorakit.analysis.statistics import Interval
 from lorakit.analysis.sweep import Sweep
@@ -19,6 +21,7 @@ SUPERVISED, REWARD = "supervised", "by reward"
 THE_ARTICLES = 10.0
 COLOURS = {SUPERVISED: "#2a78d6", REWARD: "#cd5a1c"}
 SEEDS = range(5)
+STATIC = Path(__file__).resolve().parents[2] / "_static"
 
 
 @dataclass(frozen=True)
@@ -125,3 +128,24 @@ def of(found: list[Ratio], base: str, setting: str) -> Interval:
     """
     (one,) = (each for each in found if each.base == base and each.setting.startswith(setting))
     return one.span
+
+
+def in_readme(found: list[Ratio]) -> bool:
+    """Whether the picture beside README shows these numbers; if not: `python -m lorabook.page.ratios`, and read README."""
+    drawn = (STATIC / "ratio.svg").read_text(encoding="utf-8")
+    return all(f">{one.span.mean:.1f}<" in drawn for one in found)
+
+
+def write_pictures(folder: Path) -> None:
+    """The chart as `ratio.svg` (README) and `ratio.png` (previews of the landing page)."""
+    import vl_convert
+
+    found = ratios()
+    spec = chart(found, "Best learning rate of LoRA over full fine-tuning's", described(found)).to_dict()
+    drawn = on_paper(spec | {"config": theme()["config"]})
+    (folder / "ratio.svg").write_text(vl_convert.vegalite_to_svg(drawn), encoding="utf-8")
+    (folder / "ratio.png").write_bytes(vl_convert.vegalite_to_png(drawn, scale=2))
+
+
+if __name__ == "__main__":
+    write_pictures(STATIC)
