@@ -131,7 +131,7 @@ def of(found: list[Ratio], base: str, setting: str) -> Interval:
 
 
 def in_readme(found: list[Ratio]) -> bool:
-    """Whether the picture beside README shows these numbers; if not: `python -m lorabook.page.ratios`, and read README."""
+    """Whether the picture beside README shows these numbers; `python -m lorabook.page.ratios` draws it anew."""
     drawn = (STATIC / "ratio.svg").read_text(encoding="utf-8")
     return all(f">{one.span.mean:.1f}<" in drawn for one in found)
 
