@@ -61,7 +61,7 @@ $(READY): pyproject.toml book/lorabook/pyproject.toml constraints.txt
 book: $(READY)
 	@LORAKIT_SIZE=$(SIZE) $(BIN)/jupyter-book build . -W -n --keep-going -q
 	@test -f "$(PAGE)" || { echo "error: the build left no $(PAGE)" >&2; exit 1; }
-	@$(BIN)/python tests/leaks.py _build/html/book _build/html/_sources || { \
+	@$(BIN)/python tests/leaks.py _build/html/book _build/html/_sources _build/html/notebooks || { \
 	  echo "error: these pages name what should not leave this machine" >&2; exit 1; }
 	@echo "The book's first page: $(PAGE)"
 

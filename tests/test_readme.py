@@ -15,8 +15,6 @@ import stand_in_hub
 
 from lorakit.records import Store
 
-from lorakit.theory.hardware import GPUS
-
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -28,28 +26,6 @@ def test_the_calculators_answer_as_the_readme_calls_them(capsys):
     exec(compile(blocks()[1], "README.md", "exec"), {})  # noqa: S102 - it is our own text
     out = capsys.readouterr().out
     assert all(word in out for word in ("take rank 8 to 16", "fits", "learning_rate=", "Translation"))
-
-
-def test_its_ratios_are_those_of_the_chart_beside_them():
-    said = re.search(r"is ([\d.]+) times .* and ([\d.]+) times after 1,000, ([\d.]+) times .*, ([\d.]+) times where",
-                     README.read_text("utf-8"))
-    chart = (README.parent / "book/_static/ratio.svg").read_text(encoding="utf-8")
-    for number in said.groups():
-        assert f">{number}<" in chart, number
-
-
-def test_its_costs_are_those_of_the_records():
-    text = README.read_text("utf-8")
-    hours, minutes, dollars = map(float, re.search(r"about (\d+) hours, added .*\n.* about (\d+) minutes of one H200: "
-                                                   r"(\d+) dollars", text).groups())
-    spent = {}
-    for profile in ("cpu", "gpu"):
-        lines = [line for path in (README.parent / "book/results" / profile).glob("*.jsonl")
-                 for line in path.read_text(encoding="utf-8").splitlines()]
-        spent[profile] = sum(json.loads(line)["provenance"].get("seconds", 0) for line in lines) / 3600
-    price = spent["gpu"] * GPUS["H200"].price_per_hour
-    found = {"hours": spent["cpu"], "minutes": 60 * spent["gpu"], "dollars": price}
-    assert {"hours": hours, "minutes": minutes, "dollars": dollars} == pytest.approx(found, rel=0.3), "tell README"
 
 
 def test_its_speeds_are_the_last_recorded_ones():

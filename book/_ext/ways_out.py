@@ -26,7 +26,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_config_value("book_site", "", "html", str)
     app.connect("config-inited", add_buttons, priority=4)
     app.connect("html-page-context", describe, priority=900)
-    app.connect("html-page-context", offer_notebook, priority=499)
+    app.connect("html-page-context", offer_notebook, priority=502)
     app.connect("build-finished", copy_notebooks)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -4,6 +4,7 @@ Chromium is looked for under its usual names; without one the browser's part is 
 LORAKIT_REQUIRE_BROWSER=1 promises it.
 """
 
+import json
 import os
 import re
 import shutil
@@ -139,3 +140,33 @@ def test_request_log_would_show_a_foreign_script(tmp_path):
     page.write_text('<script src="https://cdn.example/x.js"></script>', encoding="utf-8")
     _, asked = open_page(page, tmp_path)
     assert "https://cdn.example/x.js" in asked
+
+
+def test_on_a_phone_nothing_scrolls_sideways_and_chart_text_is_readable(built, tmp_path):
+    inner = built / "book" / "mini.html"
+    page = built / "book" / "_phone.html"
+    page.write_text(f"""<iframe src="{inner.name}" style="width:390px;height:3000px;border:0"></iframe>
+        <pre id="out"></pre>
+        <script>setTimeout(() => {{
+          const inside = document.querySelector("iframe").contentDocument;
+          const drawing = inside.querySelector("svg.marks");
+          const scale = drawing.getBoundingClientRect().width / Number(drawing.getAttribute("width"));
+          const letters = [...drawing.querySelectorAll("text")];
+          const sizes = letters.map((one) => parseFloat(one.getAttribute("font-size")) * scale);
+          const wide = inside.documentElement.scrollWidth;
+          document.getElementById("out").textContent = JSON.stringify({{ wide, least: Math.min(...sizes) }});
+        }}, 4000);</script>""", encoding="utf-8")
+    dom, _ = open_page(page, tmp_path)
+    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom).group(1))
+    assert found["wide"] <= 390
+    assert found["least"] >= 11
+
+
+def test_ways_out_are_there_and_those_without_an_address_absent(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    assert '<meta name="description" content="' in page
+    assert 'property="og:title"' in page
+    assert "og:image" not in page, "no address of the site is set"
+    assert "github.com" not in page, "no address of the repository is set"
+    assert 'href="../notebooks/mini.ipynb"' in page
+    assert json.loads((built / "notebooks" / "mini.ipynb").read_text(encoding="utf-8"))["cells"]

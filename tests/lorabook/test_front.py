@@ -1,5 +1,6 @@
 """The landing page and What to do: short enough to read at once, and complete."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from lorabook.claims.decisions import HOLDS
 from lorabook.claims.ledger import Verdict
 from lorabook.page.calculator_form import LINES, Support, fragment
 from lorabook.page.verdict_strip import IN_SHORT, strip
+from lorakit.theory.hardware import GPUS
 
-BOOK = Path(__file__).parent.parent / "book"
+BOOK = Path(__file__).parents[2] / "book"
+README = BOOK.parent / "README.md"
 CHIP = "seen on tiny"  # they have one to four words, fewer than three on average
 
 
@@ -65,3 +68,25 @@ def test_a_row_links_to_its_chapter_and_says_its_verdict(claim):
     row = strip([Verdict(claim, HOLDS, "because")])
     assert f'href="{claim.chapter}.html"' in row
     assert 'lk-holds">holds<' in row
+
+
+def test_readme_has_the_ratios_of_its_chart():
+    said = re.search(r"is ([\d.]+) times .* and ([\d.]+) times after 1,000, ([\d.]+) times .*, ([\d.]+) times where",
+                     README.read_text("utf-8"))
+    chart = (BOOK / "_static" / "ratio.svg").read_text(encoding="utf-8")
+    for number in said.groups():
+        assert f">{number}<" in chart, number
+
+
+def test_readme_has_the_costs_of_the_records():
+    text = README.read_text("utf-8")
+    hours, minutes, dollars = map(float, re.search(r"about (\d+) hours, added .*\n.* about (\d+) minutes of one H200: "
+                                                   r"(\d+) dollars", text).groups())
+    spent = {}
+    for profile in ("cpu", "gpu"):
+        lines = [line for path in (BOOK / "results" / profile).glob("*.jsonl")
+                 for line in path.read_text(encoding="utf-8").splitlines()]
+        spent[profile] = sum(json.loads(line)["provenance"].get("seconds", 0) for line in lines) / 3600
+    price = spent["gpu"] * GPUS["H200"].price_per_hour
+    found = {"hours": spent["cpu"], "minutes": 60 * spent["gpu"], "dollars": price}
+    assert {"hours": hours, "minutes": minutes, "dollars": dollars} == pytest.approx(found, rel=0.3), "tell README"
