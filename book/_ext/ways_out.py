@@ -92,4 +92,6 @@ def copy_notebooks(app: Any, error: Exception | None) -> None:
         for cell in notebook.cells:
             cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items()
                                                 if key not in OF_A_RUN})
+            if cell.cell_type == "code":  # warnings name the folders of a machine
+                cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         nbformat.write(notebook, target / path.name)

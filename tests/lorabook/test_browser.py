@@ -169,4 +169,6 @@ def test_ways_out_are_there_and_those_without_an_address_absent(built):
     assert "og:image" not in page, "no address of the site is set"
     assert "github.com" not in page, "no address of the repository is set"
     assert 'href="../notebooks/mini.ipynb"' in page
-    assert json.loads((built / "notebooks" / "mini.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads((built / "notebooks" / "mini.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert any(cell.get("outputs") for cell in cells)
+    assert "stderr" not in json.dumps(cells)
