@@ -160,3 +160,14 @@ def test_a_recommendation_without_ground_is_refused(arguments, message):
 def test_a_config_without_a_width_is_refused(model):
     with pytest.raises(ConfigError, match=r"lacks 'hidden_size'|not a config"):
         recommend_learning_rate(model, 8)
+
+
+def test_rates_by_reward_are_a_fifth_and_the_ranks_alike():
+    supervised = recommend_learning_rate("qwen3-1.7b", 16).learning_rate
+    paid = [recommend_learning_rate("qwen3-1.7b", rank, task="rl").learning_rate for rank in (1, 16, 256)]
+    assert paid == [pytest.approx(supervised / 5)] * 3
+    assert paid[0] == pytest.approx(9e-5, rel=0.05), "the best rate of rank 16 that others measured on this base"
+    full = recommend_learning_rate("qwen3-1.7b", None, task="rl").learning_rate
+    assert full == pytest.approx(2e-5, rel=0.15)
+    with pytest.raises(LearningRateError, match="task='dpo'; allowed: sft or rl"):
+        recommend_learning_rate("qwen3-1.7b", 16, task="dpo")
