@@ -40,7 +40,7 @@ def _bases() -> list[SFTSpec]:
 EXPERIMENTS = (
     Experiment("learning-rate-bases", "Best rates and gaps on two more bases, with the linear layers alone too.", {
         ("cpu", "record"): _bases,
-    }, under_way=True),
+    }),
     Experiment("learning-rate-fresh", "Best rates and gaps on ten new seeds, with the linear layers alone too.", {
         ("cpu", "record"): _seeds,
     }, under_way=True),
