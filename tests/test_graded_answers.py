@@ -12,7 +12,7 @@ import pytest
 from lorakit.data.datasets import DatasetError
 from lorakit.data.rl_tasks import register_task
 from lorakit.rewards import RewardError, load_rewards, register_reward
-from lorakit.rewards.gradable import FORMS, ungradable
+from lorakit.rewards.gradable import FORMS
 from lorakit.rewards.symbolic import is_gradable, same_mathematics
 
 TABLE = Path(__file__).parent / "data" / "graded_answers.tsv"
@@ -81,14 +81,6 @@ def test_right_answers_that_no_completion_could_earn_are_refused_with_their_rows
                                            r".*: problem 1 \(.*\), 2 \(.*\)\. Give the final answer alone"):
         register_task("own", problems(answer, answer), grader=grader, stop=stop)
     register_task("own", problems("7", "8"), grader=grader, stop=stop)
-
-
-@pytest.mark.parametrize("grader", ["osmosis", "osmosis-line"])
-def test_a_scheme_that_pays_more_than_1_is_no_grader(cache, grader):
-    with pytest.raises(RewardError, match=rf"the grader '{grader}' paid 8 for '0'; accuracy is the share.*GRPOSpec"):
-        register_task("own", problems(), grader=grader)
-    with pytest.raises(RewardError, match="paid 8"):
-        ungradable(grader, ["7"])
 
 
 def test_every_scheme_has_a_form_of_its_right_answer():

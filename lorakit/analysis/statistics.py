@@ -128,7 +128,7 @@ def share_difference(a: Sequence[bool], b: Sequence[bool], confidence: float = 0
 
     >>> span = share_difference([True] * 6 + [False] * 4, [True] * 2 + [False] * 8)
     >>> round(span.mean, 3), round(span.low, 3), round(span.high, 3)
-    (0.4, -0.021, 0.674)
+    (0.4, -0.023, 0.673)
     """
     z = float(ndtri(0.5 + confidence / 2))
     shares, lows, highs = [], [], []

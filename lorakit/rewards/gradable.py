@@ -38,7 +38,7 @@ def ungradable(grader: str, answers: Sequence[str], stop: str | None = None) -> 
 
 
 def try_grader(grader: str, columns: Mapping[str, Sequence[Any]], prompts: Sequence[str]) -> None:
-    """Let a grader of one's own grade some right answers, some wrong ones and none.
+    """Let a grader that is none of `FORMS` grade some right answers in every form, some wrong ones and none.
 
     Args:
         grader: what `register_reward` returned.
@@ -50,7 +50,8 @@ def try_grader(grader: str, columns: Mapping[str, Sequence[Any]], prompts: Seque
     """
     count = min(TRIED, len(prompts))
     own = [str(answer) for answer in columns.get("answer", prompts)]
-    for completions in (own[:count], [*own[1:count], *own[:1]], [""] * count, ["?"] * count):
+    shown = [[f"{form.format(answer)}\n" for answer in own[:count]] for form in sorted({*FORMS.values()})]
+    for completions in (own[:count], [*own[1:count], *own[:1]], [""] * count, ["?"] * count, *shown):
         for function in load_rewards(grader):
             accuracy(grader, function(prompts=list(prompts[:count]), completions=completions,
                                       completion_ids=[[] for _ in completions],

@@ -70,16 +70,16 @@ class FakeGym(ModuleType):
 
 def test_generated_problems_are_split_by_their_text_and_kept(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", FakeGym("reasoning_gym"))
+    FakeGym.calls = 0
     task = tasks.generated_task("gsm-symbolic")
     assert disjoint(task)
     assert 300 < len(task.splits["train"]) < 700, "700 different ones, each once"
     assert task.splits["train"][0]["prompt"].startswith("gsm_symbolic ")
     assert task.chat
     assert accuracy(task, task.splits["test"], [f"So\n#### {p['answer']}" for p in task.splits["test"]]) == 1
-    FakeGym.calls = 0
     for _ in range(2):
         assert load_task(f"gsm-symbolic@{task.hash}") == task
-    assert FakeGym.calls == 1, "the second time they come from the cache"
+    assert FakeGym.calls == 1, "from then on they come from the cache"
     with pytest.raises(DatasetError, match=r"gsm-symbolic is pinned to .*reasoning-gym 0\.1\.25"):
         load_task("gsm-symbolic")
 

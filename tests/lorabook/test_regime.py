@@ -63,9 +63,8 @@ def test_regime_of_reads_full_fine_tuning_at_its_best_rate():
 
 
 def test_pretraining_facts_come_from_the_record_of_the_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "PACKAGE", tmp_path)
-    (tmp_path / "weights").mkdir()
-    text = json.dumps({"parameters": 7, "pretraining": {"peak_learning_rate": 0.01}})
-    (tmp_path / "weights" / "base.json").write_text(text)
+    record = tmp_path / "base.json"
+    record.write_text(json.dumps({"parameters": 7, "pretraining": {"peak_learning_rate": 0.01}}))
+    monkeypatch.setattr(module.sources, "embedded", lambda: {"base": record})
     assert pretraining_facts("base@abc") == {"parameters": 7, "peak_learning_rate": 0.01}
     assert pretraining_facts("org/other@abc") == {}
