@@ -214,3 +214,11 @@ def test_the_book_reads_no_page_of_an_environment():
     patterns = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["exclude_patterns"]
     assert len(made) == 2
     assert all(any(fnmatch(name, pattern) for pattern in patterns) for name in made)
+
+
+def test_the_book_reads_no_page_of_a_hidden_folder():
+    """Jupyter Book leaves out what its contents do not name, but does not look into hidden folders."""
+    patterns = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["exclude_patterns"]
+    hidden = {path.relative_to(ROOT).parts[0] for path in ROOT.glob(".*/**/*.md")}
+    assert ".github" in hidden
+    assert not [name for name in hidden if not any(fnmatch(name, pattern) for pattern in patterns)]
