@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lorabook.claims import CLAIMS
 from lorabook.claims.claim import Claim
-from lorabook.claims.decisions import OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, effect_label
+from lorabook.claims.decisions import HOLDS, OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, effect_label
 from lorabook.claims.evidence import Evidence, Scale
 from lorabook.claims.regime import pretraining_facts
 from lorakit.analysis.frames import runs, tidy
@@ -84,10 +84,15 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
 
 
 def _by_size(pieces: Iterable[tuple[Claim, Evidence]]) -> list[Verdict]:
-    """The verdicts: complete and tested ones first, then by size; of one base those on new runs before the old."""
+    """The verdicts: complete and tested ones first, then by size; of one size those that do not hold before others.
+
+    So a claim that holds on one of several bases of one size does not head the ledger as holding; of one outcome, new
+    runs come before old ones.
+    """
     found = [(piece, _judge(claim, piece)) for claim, piece in pieces if len(piece.curves)]
     found.sort(key=lambda pair: (
-        pair[0].missing > 0, pair[1].outcome == UNTESTED, -(pair[0].scale.parameters or 0), not pair[1].claim.again,
+        pair[0].missing > 0, pair[1].outcome == UNTESTED, -(pair[0].scale.parameters or 0), pair[1].outcome == HOLDS,
+        not pair[1].claim.again,
         -(pair[0].scale.tokens or 0), pair[0].model))
     return [verdict for _, verdict in found]
 
