@@ -6,7 +6,6 @@ import pytest
 
 import lorakit as lk
 from lorakit.cli import main
-from lorakit.records import Record
 from lorakit.theory.compute import training_flops
 from lorakit.theory.configs import ConfigError, known_config
 from lorakit.theory.estimate import EstimateError
@@ -136,14 +135,6 @@ def test_the_command_line(capsys, tmp_path):
     assert "did you mean 'H100'" in capsys.readouterr().err
     assert main(["estimate"]) == 2
     assert "Missing argument 'model'" in capsys.readouterr().err
-
-
-def counted(store, rank, factor=1.0, recompute=False):
-    shape, lora = lk.ModelShape.of("tiny"), lk.LoRASpec(rank=rank) if rank else None
-    spec = {"kind": "count", "model": "tiny@1", "shape": "tiny", "rank": rank, "recompute": recompute, "batch_size": 2,
-            "length": 64}
-    flops = factor * 128 * sum(training_flops(shape, lora, 64, recompute).values())
-    store.append("cpu", "counts", Record(spec=spec, id=f"{rank}-{recompute}", status="ok", metrics={"flops": flops}))
 
 
 LLAMA = known_config("llama-3.1-8b")

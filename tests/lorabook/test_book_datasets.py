@@ -19,10 +19,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def prompts(rows):
-    return {"".join(text for text, learn in row if not learn) for row in rows}
-
-
 SHIPPED = [name for name in BUILDERS if name != "gsm8k-answers"]  # which is read from elsewhere: test_gsm8k.py
 
 

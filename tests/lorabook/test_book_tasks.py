@@ -5,6 +5,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from test_rl_tasks import accuracy, disjoint
 
 import lorakit
 from lorabook.data import tasks
@@ -14,23 +15,13 @@ from lorabook.source import SOURCE
 from lorakit.data.datasets import DatasetError, load_dataset
 from lorakit.data.rl_tasks import load_task
 from lorakit.names import known_names
-from lorakit.rewards import SCHEMES, load_rewards
+from lorakit.rewards import SCHEMES
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
     return tmp_path
-
-
-def accuracy(task, problems, completions):
-    (grader,) = load_rewards(task.grader)
-    return sum(grader(prompts=[""] * len(problems), completions=completions, **task.columns(problems))) / len(problems)
-
-
-def disjoint(task):
-    seen = [prompt for split in task.splits.values() for prompt in {problem["prompt"] for problem in split}]
-    return len(seen) == len(set(seen)) == sum(map(len, task.splits.values()))
 
 
 def test_a_secret_is_the_same_by_reward_and_by_supervision():

@@ -4,28 +4,11 @@ import math
 import warnings
 
 import altair as alt
-import pandas as pd
 import pytest
+from test_plots import sweep_frame
 
 from lorabook.page import rendering
 from lorakit.analysis import plots
-
-
-def sweep_frame(*, diverged=("full", 1e-1)):
-    """Two arms, three rates, two seeds, three steps; the loss is known in closed form."""
-    rows = []
-    for arm, rank, best in (("full", math.nan, 1e-3), ("rank 4", 4.0, 1e-2)):
-        for rate in (1e-4, 1e-3, 1e-2, 1e-1):
-            for seed in (0, 1):
-                for step in (0, 1, 10):
-                    loss = 3.0 - 0.1 * step / (1 + abs(math.log10(rate / best))) + 0.01 * seed
-                    lost = (arm, rate) == diverged and step == 10
-                    values = dict.fromkeys(("train_loss", "validation_loss", "test_loss"), math.inf if lost else loss)
-                    rows.append({"id": f"{arm} {rate} {seed}", "model": "m", "dataset": "d", "batch_size": 4,
-                                 "method": "full" if arm == "full" else "lora", "rank": rank, "arm": arm,
-                                 "learning_rate": rate, "seed": seed, "step": step, "tokens": step * 256.0, **values,
-                                 "status": "diverged" if (arm, rate) == diverged else "ok"})
-    return pd.DataFrame(rows)
 
 
 @pytest.fixture

@@ -5,17 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from test_sweeps import specs
 
 from lorabook.cli import main
-from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
-
-BASE = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=3, batch_size=1,
-               evaluations=2, evaluation_tokens=64)
-
-
-def specs(count: int = 4) -> list[SFTSpec]:
-    return vary(BASE, rank=[1, None], learning_rate=[1e-3 * (i + 1) for i in range(count // 2)])
 
 
 @pytest.fixture(scope="module")

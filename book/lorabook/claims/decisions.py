@@ -1,7 +1,6 @@
 """Rules decide once: limits that intervals have to meet, and the one decision over a list of them.
 
-A rule lists its limits as data. The words of the rule, the verdict, Bonferroni's correction, the sentence with its
-thresholds and the effect that is printed all come from that list.
+A rule lists its limits as data. Its words, verdict, Bonferroni's correction, sentence and printed effect come from it.
 """
 
 from __future__ import annotations
@@ -128,8 +127,25 @@ class Limit:
         return f"{self.label} {self.unit.text(self.span)}".strip()
 
 
+class Shown:
+    """What is printed of the `limit` that decided, if any was measured."""
+
+    limit: Limit | None
+
+    @property
+    def effect(self) -> str | None:
+        """What the effect is, in words with its unit."""
+        words = (self.limit.label or self.limit.what, self.limit.unit.words) if self.limit else ()
+        return ", ".join(filter(None, words)) or None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the effect, 95 %."""
+        return self.limit.span if self.limit else None
+
+
 @dataclass(frozen=True)
-class Finding:
+class Finding(Shown):
     """What a rule says of one piece of evidence.
 
     Args:
@@ -147,21 +163,6 @@ class Finding:
     states: Mapping[str, tuple[Outcome, Limit]] = field(default_factory=dict)
     regime: str | None = None
     seeds: int = 0
-
-    @property
-    def effect(self) -> str | None:
-        """What the effect is, in words with its unit."""
-        return effect_label(self.limit)
-
-    @property
-    def interval(self) -> Interval | None:
-        """Of the effect, 95 %."""
-        return self.limit.span if self.limit else None
-
-
-def effect_label(limit: Limit | None) -> str | None:
-    """What a limit measured, in words with its unit."""
-    return None if limit is None else ", ".join(filter(None, (limit.label or limit.what, limit.unit.words)))
 
 
 def decide(limits: Sequence[Limit], *, corrected: bool = True, before: str = "", after: str = "",

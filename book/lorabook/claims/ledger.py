@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from lorabook.claims import CLAIMS
 from lorabook.claims.claim import Claim
-from lorabook.claims.decisions import HOLDS, OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, effect_label
+from lorabook.claims.decisions import HOLDS, OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, Shown
 from lorabook.claims.evidence import Evidence, Scale
 from lorabook.claims.regime import pretraining_facts
 from lorakit.analysis.frames import runs, tidy
-from lorakit.analysis.statistics import GridEdgeError, Interval
+from lorakit.analysis.statistics import GridEdgeError
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -32,7 +32,7 @@ class VerdictChanged(RuntimeError):  # noqa: N818 - named for what happened: the
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Shown):
     """What the records say of a claim at one scale; `others` are those at the other scales that have records.
 
     Without seeds it is exact: computed or counted, nothing that another seed could change. `first_record` is the date
@@ -58,16 +58,6 @@ class Verdict:
     def after_records(self) -> bool:
         """Whether the rule was written or changed after the first record that it judges."""
         return bool(self.first_record) and (self.claim.changed or self.claim.written) > str(self.first_record)
-
-    @property
-    def effect(self) -> str | None:
-        """What the effect is, in words with its unit."""
-        return effect_label(self.limit)
-
-    @property
-    def interval(self) -> Interval | None:
-        """Of the effect, 95 %."""
-        return self.limit.span if self.limit else None
 
 
 def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
