@@ -203,6 +203,23 @@ def test_bars_describe_their_numbers():
     assert chart.to_dict()["description"] == "trainable parameters (count): attention 10, mlp 20."
 
 
+def test_a_rate_at_which_one_seed_is_lost_has_a_cross_and_no_mean_of_the_others():
+    frame = sweep_frame(diverged=())
+    one = (frame["arm"] == "full") & (frame["learning_rate"] == 1e-3) & (frame["seed"] == 0) & (frame["step"] == 10)
+    frame.loc[one, ["test_loss", "validation_loss"]] = 50.0
+    rows = embedded(plots.u_curve(frame, ceiling=4.0))
+    there = rows[(rows["arm"] == "full") & (rows["learning_rate"] == 1e-3)]
+    assert there["lost"].tolist() == [1]
+    assert len(rows[(rows["arm"] == "full") & (rows["lost"] == 0)]) == 3, "the other rates keep their points"
+
+
+def test_a_u_curve_without_one_whole_rate_shows_its_crosses():
+    frame = sweep_frame(diverged=())
+    frame.loc[(frame["seed"] == 0) & (frame["step"] == 10), ["test_loss", "validation_loss"]] = 50.0
+    rows = embedded(plots.u_curve(frame, ceiling=4.0))
+    assert (rows["lost"] == 1).all()
+
+
 def test_a_u_curve_of_runs_that_all_finished_has_no_cross():
     rows = embedded(plots.u_curve(sweep_frame(diverged=None), ceiling=4.0))
     assert (rows["lost"] == 0).all()

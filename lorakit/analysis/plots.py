@@ -62,7 +62,8 @@ def u_curve(
 ) -> alt.LayerChart:
     """Final result against learning rate, per arm: the mean as a line, 95 % intervals as bands, best rates ringed.
 
-    Runs that diverged, or whose loss ends above `ceiling`, are crosses on the edge, so that no failure goes unseen.
+    Runs that diverged, or whose loss ends above `ceiling`, are crosses on the edge, so that no failure goes unseen; at
+    the rate of such a run the line has no point, since a mean of the others would flatter the arm.
 
     Args:
         frame: as of `loss_against_steps`, with `id` and `status`; the last step of each run is drawn.
@@ -82,9 +83,11 @@ def u_curve(
         top = start if start > finite.min() and not upwards else finite.max()
         ceiling = top + 0.1 * (top - finite.min())
     lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
-    means = last[~lost].groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
-    best = means.loc[means.groupby("arm")[chosen_by].idxmin(), ["arm", "learning_rate"]].assign(best=True)
-    drawn = over_seeds_at(last[~lost], "learning_rate", y, "arm").merge(best, how="left").assign(lost=0)
+    whole = last[~lost.groupby([last["arm"], last["learning_rate"]]).transform("any")]
+    means = whole.groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
+    best = means.loc[means.groupby("arm")[chosen_by].idxmin()].groupby("arm")["learning_rate"].first()
+    drawn = over_seeds_at(whole, "learning_rate", y, "arm").assign(lost=0)
+    drawn["best"] = drawn["learning_rate"] == drawn["arm"].map(best)
     floor = float(min(finite.min(), ceiling))
     domain = [floor - 0.05 * (ceiling - floor), ceiling]
     edge, inwards = (domain[0], 1) if upwards else (ceiling, -1)
