@@ -14,10 +14,10 @@ RESULTS = Path(__file__).parents[2] / "book" / "results"
 
 def test_recorded_runs_give_the_numbers_of_the_ledger():
     """C1's gaps under replay, as the ledger has them: per cent of full fine-tuning's improvement."""
-    from lorabook.claims.ledger import verdict
+    from lorabook.claims.ledger import on_first_runs, verdict
 
     store = Store(RESULTS)
-    effect = verdict("C1", store)
+    effect = on_first_runs(verdict("C1", store), "tiny")
     found = lk.Sweep(store.records("cpu", "rank-replay"), strict=True).compare()
     assert effect.interval is not None
     ledger = (effect.interval.mean, effect.interval.low, effect.interval.high)
