@@ -102,9 +102,17 @@ async function draw(place) {
   addDataLink(holder, specification);
 }
 
+const idle = () => new Promise((resolve) => (window.requestIdleCallback || setTimeout)(resolve));
+
 document.addEventListener("DOMContentLoaded", async () => {
   const places = [...document.querySelectorAll(".lorakit-chart")];
   if (places.length === 0) return;
   await loadBundle();
-  await Promise.all(places.map(draw));
+  const folded = (place) => place.closest("details:not([open])") !== null;
+  const later = places.filter(folded); // no layout is needed to draw them, and paper wants them without a wait
+  await Promise.all(places.filter((place) => !folded(place)).map(draw));
+  for (const place of later) {
+    await idle();
+    await draw(place);
+  }
 });

@@ -99,13 +99,13 @@ def browser():
     return found
 
 
-def open_page(page, folder, *options):
+def open_page(page, folder, *options, anchor=""):
     """The page's DOM after its scripts, and the addresses that the browser asked the network for."""
     log = folder / "net.json"
     command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
                "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run",
                "--disable-component-update", "--allow-file-access-from-files", f"--log-net-log={log}",
-               "--virtual-time-budget=15000", *options, "--dump-dom", page.as_uri()]
+               "--virtual-time-budget=15000", *options, "--dump-dom", page.as_uri() + (f"#{anchor}" if anchor else "")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, requested(log)
@@ -172,3 +172,20 @@ def test_ways_out_are_there_and_those_without_an_address_absent(built):
     cells = json.loads((built / "notebooks" / "mini.ipynb").read_text(encoding="utf-8"))["cells"]
     assert any(cell.get("outputs") for cell in cells)
     assert "stderr" not in json.dumps(cells)
+
+
+def test_evidence_is_folded_and_opens_for_an_address_inside_it(built, tmp_path):
+    page = built / "book" / "mini.html"
+    text = page.read_text(encoding="utf-8")
+    fold = r'<section id="evidence">\s*<details class="evidence"><summary><h2>Evidence.*?</details>'
+    inside = re.search(fold, text, re.S)
+    assert "Deep inside" in inside.group()
+    assert "This is outside of the fold." in text[inside.end():]
+    assert 'href="#deep-inside"' in text, "the list of contents keeps what is folded"
+    closed, _ = open_page(page, tmp_path)
+    assert '<details class="evidence"><summary>' in closed
+    fold = closed[closed.index('<details class="evidence"'):]
+    assert re.search(r'<svg[^>]*class="marks"[^>]* width="[5-9]\d\d', fold), "drawn before it is opened"
+    for anchor in ("evidence", "deep-inside"):
+        opened, _ = open_page(page, tmp_path, anchor=anchor)
+        assert '<details class="evidence" open=""><summary>' in opened, anchor
