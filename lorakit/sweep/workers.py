@@ -102,9 +102,10 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         threads = str(self.threads)
+        paths = [os.environ.get("PYTHONPATH"), *sys.path]  # it finds what we find
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
                                     "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
-                                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # finds what we find
+                                    "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         if self.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.visible
         return subprocess.Popen([sys.executable, "-m", "lorakit.sweep.worker_process", str(os.getpid())],
