@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from synthetic_records import make
 
 from lorabook.claims.ledger import VerdictChanged
-from lorabook.experiments.results import Results
+from lorabook.experiments.results import MissingRecordsError, Results
 from lorabook.page import chapter as module
 from lorabook.page.chapter import ABSENT, Chapter
 from lorabook.page.guards import Guard, guards_of, guards_page
@@ -117,3 +118,24 @@ def test_every_guard_of_the_book_is_on_the_page():
         assert len(guards_of(text)) >= text.count("page.says("), path.name
         assert "def check(" not in text
     assert page.count("\n- ") == sum(len(guards_of(path.read_text(encoding="utf-8"))) for path in chapters)
+
+
+def test_a_page_that_only_reads_finds_its_own_runs_or_says_that_it_trained(monkeypatch, tmp_path):
+    import lorakit as lk
+
+    monkeypatch.setattr(module, "store", lambda: lk.Store(tmp_path / "results"))
+    monkeypatch.delenv("LORAKIT_MISSING", raising=False)
+    page = Chapter("rank")
+    assert page.runs == tmp_path / "do-it" / "cpu" / "rank"
+    old, new = (replace(make(ranks=[1], rates=[1e-3], seeds=[0])[0],
+                        provenance={"date": date, "seconds": 2.0, "device": "a CPU"})
+                for date in ("2026-11-01T10:00:00+00:00", "2999-01-01T00:00:00+00:00"))
+    assert "1 run, recorded on 2026-11-01" in page.made([old]).data
+    with pytest.raises(MissingRecordsError, match="1 of 2 runs of this page had no record"):
+        page.made([old, new])
+    monkeypatch.setenv("LORAKIT_MISSING", "train")
+    assert "made just now" in page.made([old, new]).data
+    live = Chapter("rank", size="live")
+    assert live.runs == live.runs
+    assert not list(live.runs.iterdir())
+    assert "made just now" in live.made([new]).data

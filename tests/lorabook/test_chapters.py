@@ -12,6 +12,8 @@ import statistics
 from pathlib import Path
 
 import pytest
+from chapter_shape import CELLS, CHARTS, HIDDEN_LINES, MEAN_WORDS, PUBLIC_SHARE, WORDS, shape_of
+from chapter_shape import SECTIONS as SHAPE
 
 jupytext = pytest.importorskip("jupytext", reason="needs the book's packages")
 
@@ -26,7 +28,7 @@ SECTIONS = {
     "Exercises": r"^#+ Exercises",
 }
 HIDDEN = {"remove-cell", "remove-input", "hide-cell", "hide-input"}
-LONGEST_CELL, LONGEST_MEDIAN, WIDEST_LINE = 15, 5, 120
+LONGEST_CELL, LONGEST_MEDIAN, WIDEST_LINE = 15, 10, 120
 RESULT = re.compile(
     r"\d+[.]\d+"  # a decimal
     r"|\d+\s?%"  # a share
@@ -119,9 +121,39 @@ def found(check):
     return {path.stem: finding for path in CHAPTERS if (finding := check(path))}
 
 
+@functools.cache
+def shape(path):
+    return shape_of(path)
+
+
+def in_the_one_shape(path):
+    return SHAPE[0] in shape(path).sections
+
+
 def test_every_chapter_has_every_section():
-    assert found(lambda path: [section for section, words in SECTIONS.items()
-                               if not re.search(words, prose(path), flags=re.IGNORECASE | re.MULTILINE)]) == {}
+    assert found(lambda path: [section for section, words in SECTIONS.items() if not in_the_one_shape(path)
+                               and not re.search(words, prose(path), flags=re.IGNORECASE | re.MULTILINE)]) == {}
+    assert found(lambda path: in_the_one_shape(path) and [name for name in shape(path).sections
+                                                          if name in SHAPE] != SHAPE) == {}
+
+
+def test_a_chapter_is_short():
+    def beyond(path):
+        one = shape(path)
+        return [f"{value} {what}" for value, limit, what in (
+            (one.words, WORDS, "words"), (one.charts, CHARTS, "charts"), (one.cells, CELLS, "visible cells"))
+            if in_the_one_shape(path) and value > limit]
+
+    assert found(beyond) == {}
+
+
+def test_the_chapters_together_are_short_and_call_the_libraries():
+    shapes = [shape(path) for path in CHAPTERS]
+    if not all(map(in_the_one_shape, CHAPTERS)):
+        pytest.skip("some chapters are not yet in the one shape")
+    assert statistics.mean(one.words for one in shapes) <= MEAN_WORDS
+    assert sum(one.hidden_lines for one in shapes) <= HIDDEN_LINES
+    assert sum(one.public for one in shapes) >= PUBLIC_SHARE * sum(one.cells for one in shapes)
 
 
 def test_every_chapter_has_two_exercises_or_more_with_folded_solutions():

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 
 from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
-from lorabook.experiments.results import Results, results, store
+from lorabook.experiments.results import MissingRecordsError, Results, results, store
 from lorabook.page.claims_page import outcome_words, sentence
 from lorabook.page.rendering import RenderingError, glue, setup
+from lorakit.records import Record
 
 ABSENT = "(not in the live size)"
 
@@ -28,7 +33,7 @@ class Chapter:
     """
 
     def __init__(self, name: str, profile: str = "cpu", size: str = "record") -> None:
-        self.started = time.perf_counter()
+        self.started, self.opened = time.perf_counter(), time.time()
         self.name, self.profile = name, profile
         self.size = os.environ.get("LORAKIT_SIZE", size) if profile == "cpu" else size
         self.results: dict[str, Results] = {}
@@ -46,6 +51,33 @@ class Chapter:
         found = results(experiment, profile, size or self.size, optional=optional)
         self.results[experiment if profile == "cpu" else f"{experiment}, {profile}"] = found
         return found
+
+    @cached_property
+    def runs(self) -> Path:
+        """The folder of the runs that the page itself makes: `lk.run(specs, page.runs)` finds their records there.
+
+        At the live size it is a new one, so they are trained in view.
+        """
+        if self.size == "live":
+            return Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
+        return store().root.parent / "do-it" / self.profile / self.name
+
+    def made(self, runs: Iterable[Record]) -> Markdown:
+        """When and where these runs of `page.runs` were made, as a line to show under them.
+
+        Raises:
+            MissingRecordsError: some were trained just now, though this build may only read; a refresh may train.
+        """
+        made = [record.provenance for record in runs]
+        last = max(p["date"] for p in made)
+        new = sum(datetime.fromisoformat(p["date"]).timestamp() >= self.opened - 1 for p in made)
+        if new and self.size == "record" and os.environ.get("LORAKIT_MISSING") != "train":
+            raise MissingRecordsError(f"{new} of {len(made)} runs of this page had no record; they are trained now, in "
+                                      f"{self.runs}: commit them, or let `lorabook refresh` train them")
+        seconds, devices = sum(p["seconds"] for p in made), " and ".join(sorted({p["device"] for p in made}))
+        runs_made = "1 run" if len(made) == 1 else f"{len(made)} runs"
+        where = "made just now" if new else f"recorded on {last[:10]}"
+        return Markdown(f"*{runs_made}, {where}: {seconds:.0f} s of training on {devices}.*")
 
     @property
     def seconds(self) -> float:

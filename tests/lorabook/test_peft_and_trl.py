@@ -1,0 +1,48 @@
+"""The lines with PEFT and TRL that the pages show run as they stand, on a processor."""
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl", reason="needs the extra train")
+BOOK = Path(__file__).parents[2] / "book"
+SOURCE = (BOOK / "peft_and_trl.py").read_text(encoding="utf-8")
+PARTS = dict(re.findall(r"^# \[([\w-]+)\]\n(.*?)^# \[/\1\]$", SOURCE, flags=re.DOTALL | re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    from datasets import Dataset
+
+    import lorakit as lk
+
+    folder = tmp_path_factory.mktemp("model")
+    for part in lk.load_model("tiny-w32-s0"):
+        part.save_pretrained(folder)
+    rows = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}"} for n in range(8)]
+    return {"model": str(folder), "data": Dataset.from_list(rows), "steps": 1}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_runs(part, names, tmp_path, monkeypatch):
+    import trl
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("SFTConfig", "GRPOConfig"):  # their default, bfloat16, asks for a GPU
+        monkeypatch.setattr(trl, name, functools.partial(getattr(trl, name), use_cpu=True, bf16=False))
+    exec(compile(PARTS[part], f"peft_and_trl.py [{part}]", "exec"), dict(names))  # noqa: S102
+
+
+def test_the_pages_include_parts_that_are_there_and_every_part_is_shown():
+    shown = set()
+    for page in BOOK.glob("*.md"):
+        for body in re.findall(r"literalinclude\} peft_and_trl\.py\n(.*?)^`{3,}", page.read_text(encoding="utf-8"),
+                               flags=re.DOTALL | re.MULTILINE):
+            start, end = (re.search(rf':{name}: "?# \[(/?[\w-]+)\]', body) for name in ("start-after", "end-before"))
+            assert start is not None, page.name
+            assert end is not None, page.name
+            assert end.group(1) == f"/{start.group(1)}", page.name
+            shown.add(start.group(1))
+    assert shown <= set(PARTS), "a page includes a part that is not there"
