@@ -3,7 +3,6 @@
 Each part starts from three names: `model` (an id of the hub or a folder), `data` (rows of `prompt` and `completion`)
 and `steps`.
 """
-# ruff: noqa: F821
 
 # [rank]
 from peft import LoraConfig
