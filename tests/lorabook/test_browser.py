@@ -189,3 +189,12 @@ def test_evidence_is_folded_and_opens_for_an_address_inside_it(built, tmp_path):
     for anchor in ("evidence", "deep-inside"):
         opened, _ = open_page(page, tmp_path, anchor=anchor)
         assert '<details class="evidence" open=""><summary>' in opened, anchor
+
+
+def test_a_diagram_is_part_of_the_page_with_words_for_who_cannot_see_it(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    drawn = re.findall(r'<svg role="img" aria-label="([^"]+)"[^>]*class="dg">', page)
+    assert len(drawn) == 2
+    assert "full fine-tuning" in drawn[0]
+    assert "B is a tall matrix" in drawn[1]
+    assert 'href="#fig-memory"' in page
