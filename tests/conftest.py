@@ -1,5 +1,9 @@
-"""Marks as slow what `make test-fast` leaves out: files that import torch or what stands on it, and those in `LONG`."""
+"""Marks as slow what `make test-fast` leaves out: files that import torch or what stands on it, and those in `LONG`.
 
+And the machine with GPUs that is none.
+"""
+
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -21,3 +25,39 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if slow(item.path):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory):
+    """`machine("NVIDIA A", …)`: a machine with these GPUs; returns the file where workers note what they see."""
+    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("machine")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: an NVIDIA GPU'\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    for name in ("CUDA_VISIBLE_DEVICES", "LORAKIT_DEVICE"):
+        patch.delenv(name, raising=False)
+
+    def of(*gpus: str, stand_in: bool = True, memory: float = 80e9) -> Path:
+        paths = [str(Path(__file__).parent / "cuda_stand_in")] * stand_in + [str(Path(__file__).parents[1])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("STAND_IN_GPUS", ",".join(gpus))
+        patch.setenv("STAND_IN_BYTES", str(memory))
+        patch.setenv("STAND_IN_CARDS", str(folder / "seen"))
+        (folder / "seen").write_text("")
+        return folder / "seen"
+
+    yield of
+    patch.undo()
+
+
+@pytest.fixture
+def two_parts(monkeypatch):
+    """The name of a reward scheme of two components."""
+    from lorakit import sources
+
+    monkeypatch.setattr(sources, "_added", [*sources._added])
+    sources.add_source("toy_rl:SOURCE")
+    yield "two-parts"
+    monkeypatch.undo()
+    for cached in (sources.sources, sources.pins, sources.rewards):
+        cached.cache_clear()

@@ -19,34 +19,11 @@ from lorakit.sweep import sweeps
 from lorakit.sweep.devices import DeviceError, Devices, device_of
 from lorakit.sweep.workers import Worker
 
-SFT = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=2, batch_size=2,
+SFT = SFTSpec(model="tiny-w32-s0", dataset="new-skills", learning_rate=1e-3, steps=2, batch_size=2,
               evaluations=2, evaluation_tokens=64, lora=LoRASpec(rank=2))
 RL = GRPOSpec(model="tiny-w32-s0", task="copy", learning_rate=1e-3, steps=2, prompts_per_step=2, group_size=2,
               max_completion_length=4, evaluations=2, evaluation_problems=4, lora=LoRASpec(rank=2))
 HOPPER, ADA = "NVIDIA H100 80GB HBM3", "NVIDIA L40S"
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    """`machine("NVIDIA A", …)`: a machine with these GPUs; returns the file where workers note what they see."""
-    patch, folder = pytest.MonkeyPatch(), tmp_path_factory.mktemp("machine")
-    (folder / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: an NVIDIA GPU'\n")
-    (folder / "nvidia-smi").chmod(0o755)
-    patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    for name in ("CUDA_VISIBLE_DEVICES", "LORAKIT_DEVICE"):
-        patch.delenv(name, raising=False)
-
-    def of(*gpus: str, stand_in: bool = True, memory: float = 80e9) -> Path:
-        paths = [str(Path(__file__).parent / "cuda_stand_in")] * stand_in + [str(Path(__file__).parents[1])]
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        patch.setenv("STAND_IN_GPUS", ",".join(gpus))
-        patch.setenv("STAND_IN_BYTES", str(memory))
-        patch.setenv("STAND_IN_CARDS", str(folder / "seen"))
-        (folder / "seen").write_text("")
-        return folder / "seen"
-
-    yield of
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -173,39 +150,6 @@ def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, m
                            str(Path(__file__).parent / "test_gpu.py"), "-k", "sft-packed and float32"],
                           capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     assert ends in done.stdout, done.stdout[-3000:]
-
-
-CHAPTER_CODE = """
-import re, sys
-from pathlib import Path
-cells = re.findall(r"```{code-cell} ipython3\\n(.*?)```", Path("book/01-what-lora-is.md").read_text(), re.S)
-cells = [cell for cell in cells if any(f"def {name}(" in cell for name in ("draw", "weights", "drift", "merge_once",
-         "one_cycle"))]
-import torch
-from lorakit import LoRASpec
-from lorakit.adapters.peft_layers import adapted_layers, attach
-from lorakit.bases.models import load_model
-base, device, spec, size = "tiny-w32-s0", sys.argv[2], LoRASpec(rank=2), "live"
-dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-for cell in cells:
-    exec(re.sub(r"^:tags:.*$", "", cell, flags=re.M))
-model = attach(load_model(base)[0].to(device), spec, 0)
-print([point["drift"] for point in drift(model, 0, True, cycles=2)], merge_once(torch.bfloat16), full_bits,
-      next(model.parameters()).device)
-"""
-
-
-def test_the_code_of_chapter_1_moves_to_the_device_of_its_profile(machine, tmp_path):
-    machine(HOPPER)
-    (tmp_path / "cells.py").write_text(CHAPTER_CODE)
-    said = []
-    for device in ("cpu", "cuda"):
-        done = subprocess.run([sys.executable, str(tmp_path / "cells.py"), "lorakit.sweep.device", device],
-                              capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-        assert done.returncode == 0, done.stderr[-3000:]
-        said.append(done.stdout.split())
-    assert said[0][:-1] == said[1][:-1]
-    assert (said[0][-1], said[1][-1]) == ("cpu", "cuda:0")
 
 
 def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):

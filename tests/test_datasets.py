@@ -111,9 +111,8 @@ def test_conversations_come_back_as_they_were(cache):
 
 
 def test_skills_end_with_their_line_break():
-    assert {name: load_dataset(name).end for name in ("reworded-skills", "reworded-skills-replay", "new-skills",
-                                                      "real-text")} == {
-        "reworded-skills": "\n", "reworded-skills-replay": "\n", "new-skills": "\n", "real-text": None}
+    assert {name: load_dataset(name).end for name in ("reworded-skills", "new-skills")} == {
+        "reworded-skills": "\n", "new-skills": "\n"}
 
 
 def test_jsonl_files(tmp_path):

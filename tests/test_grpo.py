@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 from test_packed_grpo import plain_log_probs
-from toy_rl import even_words, keep_float64, long_ones, model, spec, task, words
+from toy_rl import even_words, keep_float64, model, spec, task, words
 from transformers import TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
@@ -16,7 +16,6 @@ from lorakit.packed.grpo import train_grpo_pack
 from lorakit.reference import grpo as module
 from lorakit.reference.grpo import grpo_options, train_grpo
 from lorakit.reference.vllm import loading, require_vllm
-from lorakit.rewards import SCHEMES
 from lorakit.rl.rollout import sample, uniforms
 from lorakit.rl.stops import Stops
 
@@ -59,14 +58,13 @@ def test_every_setting_that_matters_is_said_to_trl(fields_, tmp_path):
 @pytest.mark.parametrize("changed", [
     {}, {"rank": None, "learning_rate": 2e-3, "loss": "dapo"},
     {"iterations": 2, "kl_coefficient": 0.1, **GRPO_OBJECTIVE}, {"scale_rewards": "batch", "max_grad_norm": 0.05},
-    {"reward": "osmosis", "format_steps": 3, "reward_weights": (1.0, -0.5)}, {"loss": "dapo", "at_once": 5},
+    {"reward": "two-parts", "format_steps": 3, "reward_weights": (1.0, -0.5)}, {"loss": "dapo", "at_once": 5},
     {"schedule": "cosine", "warmup": 2, "iterations": 2, "lora": {"rslora": True}},
     {"rank": None, "learning_rate": 1e-3, "kl_coefficient": 0.5},  # TRL loads the reference once more, by its path
 ], ids=str)
-def test_a_run_with_the_same_draws_is_the_packed_engines(changed, monkeypatch):
+def test_a_run_with_the_same_draws_is_the_packed_engines(changed, monkeypatch, two_parts):
     """Same completions by construction: TRL's generate is replaced by our sampler, the rest of the run is TRL's."""
     keep_float64(monkeypatch)
-    monkeypatch.setitem(SCHEMES, "osmosis", (even_words, long_ones))  # two components that the toy can earn
     changed = dict(changed)
     monkeypatch.setitem(module.COMPLETIONS_AT_ONCE, "cpu", changed.pop("at_once", 1024))  # 5 means 4, a third of 12
     run = spec(dtype="float64", steps=6, evaluations=4, seed=3, **changed)

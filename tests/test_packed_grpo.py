@@ -220,16 +220,14 @@ def test_a_reward_function_of_ones_own_gets_its_columns():
     assert result.curve["reward_entropy"][0] == pytest.approx(entropy), "a binary reward carries H(p)"
 
 
-def test_format_first_and_the_two_components_of_osmosis():
-    work = replace(task(), splits={name: [{**row, "answer": "7"} for row in rows]
-                                   for name, rows in task().splits.items()}, grader="marked", stop="t2")
-    run = spec(reward="osmosis", reward_weights=(1.0, 2.0), format_steps=2)
+def test_format_first_and_two_components(two_parts):
+    work = task()
+    run = spec(reward=two_parts, reward_weights=(1.0, 2.0), format_steps=2)
     book = Episodes(run, work)
     assert book.weights(2) == (1.0, 0.0)
     assert book.weights(3) == (1.0, 2.0)
-    with pytest.warns(NoRewardWarning):
-        result = train([run], work)[0]
-    assert {"reward_format", "reward_answer"} <= result.curve.keys()
+    result = train([run], work)[0]
+    assert {"reward_even_words", "reward_long_ones"} <= result.curve.keys()
 
 
 @pytest.mark.parametrize(("reward", "message"), [

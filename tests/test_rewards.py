@@ -56,11 +56,7 @@ def paid(scheme: str, completion: str, answer: str = "1764") -> float | None:
     ("boxed", r"\boxed{\frac{1}{2}}", r"\frac{1}{2}", 1), ("boxed", r"\boxed{\}}", r"\}", 1),
     ("format", "#### ?", "1764", 1), ("format", "1764", "1764", 0),
     ("reasoning", "42 · 42</think> 1764", "1764", 1), ("reasoning", "1764", "1764", 0),
-    ("osmosis", "#### 1764", "1764", 8), ("osmosis", "#### 1765", "1764", 0.5), ("osmosis", "#### many", "1764", -1.5),
-    ("osmosis", "1764", "1764", 0), ("osmosis", "", "1764", 0),
-    ("osmosis-line", "1764\n", "1764", 8), ("osmosis-line", "1764", "1764", 0), ("osmosis-line", "17\n64\n", "1764", 0),
-    ("osmosis-line", "1764.\n", "1764", -1.5), ("osmosis", "#### .5", "0.5", -1.5), ("numeric", "1764.", "1764", 1),
-    ("osmosis-line", "cba\n", "abc", 0.5), ("osmosis-line", "a b\n", "abc", -1.5),
+    ("numeric", "1764.", "1764", 1),
 ])
 def test_what_is_paid(scheme, completion, answer, reward):
     assert paid(scheme, completion, answer) == reward

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 from synthetic_records import BASE, RATES, make
 
@@ -16,7 +14,6 @@ from lorakit.analysis.statistics import GridEdgeError, GridEdgeWarning, SeedErro
 from lorakit.analysis.tables import Table
 from lorakit.records import Record, Store
 
-RESULTS = Path(__file__).parent.parent / "book" / "results"
 LAG = {None: 0.0, 1: 0.4, 8: 0.0, 16: 0.1, 64: -0.4}  # of the end's loss; full fine-tuning gains 2 nats
 
 
@@ -163,7 +160,7 @@ def test_what_does_not_pair_or_is_unknown_says_so(sweep):
         apart.compare()
     with pytest.raises(SeedError, match="no seed in common"):
         apart.ratio()
-    mixed = sweep + make(loss, ranks=(8,), steps=(1, 10), dataset="real-text@1")
+    mixed = sweep + make(loss, ranks=(8,), steps=(1, 10), dataset="other@1")
     with pytest.raises(FrameError, match=r"mixes 2 values of dataset.*sweep.only\(dataset="):
         mixed.compare()
     assert "no table" in mixed._repr_html_()
@@ -229,11 +226,3 @@ def test_charts_say_what_was_found(sweep):
     assert marks == ["rect", "rule", "rule", "point", "text"], "margin, zero, intervals, means, words"
     assert gaps["layer"][0]["encoding"]["x"]["datum"] == -5
     assert sweep.plot.loss(title="Finding").to_dict()["title"]["text"] == ["Finding"]
-
-
-def test_recorded_rank_runs_answer_as_the_chapter_says():
-    sweep = lk.Sweep(Store(RESULTS).records("cpu", "rank"), strict=True).only("reworded-skills")
-    gaps = sweep.compare()
-    assert gaps["rank 1"].word == "worse"
-    assert [gaps[arm].word for arm in ("rank 8", "rank 16", "rank 128")] == ["equal", "open", "equal"]
-    assert isinstance(sweep.compare().frame, pd.DataFrame)

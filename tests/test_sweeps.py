@@ -20,7 +20,7 @@ from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
 from lorakit.sweep.workers import Worker, WorkerError
 
-BASE = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=3, batch_size=1,
+BASE = SFTSpec(model="tiny-w32-s0", dataset="new-skills", learning_rate=1e-3, steps=3, batch_size=1,
                evaluations=2, evaluation_tokens=64)
 
 

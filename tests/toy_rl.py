@@ -1,11 +1,14 @@
 """A toy of RL: a random model of 40 words, problems of three words, and rewards that it can learn in a few steps."""
 
+from pathlib import Path
+
 import torch
 from plain_training import VOCABULARY, tiny
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
+from lorakit import sources
 from lorakit.data.rl_tasks import Task
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.layers import PackedRMSNorm
@@ -66,6 +69,11 @@ def names_the_goal(prompts, completions, goal, **columns):
 def long_ones(prompts, completions, **columns):
     """0.3 a word: what a policy that is paid against it learns to shorten."""
     return [0.3 * c.count("t") for c in completions]
+
+
+TWO_PARTS = {"two-parts": (even_words, long_ones)}  # a scheme of two components that the toy can earn
+SOURCE = sources.Source(Path(__file__).parent / "data" / "no_fingerprints.json", {"rewards": "toy_rl:TWO_PARTS"},
+                        rewards={"two-parts": 2})
 
 
 def silent(prompts, completions, **columns):

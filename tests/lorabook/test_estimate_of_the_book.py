@@ -61,3 +61,8 @@ def test_t2_follows_its_rule(tmp_path, shares, outcome):
     ((scale, found),) = peaks_lower_in_rl(store)
     assert (found.outcome, found.seeds, scale.parameters) == (outcome, len(shares), 100)
     assert peaks_lower_in_rl(Store(tmp_path / "empty")) == []
+
+
+def test_a_base_of_the_book_brings_its_shape():
+    spec = lk.SFTSpec(model="smollm2-135m-instruct-q4", learning_rate=1e-3, dtype="bfloat16")
+    assert lk.estimate(None, spec, "H200").memory["weights"] == 2 * 134_515_008

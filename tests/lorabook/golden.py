@@ -1,8 +1,8 @@
 """Golden curves: what a few dozen short runs in double precision give, stored so that code may move under the records.
 
-`python tests/golden.py` writes them anew, which belongs to a commit that opens an epoch in `lorakit/epochs.py` and no
-other. Losses are stored with all their digits, before a record rounds them. The model's own norms compute in single
-precision, so that another processor's vector width moves a loss by up to 8e-8; the bound of the test is 1e-6.
+`python tests/lorabook/golden.py` writes them anew, which belongs to a commit that opens an epoch in `lorakit/epochs.py`
+and no other. Losses are stored with all their digits, before a record rounds them. The model's own norms compute in
+single precision, so that another processor's vector width moves a loss by up to 8e-8; the bound of the test is 1e-6.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from lorakit.specs import GRPOSpec, LoRASpec, SFTSpec, read_spec
 with contextlib.suppress(ModuleNotFoundError):
     import lorabook  # noqa: F401 - some cases are over its bases and its text
 
-FILE = Path(__file__).with_name("data") / "golden.json"
+FILE = Path(__file__).parents[1] / "data" / "golden.json"
 STEPS = 50
 COLUMNS = ("train_loss", "validation_loss", "test_loss")
 PROBLEMS, GROUP, LENGTH, BATCHES = 2, 4, 8, 3  # of the given completions

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PROJECT, BOOK = (tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
                  for folder in ("", "book/lorabook"))

@@ -15,7 +15,7 @@ import stand_in_hub
 
 from lorakit.records import Store
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def blocks() -> list[str]:
