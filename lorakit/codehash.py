@@ -1,4 +1,4 @@
-"""The hash of what Python files do: it names a reward by its file, and tells when chapters must run again."""
+"""The hash of what Python files do: it names a reward by its file, and tells when notebooks must run again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reinforcement-learning run is: GRPO and the article's policy gradient from one frozen, validated spec."""
+"""What a reinforcement-learning run is: GRPO and the plain policy gradient from one frozen, validated spec."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class GRPOSpec(RunSpec):
     """One run of policy-gradient RL on verifiable answers, with AdamW, by default at a constant rate without warm-up.
 
     Each step samples `group_size` completions for each of `prompts_per_step` prompts; the advantage is the reward
-    minus the group's mean. The defaults are the article's objective, Σ_t (p_learner / p_sampler) · advantage, neither
-    clipped nor divided by a standard deviation; `GRPOSpec(**GRPO_OBJECTIVE, …)` is GRPO's (arXiv 2402.03300).
-    Sampling is plain: no top-k, top-p, min-p or repetition penalty. Dropout is off.
+    minus the group's mean. The defaults are the objective of Schulman et al. 2025, Σ_t (p_learner / p_sampler) ·
+    advantage, neither clipped nor divided by a standard deviation; `GRPOSpec(**GRPO_OBJECTIVE, …)` is GRPO's (arXiv
+    2402.03300). Sampling is plain: no top-k, top-p, min-p or repetition penalty. Dropout is off.
 
     Args:
         learning_rate: the peak rate, > 0.
@@ -70,7 +70,7 @@ class GRPOSpec(RunSpec):
         iterations: optimizer steps on each batch of completions; the ratio leaves 1 only beyond the first.
         importance_sampling: correction of sampler against learner where they differ: a weight by token or sequence,
             cut (`truncate`) or dropped (`mask`) above `importance_cap`, or `none`. Without a cap and by token it is
-            the article's; TRL's default is `sequence_mask` with cap 3.
+            that of Schulman et al. 2025; TRL's default is `sequence_mask` with cap 3.
         importance_cap: largest weight, > 0, or None.
         kl_coefficient: weight of the KL divergence to the base, ≥ 0.
         mask_truncated: leave cut completions out of the loss.

@@ -20,7 +20,7 @@ class LoRASpec:
 
     Args:
         rank: inner dimension, 1 or more.
-        alpha: numerator of the scale, > 0; 32 is the article's choice at every rank.
+        alpha: numerator of the scale, > 0; 32 at every rank is the choice of Schulman et al. 2025.
         targets: `all-linear` (every linear layer but the head, as in PEFT), `attention`, `mlp`, each also with
             `+head`; `experts` (fused expert parameters) or `attention+experts`; or a tuple of module-name suffixes.
         train_a: False freezes A at its random start, so only B learns.
@@ -41,7 +41,7 @@ class LoRASpec:
     """
 
     rank: Count = 16
-    alpha: Annotated[Positive, allowed("a number above 0 (the article uses 32)")] = 32.0
+    alpha: Annotated[Positive, allowed("a number above 0 (Schulman et al. 2025 use 32)")] = 32.0
     targets: Annotated[Name | tuple[Name, ...], Listed, allowed(TARGETS)] = "all-linear"
     train_a: Flag = True
     init_a_scale: Positive = 1.0

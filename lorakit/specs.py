@@ -22,7 +22,7 @@ T = TypeVar("T", bound=RunSpec)
 
 @spec
 class SFTSpec(RunSpec):
-    """One supervised run with AdamW, by default at a constant learning rate without warm-up (the article's protocol).
+    """One supervised run with AdamW, by default at a constant learning rate without warm-up (as Schulman et al. 2025).
 
     Args:
         learning_rate: the peak rate, > 0.

@@ -103,7 +103,7 @@ def best_rate_by_validation(frame: pd.DataFrame, size: Size = "record", step: in
 
 
 def pointwise_minimum(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's least loss at every evaluated step, as the article draws it: one row per arm, step and seed.
+    """Each arm's least loss at every evaluated step (as Schulman et al. 2025 draw it): one row per arm, step and seed.
 
     At each step the rate with the least validation loss, averaged over seeds, is chosen anew, and the test loss is
     read at that one rate for every seed: seeds share the choice, so they stay paired. With a constant learning rate

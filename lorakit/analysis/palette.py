@@ -1,4 +1,4 @@
-"""The book's one look: the colour, shape and dash of every arm, the axis titles, and the theme of every chart.
+"""One look for all charts: the colour, shape and dash of every arm, the axis titles, and the theme of every chart.
 
 Text and axes use the page's own ink (`currentColor`), so one SVG reads in light and in dark mode; the ramp of the
 ranks keeps a contrast of 3:1 or more against both backgrounds (WCAG 2.2, 1.4.11).

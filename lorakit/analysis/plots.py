@@ -1,4 +1,4 @@
-"""Charts: a tidy frame in, an `alt.Chart` out; no input, no output, no training. Captions are the chapter's."""
+"""Charts: a tidy frame in, an `alt.Chart` out; no input, no output, no training. Captions are the caller's."""
 
 from __future__ import annotations
 

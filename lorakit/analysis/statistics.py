@@ -152,7 +152,7 @@ def equivalent(interval: Interval, margin: float) -> Literal["equal", "different
 
     Args:
         interval: of a difference.
-        margin: > 0, in the interval's unit; the book's is 5 % of full fine-tuning's improvement over the base.
+        margin: > 0, in the interval's unit, such as 5 % of full fine-tuning's improvement over the base.
 
     >>> equivalent(Interval(0.0, -0.01, 0.02, 5), margin=0.05), equivalent(Interval(0.0, -0.01, 0.2, 5), margin=0.05)
     ('equal', 'undecided')

@@ -58,7 +58,7 @@ def merging_pays(rows: int, rank: int, d_in: int, d_out: int) -> bool:
 
     Multiply-adds beyond the base's own: rows · d_in · d_out for the gradient of the weight and 3 · rank · d_in · d_out
     to form it and to split its gradient, against 3 · rows · rank · (d_in + d_out) for the thin products: with many
-    rows the break-even is the article's rank of a sixth of the width.
+    rows the break-even is a rank of a sixth of the width.
 
     Args:
         rows: tokens of one configuration in a forward pass.

@@ -79,7 +79,7 @@ class Devices:
 
 
 def device_of(profile: str) -> str:
-    """Where the code of a chapter itself computes: `cpu` on the profile of that name, else on the first GPU, if any.
+    """Where the code of a notebook itself computes: `cpu` on the profile of that name, else on the first GPU, if any.
 
     Raises:
         DeviceError: there is a GPU that torch cannot use.

@@ -13,12 +13,12 @@ from typing import Any
 
 from lorakit.theory.shapes import ModelShape
 
-BITS_PER_PARAMETER = 2.0  # the one figure that everything here and in the book reckons with
+BITS_PER_PARAMETER = 2.0  # what every default here reckons with
 # How many times the smallest rank to take. On 49 public cells of 20 models (Tulu 3, 35 Mbit assumed; tinker-cookbook)
 # the loss lay 1.5 % above the best where an adapter held 0.5 to 2 times the bits needed, 0.5 at 2 to 4, 0.3 at 4 to 8,
 # and about 0 above; on copying by reward here, rank 1 to 8 (0.5 to 4 times) ended 8.7, 2.9, 1.2 and -0.2 points behind.
 ADVISED = (4, 8)
-BASELINE_RANK = 8  # "always rank 8", which was right as often as the smallest rank on the book's four datasets
+BASELINE_RANK = 8  # "always rank 8", which was right as often as the smallest rank on four measured datasets
 
 
 class CapacityError(ValueError):
@@ -65,7 +65,7 @@ def text_bits(tokens: int, bits_per_token: float = 1.0) -> float:
 
     Args:
         tokens: label tokens (completions), each counted once.
-        bits_per_token: the base's loss before training in bits, nats / ln 2; the article reckons about 1.
+        bits_per_token: the base's loss before training in bits, nats / ln 2; Schulman et al. 2025 reckon about 1.
 
     >>> text_bits(1000, 0.5)
     500.0
@@ -78,14 +78,14 @@ def text_bits(tokens: int, bits_per_token: float = 1.0) -> float:
 def episode_bits(episodes: int, *, success_rate: float | None = None, values: int = 2) -> float:
     """Bits that the rewards of `episodes` can tell a policy gradient, at most: episodes · H(reward).
 
-    An upper bound: what an update learns of the task passes through the reward alone (the article's inequality).
+    An upper bound: what an update learns of the task passes through the reward alone (Schulman et al. 2025).
 
     Args:
         episodes: sampled completions that were graded, 0 or more.
         success_rate: of a binary reward, 0 to 1, the same for every episode; None takes the largest entropy.
         values: rewards that are distinguished, 2 or more; log2(values) bits where `success_rate` is None.
 
-    >>> episode_bits(10_000 * 32)  # the article's MATH example
+    >>> episode_bits(10_000 * 32)  # the MATH example of Schulman et al. 2025
     320000.0
     >>> round(episode_bits(1, success_rate=0.01), 3)
     0.081
@@ -169,18 +169,18 @@ def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None 
                    bits_per_token: float = 1.0, success_rate: float | None = None,
                    targets: str | tuple[str, ...] = "all-linear", head: bool = False, experts: str | None = "peft",
                    bits_per_parameter: float = BITS_PER_PARAMETER) -> RankAdvice:
-    """The smallest LoRA rank that holds the information of a fine-tuning run (the article's rule), and what to take.
+    """The smallest LoRA rank that holds the information of a fine-tuning run (Schulman et al. 2025), and what to take.
 
     The smallest rank is a floor: storing takes many passes, and runs near it ended up to 2 % above the best loss. So
     four to eight times as much is advised. How far off the floor was on data that it was not made for, and how often a
-    constant rank 8 was right instead, stands in the book's chapter on capacity.
+    constant rank 8 was right instead, is part of what `RankAdvice` prints.
 
     Args:
         model: what `ModelShape.of` takes (a name, a config, a loaded model), or a `ModelShape`.
         bits: of the data, measured (`measure_dataset_bits`) or known. Give one of bits, tokens and episodes.
         tokens: label tokens (completions) of a supervised run, each counted once.
         episodes: graded completions of a reinforcement-learning run.
-        bits_per_token: about 1 by the article; only with `tokens`.
+        bits_per_token: about 1 (Schulman et al. 2025); only with `tokens`.
         success_rate: of a binary reward, None for its maximum of one bit an episode; only with `episodes`.
         targets, head, experts: what is adapted, as in `ModelShape.adapted`.
         bits_per_parameter: 2 by Allen-Zhu & Li (arXiv 2404.05405). The Tinker primer's "parameters ≥ completion tokens"
@@ -189,7 +189,7 @@ def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None 
     Raises:
         CapacityError: none or several of bits, tokens, episodes; a value outside its meaning; or no rank holds as much.
 
-    >>> recommend_rank("llama-3.1-8b", episodes=10_000 * 32).rank  # the article's MATH example
+    >>> recommend_rank("llama-3.1-8b", episodes=10_000 * 32).rank  # the MATH example of Schulman et al. 2025
     1
     >>> advice = recommend_rank("tiny", bits=8705)  # rank 1 has 4,352 weights and holds 8,704 bits
     >>> advice.rank, advice.advised

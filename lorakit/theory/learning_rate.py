@@ -46,7 +46,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     "unsloth": Convention(),  # PEFT's arithmetic; what differs is the advice, alpha = rank or 2 rank
     "rslora": Convention(rank_power=0.5),
     "lora+": Convention(learning_rate_b_ratio=16.0),
-    "tinker": Convention(alpha=32.0),  # not documented; the article's 32 is assumed
+    "tinker": Convention(alpha=32.0),  # not documented; the 32 of Schulman et al. 2025 is assumed
 }
 
 
@@ -130,7 +130,7 @@ LORA_AT_2000, WIDTH_POWER, RANK_POWER = 4.5e-4, 0.35, 0.2
 LORA_OVER_FULL = 10.0  # over LoRA of rank 16; Schulman et al., and SmolLM2-135M
 # Model types of that fit, by the beginning of their names; what is not among them gets a wider bracket.
 FITTED = ("llama", "qwen3", "deepseek", "kimi", "nemotron", "gpt_oss", "smollm")
-# Below this width: `tiny` with replayed reworded skills; the chapter on learning rates fits these anew and checks
+# Below this width: `tiny` with replayed reworded skills; `learning_rate_fit.py` fits these anew and checks
 # them. The published power of the width for Llama (tinker-cookbook), no power of the rank, a ratio of 3, and powers of
 # the run's length, which on SmolLM2-135M would raise rates that are high enough.
 SMALL, SMALL_FULL_AT_2000, SMALL_WIDTH_POWER, LORA_OVER_FULL_SMALL = 512, 5e-5, 0.781, 3.0

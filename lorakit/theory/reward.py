@@ -1,6 +1,6 @@
 """What a binary reward can tell on paper: one advantage, a whole group's advantages, and a search that starts blind.
 
-The information that a policy gradient gets from an episode passes through its advantage (the article's inequality), so
+The information that a policy gradient gets from an episode passes through its advantage (Schulman et al. 2025), so
 entropies of advantages bound it from above. Success rates are those of one prompt at one moment.
 """
 

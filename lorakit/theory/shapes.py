@@ -210,7 +210,7 @@ class ModelShape:
         Args:
             rank: rank of every adapter, 1 or more.
             targets, head, experts: as in `adapted`.
-            expert_rank: rank of the experts' adapters; None means `rank`. The article divides by `active_experts`.
+            expert_rank: rank of the experts' adapters; None means `rank`. Schulman et al. divide by `active_experts`.
 
         Warns:
             RankWasteWarning: a rank exceeds the smaller side of a matrix.
