@@ -281,9 +281,11 @@ def test_lorakit_and_its_tests_do_without_the_book():
     pages = [page.stem for page in (ROOT / "book").glob("[0-9][0-9]-*.md")]
     claims = rf"\b(?:{'|'.join(claim.id for claim in CLAIMS if len(claim.id) > 2)})\b"
     experiments = [name for name in EXPERIMENTS if name.count("-") > 1]  # `learning-rate` is also English
-    names = re.compile("|".join([r"lorabook|[Oo]smosis|\b[Tt]he (?:article|book|chapter)\b", claims, *map(re.escape, pages), *(
+    of_the_book = r"lorabook|[Oo]smosis|\b[Tt]he (?:article|book|chapter)\b"
+    names = re.compile("|".join([of_the_book, claims, *map(re.escape, pages), *(
         rf"(?<![\w-]){re.escape(name)}(?![\w-])" for name in experiments)]))
-    assert all(map(names.search, ("as 02-rank says", "see learning-rate-width", "C14-B", "from lorabook", "the book's rule")))
+    assert all(map(names.search, ("as 02-rank says", "see learning-rate-width", "C14-B", "from lorabook",
+                                  "the book's rule")))
     for path in PACKAGE.rglob("*.py"):
         found = names.search(path.read_text(encoding="utf-8"))
         assert not found, f"{path.relative_to(ROOT)} names {found[0]!r}"
