@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lorakit.analysis.sweep_plots import SweepPlots
     from lorakit.records import Record
 
+REACH = 2  # trained rates on either side of the best one that a parabola is fitted to
+
+
 class Sweep(Sequence["Record"]):
     """The records of a sweep: a sequence of them, and the questions that one asks of it.
 
@@ -160,11 +163,14 @@ class Sweep(Sequence["Record"]):
     def optima(self, step: int | None = None, confidence: float = 0.95) -> ByArm[Optimum]:
         """The best learning rate of each arm with its interval over seeds: the minimum of its U-curve.
 
+        All seeds share one window, the rate of least mean loss and up to `REACH` on either side: twice as precise
+        as a window of each seed's own (`lorakit.analysis.statistics.optimum`).
+
         Raises:
             ValueError: fewer than three rates, or an arm whose every rate diverged.
             GridEdgeError: of a strict sweep, an optimum at the end of its grid (else a warning).
         """
-        found = by_arm.optima(self.curves, self.size, confidence, step)
+        found = by_arm.optima(self.curves, self.size, confidence, step, reach=REACH)
         return ByArm(found, "Best learning rate, by validation", lambda best: {
             "learning rate": f"{best.learning_rate:.2e}",
             "95 % interval": f"{best.low:.2e} to {best.high:.2e}" if best.low else "1 seed, none",
