@@ -5,6 +5,7 @@ import pytest
 
 from lorakit.analysis import marks as marks_of
 from lorakit.analysis import palette, plots
+from lorakit.analysis.statistics import Interval
 
 WHITE, DARK = "#ffffff", "#121212"
 
@@ -87,8 +88,8 @@ def test_every_chart_of_runs_shows_mean_and_interval_and_names_the_lines():
         assert {band["encoding"][end]["field"] for end in ("y", "y2")} == {"low", "high"}
         assert "strokeDash" in mean["encoding"]
         assert "shape" in points["encoding"]
-        named = "text" in marks(chart)
-        assert named != bool(mean["encoding"]["color"]["legend"]), "at the ends of lines, or in a legend"
+        assert "text" in marks(chart), "names at the ends of lines"
+        assert mean["encoding"]["color"]["legend"] is None
 
 
 def test_a_band_is_the_t_interval_over_seeds_and_one_seed_has_none():
@@ -113,10 +114,66 @@ def test_names_of_lines_keep_apart_and_within_the_chart(heights, apart, expected
 
 def test_a_title_stands_above_its_note_and_breaks_for_a_narrow_page():
     title = plots.lines(pd.DataFrame({"arm": ["full"], "step": [1], "test_loss": [1.0]}), "step", "test_loss",
-                        title="a finding that takes more than the fifty-four characters of a line", note="3 seeds")
+                        title="a finding of more than the sixty-six characters that one line holds", note="3 seeds")
     heading = title.to_dict()["title"]
     assert len(heading["text"]) == 2
     assert heading["subtitle"] == ["3 seeds"]
+
+
+SPANS = {"rank 1": Interval(12.0, 9.0, 15.0, 5), "rank 8": Interval(1.0, -math.inf, math.inf, 1)}
+
+
+def test_dots_show_means_intervals_margin_and_rules():
+    drawn = plots.dots(SPANS, x_title="difference (%)", margin=5, title="Finding", note="5 seeds").to_dict()
+    assert [layer["mark"]["type"] for layer in drawn["layer"]] == ["rect", "rule", "rule", "text", "point"]
+    assert drawn["description"] == "difference (%): rank 1 12 (9 to 15), rank 8 1 (1 seed, no interval)."
+    rows = next(rows for rows in drawn["datasets"].values() if len(rows) > 1)
+    assert rows[1]["low"] is None, "one seed has no bar"
+    low, high = drawn["layer"][-1]["encoding"]["x"]["scale"]["domain"]
+    assert low < -5 < 15 < high
+
+
+def test_dots_in_panels_share_one_scale():
+    drawn = plots.dots({"text": SPANS, "skills": {"rank 1": Interval(-20, -21, -19, 3)}}, x_title="%").to_dict()
+    scales = [panel["layer"][-1]["encoding"]["x"]["scale"]["domain"] for panel in drawn["vconcat"]]
+    assert scales[0] == scales[1]
+    assert scales[0][0] < -21
+    assert [panel["title"]["text"] for panel in drawn["vconcat"]] == ["text", "skills"]
+
+
+def test_dots_refuse_what_a_logarithm_lacks():
+    with pytest.raises(plots.PlotError, match="0 or less"):
+        plots.dots({"rank 1": Interval(1, -1, 3, 5)}, x_title="ratio", log_x=True)
+
+
+def test_counts_draw_a_circle_a_run_and_write_the_sum():
+    drawn = plots.counts({"full": (6, 10), "rank 8": (0, 3)}, title="Full finds it more often").to_dict()
+    circles, words = (drawn["datasets"][layer["data"]["name"]] for layer in drawn["layer"])
+    assert sum(row["ended"] == "succeeded" for row in circles) == 6
+    assert len(circles) == 13
+    assert [row["text"] for row in words] == ["6 of 10", "0 of 3"]
+
+
+@pytest.mark.parametrize("found", [{}, {"full": (3, 2)}, {"full": (0, 0)}, {"full": (1, 61)}])
+def test_counts_refuse_what_is_no_count(found):
+    with pytest.raises(plots.PlotError):
+        plots.counts(found)
+
+
+def test_every_chart_takes_a_title():
+    frame, parts = sweep_frame(), pd.DataFrame({"component": ["mlp"], "parameters": [20]})
+    modules = pd.DataFrame({"module": ["q", "q"], "index": [1, 2], "singular_value": [2.0, 1.0]})
+    for chart in (plots.loss_against_steps(frame, title="T"), plots.u_curve(frame, title="T"),
+                  plots.bars(parts, title="T"), plots.spectrum(modules, title="T"),
+                  plots.early_steps(frame, learning_rate=1e-3, reference="rank 4", title="T"),
+                  plots.dots(SPANS, x_title="%", title="T")):
+        assert chart.to_dict()["title"]["text"] == ["T"]
+
+
+def test_lines_are_compared_with_named_rules_and_a_margin():
+    frame = pd.DataFrame({"arm": ["full"] * 2, "step": [1, 2], "gap": [1.0, 8.0]})
+    chart = plots.lines(frame, "step", "gap", rules={0: "the same"}, margin=5)
+    assert marks(chart)[-3:] == ["rule", "text", "rect"]
 
 
 def test_u_curve_rings_the_best_rate_and_keeps_the_diverged_runs_at_the_top():

@@ -223,6 +223,15 @@ def test_charts_say_what_was_found(sweep):
     assert " ".join(gaps["title"]["text"]) == ("Worse than full: rank 1; better than full: rank 64; "
                                                "equal to full: rank 8; open: rank 16")
     marks = [layer["mark"]["type"] for layer in gaps["layer"]]
-    assert marks == ["rect", "rule", "rule", "point", "text"], "margin, zero, intervals, means, words"
+    assert marks == ["rect", "rule", "rule", "text", "point"], "margin, zero, intervals, words, means"
     assert gaps["layer"][0]["encoding"]["x"]["datum"] == -5
     assert sweep.plot.loss(title="Finding").to_dict()["title"]["text"] == ["Finding"]
+
+
+def test_the_charts_of_ratios_and_of_counts_have_a_row_an_arm(sweep):
+    ratios = sweep.plot.ratios(rules={10: "ten times"}, title="Ten?").to_dict()
+    arms = {arm for arm in sweep.arms if arm != "full"}
+    assert {row["name"] for rows in ratios["datasets"].values() for row in rows if "text" in row} == arms
+    counted = sweep.plot.counts(0.0, "test_loss")
+    assert counted.to_dict()["description"].endswith("full 5 of 5, rank 1 5 of 5, rank 8 5 of 5, rank 16 5 of 5, "
+                                                     "rank 64 5 of 5.")

@@ -26,9 +26,9 @@ const available = () => document.documentElement.clientWidth - 40 - MENU;
 const isNarrow = () => document.documentElement.clientWidth < NARROW;
 
 function wrapped(text, most) {
-  if (typeof text !== "string") return text;
+  if (text === undefined) return text;
   const lines = [""];
-  for (const word of text.split(" ")) {
+  for (const word of [text].flat().join(" ").split(" ")) {
     if (lines.at(-1) && lines.at(-1).length + word.length >= most) lines.push("");
     lines[lines.length - 1] += (lines.at(-1) ? " " : "") + word;
   }
@@ -36,7 +36,7 @@ function wrapped(text, most) {
 }
 
 /* The same chart for a phone, letters of the same size: titles in lines, legend below, panels under each other. */
-function forPhone(specification) {
+function forPhone(specification, beside) {
   const narrow = structuredClone(specification);
   const letters = Math.floor(available() / 8.5);
   const shape = (one) => {
@@ -44,7 +44,7 @@ function forPhone(specification) {
     (one.vconcat || []).forEach(shape);
     const several = one.facet || one.repeat;
     if (several) one.columns = 1;
-    if (!one.vconcat) (several ? one.spec : one).width = available() - AXIS;
+    if (!one.vconcat) (several ? one.spec : one).width = available() - beside;
     if (one.title) {
       const title = typeof one.title === "string" ? { text: one.title } : one.title;
       one.title = { ...title, text: wrapped(title.text, letters), subtitle: wrapped(title.subtitle, letters + 6) };
@@ -52,15 +52,17 @@ function forPhone(specification) {
   };
   shape(narrow);
   const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: available() / 2 };
-  narrow.config = { ...narrow.config, legend };
+  const axisY = { ...narrow.config?.axisY, labelLimit: available() / 3 };
+  narrow.config = { ...narrow.config, legend, axisY };
   return narrow;
 }
 
-/* Axes take what they need: a chart of one panel gets the rest of the width. */
-async function fillWidth(view, holder, specification) {
-  if (["facet", "repeat", "vconcat", "hconcat", "concat"].some((part) => specification[part])) return;
-  const excess = Number(holder.querySelector("svg.marks").getAttribute("width")) - available();
-  await view.width(view.width() - excess).runAsync();
+/* What stands beside a panel, axis and names of lines, is known once it is drawn: drawn again, the rest is the panel's. */
+async function drawForPhone(holder, specification) {
+  const { view } = await vegaEmbed(holder, forPhone(specification, AXIS), options);
+  const beside = AXIS + Number(holder.querySelector("svg.marks").getAttribute("width")) - available();
+  view.finalize();
+  await vegaEmbed(holder, forPhone(specification, beside), options);
 }
 
 /* One table of all the rows that the chart was given: RFC 4180. */
@@ -91,8 +93,7 @@ async function draw(place) {
   const holder = document.createElement("div");
   place.append(holder);
   try {
-    const { view } = await vegaEmbed(holder, isNarrow() ? forPhone(specification) : specification, options);
-    if (isNarrow()) await fillWidth(view, holder, specification);
+    await (isNarrow() ? drawForPhone(holder, specification) : vegaEmbed(holder, specification, options));
   } catch (error) {
     holder.remove();
     throw error;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -17,7 +17,7 @@ from lorakit.analysis.statistics import over_seeds
 MAX_ROWS = 5_000
 MAX_TICKS = 16
 LABEL_PIXELS = 15  # between two names of lines
-TITLE_CHARACTERS = 54  # of a line, so that a narrow page shows it whole
+TITLE_CHARACTERS = 66  # of a line
 HIGHER_IS_BETTER = ("accuracy", "reward")
 
 
@@ -53,8 +53,7 @@ def over_seeds_at(rows: pd.DataFrame, x: str, y: str, color: str) -> pd.DataFram
     return pd.DataFrame(found, columns=[color, x, y, "low", "high", "seeds"]).sort_values([color, x], kind="stable")
 
 
-def mean_and_band(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, color: str,
-                  legend: bool = False) -> list[alt.Chart]:
+def mean_and_band(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, color: str) -> list[alt.Chart]:
     """Each line's interval as a band, its mean with the line's dash, and a point of its shape where it was measured."""
     order, _, shapes, dashes = arm_scales(rows[color].astype(str))
     low = vertical.copy()
@@ -63,13 +62,11 @@ def mean_and_band(base: alt.Chart, rows: pd.DataFrame, vertical: alt.Y, y: str, 
     bands = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.16, clip=True).encode(y=low, y2="high:Q")
     mean = base.mark_line(strokeWidth=2).encode(
         y=vertical,
-        strokeDash=alt.StrokeDash(f"{color}:N", scale=alt.Scale(domain=order, range=dashes), title=None,
-                                      legend=legend_of(legend)),
+        strokeDash=alt.StrokeDash(f"{color}:N", scale=alt.Scale(domain=order, range=dashes), legend=None),
     )
     points = base.mark_point(size=28, strokeWidth=1.6, filled=False).encode(
         y=vertical,
-        shape=alt.Shape(f"{color}:N", scale=alt.Scale(domain=order, range=shapes), title=None,
-                        legend=legend_of(legend)),
+        shape=alt.Shape(f"{color}:N", scale=alt.Scale(domain=order, range=shapes), legend=None),
         tooltip=[alt.Tooltip(c, format=".4~g" if rows[c].dtype.kind == "f" else "") for c in columns],
     )
     return [bands, mean, points]
@@ -83,15 +80,22 @@ def domain_of(values: Sequence[float], log: bool) -> list[float]:
     return [math.exp(end) if log else end for end in ends]
 
 
-def names_at_ends(rows: pd.DataFrame, x: str, y: str, color: str, domain: list[float], log: bool) -> pd.DataFrame:
-    """Where each line's name stands: at its last point, moved up or down until no two overlap."""
+def names_at_ends(rows: pd.DataFrame, x: str, y: str, color: str, vertical: alt.Y, across: alt.X, hues: alt.Color,
+                  domain: list[float], log: bool = False) -> alt.Chart:
+    """Each line's name at its last point, moved up or down until no two that end at one place overlap."""
     ends = rows.sort_values(x).groupby(color, as_index=False).last()
-    height = np.log(ends[y]) if log else ends[y]
+    ends["name_height"] = np.log(ends[y]) if log else ends[y].astype(float)
     low, high = (math.log(end) if log else end for end in domain)
     apart = LABEL_PIXELS / HEIGHT * (high - low)
-    order = np.argsort(height.to_numpy(), kind="stable")
-    ends.loc[order, "name_height"] = spaced(height.to_numpy()[order].tolist(), apart, low, high)
-    return ends.assign(name_height=np.exp(ends["name_height"])) if log else ends
+    spare = 0.4 * apart  # half a line of letters
+    for _, together in ends.groupby(x)["name_height"]:
+        ordered = together.sort_values(kind="stable")
+        ends.loc[ordered.index, "name_height"] = spaced(ordered.tolist(), apart, low + spare, high - spare)
+    if log:
+        ends["name_height"] = np.exp(ends["name_height"])
+    height = vertical.copy()
+    height.shorthand = "name_height:Q"
+    return alt.Chart(ends).mark_text(align="left", dx=9).encode(x=across, y=height, text=f"{color}:N", color=hues)
 
 
 def spaced(heights: Sequence[float], apart: float, low: float, high: float) -> list[float]:
@@ -121,29 +125,60 @@ def layered(marks: Sequence[alt.Chart], text: str, title: str | None, note: str 
 
 
 def x_axis(column: str, log: bool, title: str | None = None, values: Sequence[float] | pd.Series = ()) -> alt.X:
-    """An axis with its ticks where the data are, if they are few."""
+    """An axis with its ticks where the data are, if they are few; else at powers of ten, or at 1, 2, 5 times those."""
     measured = sorted({float(value) for value in values})
-    ticks: dict[str, Any] = {"values": measured} if 0 < len(measured) <= MAX_TICKS else {"tickCount": 6}
-    form = ".2~e" if column == "learning_rate" else "~g" if measured and max(measured) < 1e4 else "~s"
+    ticks: dict[str, Any] = {"tickCount": 6}
+    if measured and (len(measured) <= MAX_TICKS or log):
+        ticks = {"values": measured if len(measured) <= MAX_TICKS else round_values(measured[0], measured[-1])}
     scale = alt.Scale(type="log", nice=False, padding=12) if log else alt.Scale(zero=False, padding=12)
-    return alt.X(f"{column}:Q", title=title or axis_title(column), scale=scale,
-                 axis=alt.Axis(format=form, labelOverlap="greedy", labelSeparation=4, **ticks))
+    axis = alt.Axis(format=axis_format(measured, log, column), labelOverlap="greedy", labelSeparation=4, **ticks)
+    return alt.X(f"{column}:Q", title=title or axis_title(column), scale=scale, axis=axis)
+
+
+def round_values(low: float, high: float) -> list[float]:
+    """What one would write on a logarithmic axis.
+
+    >>> round_values(3, 40), round_values(1, 1500)
+    ([5.0, 10.0, 20.0], [1.0, 10.0, 100.0, 1000.0])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    parts = (1,) if high / low >= 100 else (1, 2, 5)
+    return [value for power in powers for part in parts if low <= (value := float(part * 10.0**power)) <= high]
+
+
+def axis_format(values: Sequence[float], log: bool, column: str = "") -> str:
+    """How numbers are written: rates, and what spans many powers of ten, with their exponent."""
+    sizes = [abs(value) for value in values if value]
+    if "learning_rate" in column or (log and sizes and min(sizes) < 1e-3):
+        return ".2~e"
+    return "~g" if sizes and max(sizes) < 1e4 else "~s"
+
+
+def rule_marks(rules: Mapping[float, str] | Sequence[float], across: str = "y") -> list[alt.Chart]:
+    """Dashed lines to compare with, at heights (`y`) or places (`x`), each with its name where it has one."""
+    named = rules if isinstance(rules, Mapping) else dict.fromkeys(rules, "")
+    marks = []
+    for value, name in named.items():
+        place = {across: alt.datum(value)}
+        marks.append(alt.Chart().mark_rule(strokeDash=[3, 3], opacity=0.7).encode(**place))
+        said = alt.Chart(pd.DataFrame({"name": [name] if name else []}))
+        if name and across == "y":
+            marks.append(said.mark_text(align="left", dy=-7).encode(x=alt.value(4), text="name:N", **place))
+        elif name:
+            marks.append(said.mark_text(align="right", dx=-5, dy=-6).encode(y=alt.value(0), text="name:N", **place))
+    return marks
 
 
 def colors(values: Sequence[str] | pd.Series, column: str, legend: bool = False) -> alt.Color:
-    """The colour of each name, the same on every page; without a legend where names stand at lines."""
+    """The colour of each name, the same on every page; a legend stands beneath the chart, four names a line."""
     order, hues, _, _ = arm_scales(str(value) for value in values)
-    return alt.Color(f"{column}:N", scale=alt.Scale(domain=order, range=hues), title=None, legend=legend_of(legend))
-
-
-def legend_of(shown: bool) -> alt.Legend | None:
-    """Beneath the chart, four names a line, so that a narrow page shows it whole."""
-    return alt.Legend(orient="bottom", columns=4, symbolOpacity=1) if shown else None
+    shown = alt.Legend(orient="bottom", columns=4, symbolOpacity=1) if legend else None
+    return alt.Color(f"{column}:N", scale=alt.Scale(domain=order, range=hues), title=None, legend=shown)
 
 
 def heading(title: str | None, note: str | None = None) -> Any:
     """A title, with the note beneath it; a note alone is slanted."""
     if not title:
         return alt.TitleParams(note, fontStyle="italic", fontSize=12) if note else alt.Undefined
-    return alt.TitleParams(wrap(title, TITLE_CHARACTERS), subtitle=wrap(note or "", TITLE_CHARACTERS + 10),
+    return alt.TitleParams(wrap(title, TITLE_CHARACTERS), subtitle=wrap(note or "", TITLE_CHARACTERS + 16),
                            fontSize=14, fontWeight="bold", subtitleFontSize=12)

@@ -13,7 +13,7 @@ from itertools import cycle
 from typing import Any
 
 INK = "currentColor"
-HEIGHT = 340  # of a chart, in pixels
+WIDTH, HEIGHT = 560, 340  # of a chart, in pixels
 MAX_RANK = 512
 NEAR = 1.5  # factor between two ranks below which their hues on the ramp look alike
 RAMP = ("#2a78d6", "#7a63d8", "#b84fb4", "#d14a68", "#cd5a1c", "#a97400")
@@ -111,12 +111,13 @@ def theme() -> dict[str, Any]:
     """The Vega-Lite configuration of every chart: transparent, in the page's ink, thin grid."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": "normal"}
     return {
-        "width": 560,
+        "width": WIDTH,
         "height": HEIGHT,
         "config": {
             "background": "transparent",
             "font": "Liberation Sans, Arial, sans-serif",
             "view": {"stroke": None},
+            "axisY": {"labelLimit": 240},
             "axis": {**text, "domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.12},
             "legend": {**text, "symbolSize": 90, "symbolStrokeWidth": 2, "symbolFillColor": "transparent"},
             "header": {"labelColor": INK, "titleColor": INK, "labelFontSize": 12},

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import pandas as pd
 
 from lorakit.analysis.curves import pointwise_minimum
+from lorakit.analysis.dot_plots import counts as counts
+from lorakit.analysis.dot_plots import dots as dots
 from lorakit.analysis.marks import (
     HIGHER_IS_BETTER,
     PlotError,
+    axis_format,
     checked,
     colors,
     domain_of,
@@ -21,6 +24,7 @@ from lorakit.analysis.marks import (
     names_at_ends,
     over_seeds_at,
     require,
+    rule_marks,
     x_axis,
 )
 from lorakit.analysis.palette import INK, arm_order, axis_title
@@ -97,13 +101,14 @@ def u_curve(
     text = description or f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(last)}."
     rows = pd.concat([drawn, gone], ignore_index=True) if len(gone) else drawn
     vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(domain=domain, nice=False, zero=False))
-    across = x_axis("learning_rate", True, values=last["learning_rate"])
-    base = alt.Chart(checked(rows)).encode(x=across, color=colors(rows["arm"], "arm", legend=True))
+    across, hues = x_axis("learning_rate", True, values=last["learning_rate"]), colors(rows["arm"], "arm")
+    base = alt.Chart(checked(rows)).encode(x=across, color=hues)
     lines = base.transform_filter("datum.lost == 0")
     ring = lines.transform_filter("datum.best").mark_point(size=260, strokeWidth=2, filled=False).encode(y=vertical)
     cross = base.transform_filter("datum.lost > 0").mark_point(size=60, strokeWidth=2, shape=CROSS).encode(
         y=vertical, tooltip=["arm", "learning_rate", alt.Tooltip("lost:Q", title="runs diverged or beyond the chart")])
-    return layered([*mean_and_band(lines, rows, vertical, y, "arm", legend=True), ring, cross], text, title, note)
+    named = names_at_ends(drawn if len(drawn) else gone, "learning_rate", y, "arm", vertical, across, hues, domain)
+    return layered([*mean_and_band(lines, rows, vertical, y, "arm"), named, ring, cross], text, title, note)
 
 
 def early_steps(
@@ -113,6 +118,7 @@ def early_steps(
     reference: str,
     y: str = "test_loss",
     last_step: int = 30,
+    title: str | None = None,
     description: str | None = None,
     note: str | None = None,
 ) -> alt.LayerChart:
@@ -133,7 +139,7 @@ def early_steps(
     difference = f"{y}_difference"
     joined = joined.assign(**{difference: joined[y] - joined["reference_loss"]})
     text = description or f"Difference in {axis_title(y)} from {reference} over the first {last_step} steps."
-    return lines(joined, "step", difference, log_x=False, description=text, note=note, rules=(0,),
+    return lines(joined, "step", difference, log_x=False, title=title, description=text, note=note, rules=(0,),
                  y_title=f"difference from {reference} (nats per label token)")
 
 
@@ -141,6 +147,7 @@ def spectrum(
     frame: pd.DataFrame,
     *,
     y: str = "singular_value",
+    title: str | None = None,
     description: str | None = None,
     note: str | None = None,
 ) -> alt.LayerChart:
@@ -161,7 +168,7 @@ def spectrum(
         y=vertical, detail="module:N", tooltip=["module", "index", y])
     middle = alt.Y(f"median({y}):Q", title=axis_title(y))
     thick = base.mark_line(strokeWidth=2.5, color=INK).encode(y=middle)
-    return alt.LayerChart(layer=[thin, thick], description=text, title=heading(None, note))
+    return alt.LayerChart(layer=[thin, thick], description=text, title=heading(title, note))
 
 
 def lines(
@@ -174,7 +181,8 @@ def lines(
     log_y: bool = False,
     x_title: str | None = None,
     y_title: str | None = None,
-    rules: Sequence[float] = (),
+    rules: Sequence[float] | Mapping[float, str] = (),
+    margin: float | None = None,
     title: str | None = None,
     description: str | None = None,
     note: str | None = None,
@@ -184,7 +192,8 @@ def lines(
     Args:
         frame: one row per point, with the columns `x`, `y`, `color` and, where there are several, `seed`.
         log_x, log_y: logarithmic axes; values of 0 or less cannot be drawn on one and are refused.
-        rules: heights of thin lines to compare with, such as 0.
+        rules: heights of dashed lines to compare with, with their names if wanted: `(0,)`, `{10: "ten times"}`.
+        margin: the half width of a grey band around 0, within which a difference counts as none.
         title: what the chart shows, above it.
         note: a line beneath the title, such as "illustration: 3 seeds".
 
@@ -199,17 +208,17 @@ def lines(
     label = y_title or axis_title(y)
     drawn, domain = over_seeds_at(rows, x, y, color), domain_of([*rows[y], *rules], log_y)
     drawn["low"] = drawn["low"].clip(lower=domain[0] if log_y else None)
-    vertical = alt.Y(f"{y}:Q", title=label, scale=alt.Scale(type="log" if log_y else "linear", domain=domain,
-                                                            zero=False, nice=False))
+    written = alt.Axis(format=axis_format(rows[y], log_y, y)) if log_y else alt.Undefined
+    vertical = alt.Y(f"{y}:Q", title=label, axis=written,
+                     scale=alt.Scale(type="log" if log_y else "linear", domain=domain, zero=False, nice=False))
     across, hues = x_axis(x, log_x, x_title, rows[x]), colors(drawn[color], color)
     base = alt.Chart(drawn).encode(x=across, color=hues)
     text = description or f"{label} against {x_title or axis_title(x)}: {', '.join(arm_order(drawn[color]))}."
-    names, height = names_at_ends(drawn, x, y, color, domain, log_y), vertical.copy()
-    height.shorthand = "name_height:Q"
-    named = alt.Chart(names).mark_text(align="left", dx=9, fontSize=12).encode(
-        x=across, y=height, text=f"{color}:N", color=hues)
-    compared = [alt.Chart().mark_rule(strokeDash=[3, 3], opacity=0.7).encode(y=alt.datum(rule)) for rule in rules]
-    return layered([*mean_and_band(base, drawn, vertical, y, color), named, *compared], text, title, note)
+    named = names_at_ends(drawn, x, y, color, vertical, across, hues, domain, log_y)
+    band = [alt.Chart().mark_rect(opacity=0.1, color=INK, clip=True).encode(y=alt.datum(-margin), y2=alt.datum(margin))
+            ] if margin else []
+    marks = [*mean_and_band(base, drawn, vertical, y, color), named, *rule_marks(rules), *band]
+    return layered(marks, text, title, note)
 
 
 def bars(
@@ -219,6 +228,7 @@ def bars(
     y: str = "component",
     color: str | None = None,
     x_title: str | None = None,
+    title: str | None = None,
     description: str | None = None,
     note: str | None = None,
 ) -> alt.Chart:
@@ -234,7 +244,7 @@ def bars(
     text = description or f"{x_title or axis_title(x)}: {listed}."
     order = list(dict.fromkeys(rows[y]))
     fill = colors(rows[color], color, legend=True) if color else alt.value("#2a78d6")
-    return alt.Chart(rows, title=heading(None, note)).mark_bar(height=16, opacity=0.9).encode(
+    return alt.Chart(rows, title=heading(title, note)).mark_bar(height=16, opacity=0.9).encode(
         x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s")),
         y=alt.Y(f"{y}:N", sort=order, title=None),
         color=fill,

@@ -236,7 +236,7 @@ class Sweep(Sequence["Record"]):
 
     @property
     def plot(self) -> SweepPlots:
-        """Charts of this sweep: `.u_curve()`, `.loss()`, `.gaps()`, `.curve(column)`."""
+        """Charts of this sweep: `.u_curve()`, `.loss()`, `.gaps()`, `.ratios()`, `.counts(…)`, `.curve(column)`."""
         from lorakit.analysis.sweep_plots import SweepPlots
 
         return SweepPlots(self)

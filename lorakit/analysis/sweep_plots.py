@@ -6,17 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import altair as alt
-import pandas as pd
 
 from lorakit.analysis import plots
 from lorakit.analysis.differences import Difference
-from lorakit.analysis.marks import checked, layered
-from lorakit.analysis.palette import INK, axis_title
+from lorakit.analysis.palette import axis_title
 
 if TYPE_CHECKING:
     from lorakit.analysis.sweep import Sweep
-
-VERDICT_COLORS = {"equal": "#00857c", "better": "#2a78d6", "worse": "#cd5a1c", "open": "#6f7780"}
 
 
 class SweepPlots:
@@ -59,32 +55,35 @@ class SweepPlots:
                            title=title or f"{_short(y_title or y)} by step, each arm at its best rate")
 
     def gaps(self, against: str = "full", *, margin: float | None = None, title: str | None = None,
-             note: str | None = None) -> alt.LayerChart:
+             note: str | None = None) -> alt.LayerChart | alt.VConcatChart:
         """Every other arm minus the reference, with intervals, zero and the margin: the picture of `compare`."""
         found = self.sweep.compare(against, margin=margin)
         first = next(iter(found.values()))
-        rows = pd.DataFrame([{"arm": arm, "difference": gap.mean, "low": gap.low, "high": gap.high, "word": gap.word}
-                             for arm, gap in found.items()]).replace([float("inf"), float("-inf")], float("nan"))
-        words = list(VERDICT_COLORS)
-        hue = alt.Color("word:N", title=None, scale=alt.Scale(domain=words, range=list(VERDICT_COLORS.values())),
-                        legend=None)
-        place = alt.Y("arm:N", sort=list(found), title=None, axis=alt.Axis(labelLimit=260))
-        label = f"difference from {against} ({first.unit})"
-        across = alt.X("difference:Q", title=label, scale=alt.Scale(zero=True))
-        rows["end"] = rows["high"].fillna(rows["difference"])
-        base = alt.Chart(checked(rows)).encode(y=place, color=hue)
-        margins = alt.Chart().mark_rect(opacity=0.1, color=INK).encode(x=alt.datum(-first.margin),
-                                                                      x2=alt.datum(first.margin))
-        zero = alt.Chart().mark_rule(opacity=0.7).encode(x=alt.datum(0))
-        spans = base.transform_calculate(difference="datum.low")
-        spans = spans.mark_rule(strokeWidth=2.5).encode(x=across, x2="high:Q")
-        dots = base.mark_point(filled=True, size=90, opacity=1).encode(x=across, tooltip=list(rows.columns))
-        named = base.mark_text(align="left", dx=8, fontSize=12).encode(x=alt.X("end:Q", title=label), text="word:N")
-        text = f"Difference from {against}, {first.unit}: " + "; ".join(f"{a} {g:+.1f}" for a, g in found.items()) + "."
         bars = f"bars: {first.confidence:.0%} intervals" if first.n > 1 else "no intervals"
         said = f"{self.sweep.note}; {bars}; grey: margin ±{first.margin:g}"
-        chart = layered([margins, zero, spans, dots, named], text, title or finding(found, against), note or said)
-        return chart.properties(height=alt.Step(26))
+        return plots.dots(found, x_title=f"difference from {against} ({first.unit})", margin=first.margin, form="+.1f",
+                          title=title or finding(found, against), note=note or said)
+
+    def ratios(self, against: str = "full", *, rules: Mapping[float, str] | None = None, title: str | None = None,
+               note: str | None = None) -> alt.LayerChart | alt.VConcatChart:
+        """Every other arm's best rate over the reference's, with intervals: the picture of `ratio`.
+
+        Args:
+            rules: ratios to compare with, each with a name; None: 1, "the same".
+        """
+        found = self.sweep.ratio(against)
+        return plots.dots(found, x_title=f"best learning rate over that of {against}", rules=rules or {1: "the same"},
+                          log_x=True, form=".1f", note=note or self.sweep.note,
+                          title=title or f"Best learning rates over that of {against}")
+
+    def counts(self, at_least: float, y: str = "test_accuracy", *, title: str | None = None,
+               note: str | None = None) -> alt.LayerChart:
+        """How many runs of each arm, at its best rate, ended at `at_least` of the column `y` of `ends` or above."""
+        rows = self.sweep.ends()
+        found = {arm: (int((rows.loc[rows["arm"] == arm, y] >= at_least).sum()), int((rows["arm"] == arm).sum()))
+                 for arm in self.sweep.arms}
+        said = f"a circle a run, filled where it ends at {_short(y).lower()} of {at_least:g} or more"
+        return plots.counts(found, title=title or f"{_short(y)} of {at_least:g} or more", note=note or said)
 
     @property
     def _result(self) -> str:
