@@ -192,8 +192,7 @@ class Sweep(Sequence["Record"]):
         Raises:
             FrameError: an unknown arm, runs that do not pair, or no margin where the unit is nats.
         """
-        others = [arm for arm in self.arms if arm != self._known(against)]
-        if not others:
+        if not (others := [arm for arm in self.arms if arm != self._known(against)]):
             raise FrameError(f"no arm but {against}: nothing to compare it with")
         table = self._by_seed(step)
         unit = POINTS if self.is_rl else Unit.of_improvement(self._gain(table[against]), against)
