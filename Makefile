@@ -31,7 +31,7 @@ export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-fast test-vllm lint record clean
+.PHONY: help book test test-fast test-vllm lint record rehearse clean
 
 help:
 	@echo "make book              run every chapter from the committed records, build the HTML, print its first page"
@@ -39,6 +39,7 @@ help:
 	@echo "make test              ruff, mypy and pytest"
 	@echo "make test-fast         ruff, and the tests that train nothing, for work in between"
 	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
+	@echo "make rehearse          every class of the gpu and paper runs for two steps on this CPU, on small stand-ins"
 	@echo "make lint              ruff and mypy alone"
 	@echo "make record            train what the records lack (SmolLM2: days of two cores; resumable), then execute what changed"
 	@echo "make clean             remove what was built; .venv and records stay"
@@ -92,6 +93,12 @@ $(VLLM)/.ready: pyproject.toml constraints.txt $(wildcard tests/with_vllm/*.txt)
 test-vllm: $(VLLM)/.ready
 	@VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 HF_HUB_OFFLINE=1 \
 	  $(VLLM)/bin/python -m pytest -W default --durations=12 tests/with_vllm
+
+# vLLM's classes in its own environment, all others in the book's. Together they are every class.
+rehearse: $(READY) $(VLLM)/.ready
+	@$(BIN)/lorabook rehearse --no-vllm $(NOTE)
+	@PYTHONPATH=book VLLM_CPU_KVCACHE_SPACE=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
+	  $(VLLM)/bin/python -m lorabook.cli rehearse --vllm $(NOTE)
 
 lint: $(READY)
 	@$(BIN)/python -m ruff check .

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ import lorakit as lk
 from lorakit.spec_file import read_specs
 from lorakit.theory.estimate import MFU
 
+T = TypeVar("T")
 INCOMPLETE = 3  # exit status of a run that its time budget ended
 
 app = typer.Typer(help="Calculators, sweeps and adapters for LoRA and full fine-tuning.", no_args_is_help=True,
@@ -188,7 +189,7 @@ def _config(model: str) -> Any:
     return json.loads(Path(model).read_text(encoding="utf-8")) if model.endswith(".json") else model
 
 
-def until_stopped(train: Callable[[], lk.Sweep]) -> lk.Sweep:
+def until_stopped(train: Callable[[], T]) -> T:
     """What training returns; Ctrl-C ends the command with a word of what is kept."""
     try:
         return train()

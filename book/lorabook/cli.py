@@ -134,6 +134,40 @@ def refresh(
 
 
 @app.command()
+def rehearse(
+    profile: Annotated[Literal["gpu", "paper"] | None, typer.Option(help="Both without it.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keeps stand-ins and records; default: a temporary one.")] = None,
+    processes: Processes = None,
+    vllm: Annotated[bool | None, typer.Option("--vllm/--no-vllm", help="vLLM's classes alone, or all others.")] = None,
+    note: Annotated[bool, typer.Option("--note", help="Note what ran, for the book's status page.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run every class of a profile's specs for two steps on this CPU, before anyone pays for it.
+
+    Random small bases of the same architecture and tokenizer type, rows of the same columns; vLLM's classes where it
+    is installed. Ends with status 3 where it is not, with 1 where a class failed.
+    """
+    from lorabook.rehearsal.classes import count, spec_classes
+    from lorabook.rehearsal.rehearse import note as write_note
+    from lorabook.rehearsal.rehearse import rehearse as run_all
+    from lorabook.rehearsal.report import path_of
+
+    classes = [one for name in ([profile] if profile else ["gpu", "paper"]) for one in spec_classes(name)
+               if vllm is None or one.vllm == vllm]
+    done = until_stopped(lambda: run_all(classes, folder, lambda line: print(line, file=sys.stderr), processes))
+    if note:
+        write_note(done, path_of(results.store().root))
+    lines = [f"{count(classes)}: {len(done.ran)} classes ran, {len(done.failed)} failed, {len(done.not_run)} not run"]
+    lines += [f"failed: {', '.join(one.experiments)} ({one.profile}): {done.failed[one.key]}" for one in classes
+              if one.key in done.failed]
+    lines += [f"not run: {', '.join(one.experiments)} ({one.profile}): vLLM is not installed" for one in done.not_run]
+    say(as_json, {"ran": done.ran, "failed": done.failed, "not_run": [one.key for one in done.not_run]},
+        "\n".join(lines))
+    if done.failed or done.not_run:
+        raise typer.Exit(1 if done.failed else INCOMPLETE)
+
+
+@app.command()
 def ledger(folder: Results = None, as_json: Json = False) -> None:
     """Print every claim with the verdict of the records."""
     from lorabook.claims.ledger import ledger as judged

@@ -32,6 +32,8 @@ class TextData:
         bits: information in the learnt part where it is known exactly, else None.
         end: text that closes each row, as its last learnt part has it; None: the tokenizer's end-of-text token closes
             it. A row whose last part is not learnt stays open.
+        leave_out_long: rows that do not fit into `max_length` are left out, with a warning of how many; else they are
+            an error.
     """
 
     name: str
@@ -39,6 +41,7 @@ class TextData:
     stream: bool = False
     bits: float | None = None
     end: str | None = None
+    leave_out_long: bool = False
 
     @property
     def hash(self) -> str:

@@ -72,6 +72,8 @@ def tokenize(data: TextData, tokenizer: Any, max_length: int) -> dict[str, Token
                 data.splits.items()}
     encoded = {split: _rows(rows, tokenizer, data.end is None, f"{data.name} {split}")
                for split, rows in data.splits.items()}
+    if data.leave_out_long:
+        encoded = _fitting(encoded, max_length, data.name)
     _refuse_long({split: [len(ids) for ids, _ in rows] for split, rows in encoded.items()}, max_length, data.name)
     named = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # no loss counts padding, and nothing attends to it
     pad = next(token for token in named if token is not None)
@@ -147,6 +149,16 @@ def _merged(row: Segments) -> Segments:
 def _prefixes(part: Segments) -> list[str]:
     """The text before each segment but the first."""
     return ["".join(text for text, _ in part[:i]) for i in range(1, len(part))]
+
+
+def _fitting(encoded: dict[str, list[Any]], max_length: int, name: str) -> dict[str, list[Any]]:
+    """The rows that fit; all of a split of which none does, which is then refused in words."""
+    fitting = {split: [row for row in rows if len(row[0]) <= max_length] or rows for split, rows in encoded.items()}
+    rows, left = (sum(map(len, splits.values())) for splits in (encoded, fitting))
+    if left < rows:
+        warnings.warn(f"{name}: {rows - left:,} of {rows:,} rows have more tokens than max_length={max_length}, and "
+                      "are left out", DatasetWarning, stacklevel=2)
+    return fitting
 
 
 def _refuse_long(lengths: dict[str, list[int]], max_length: int, name: str) -> None:

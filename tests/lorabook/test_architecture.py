@@ -48,6 +48,7 @@ LAYERS = (
     ("lorabook.source", "lorabook.bases", "lorabook.data"),
     ("lorabook.probes",),
     ("lorabook.experiments",),
+    ("lorabook.rehearsal",),
     ("lorabook.claims",),
     ("lorabook.page", "lorabook.chapter_parameters"),
     ("lorabook.refresh",),
@@ -57,7 +58,8 @@ FLOOR = {layer: number for number, layers in enumerate(LAYERS) for layer in laye
 FREE = ("lorakit",)  # the face imports when it is asked
 TRAINS = ("lorakit.bases", "lorakit.data", "lorakit.adapters", "lorakit.packed", "lorakit.rl", "lorakit.reference",
           "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.recorder",
-          "lorakit.sweep.worker", "lorakit.sweep.worker_process", "lorabook.bases", "lorabook.data", "lorabook.probes")
+          "lorakit.sweep.worker", "lorakit.sweep.worker_process", "lorabook.bases", "lorabook.data", "lorabook.probes",
+          "lorabook.rehearsal.stand_ins")
 LIGHT = ("lorakit.packed.packing", "lorabook.probes.functions", "lorabook.probes.lacking")
 HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorabook.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
 

@@ -115,6 +115,8 @@ def load_problems(name: str, commit: str) -> Task:
 def load_conversations(name: str, commit: str) -> TextData:
     """A hub dataset of conversations as rows of text, in Tulu's template; the loss counts what the assistant says.
 
+    A run leaves out those that are longer than its `max_length`, as some are at any.
+
     Raises:
         DatasetError: it cannot be loaded, or lacks a column.
     """
@@ -125,7 +127,7 @@ def load_conversations(name: str, commit: str) -> TextData:
         split = split_of_prompt("".join(text for text, _ in takewhile(lambda segment: not segment[1], row)))
         if row and (split == "train" or len(splits[split]) < HELD_OUT_ROWS):
             splits[split].append(row)
-    return TextData(name, splits)
+    return TextData(name, splits, leave_out_long=True)
 
 
 def _segments(conversation: list[tuple[str, str]]) -> Segments:

@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lorabook.experiments import PROFILES
+from lorabook.rehearsal.classes import spec_classes
+from lorabook.rehearsal.rehearse import rehearsed
+from lorabook.rehearsal.report import path_of, section
 from lorakit.markdown import cell, table
 from lorakit.records import Record, Store
 
@@ -39,6 +43,8 @@ def status_page(store: Store) -> str:
     parts = [
         HEAD + table(["profile", "experiment", "runs", "diverged", "failed", "first to last date", "run hours"], rows),
         "## Machines and versions\n\n" + table(columns, machine_rows(every)),
+        "## What was tried before anyone pays for it\n\n" + section(
+            [one for profile in PROFILES[1:] for one in spec_classes(profile)], rehearsed(path_of(store.root)), every),
         "## Lines that could not be read\n\n" + problem_list(problems),
     ]
     return "\n".join(parts)

@@ -1,0 +1,1 @@
+"""A rehearsal of the profiles `gpu` and `paper`: every class of their specs runs for two steps on a small machine."""
