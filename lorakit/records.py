@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from pydantic_core import from_json
 
 from lorakit.durable import append_line
 from lorakit.specs import SPECS, read_spec
@@ -47,8 +50,7 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 class Record:
     """One run: what was asked (spec), how it ended (status), what was measured, and where it was measured.
 
-    Numbers may be numpy's or torch's scalars; they become plain ones. NaN and infinities become None, and
-    floats of the curve keep 5 significant digits (metrics keep all).
+    Its values are those of JSON; `from_run` makes them so.
 
     Args:
         spec: `spec.to_json()`.
@@ -88,19 +90,23 @@ class Record:
         lengths = {name: len(c) if isinstance(c, list | tuple) else None for name, c in self.curve.items()}
         if len(set(lengths.values())) > 1 or any(n is None or n > CURVE_POINTS for n in lengths.values()):
             raise RecordError(f"curve columns must be lists of one length, at most {CURVE_POINTS}; got {lengths}")
-        curve = {name: [_number(name, v, digits=5) for v in column] for name, column in self.curve.items()}
-        object.__setattr__(self, "spec", _plain(self.spec))
-        object.__setattr__(self, "metrics", {name: _number(name, v) for name, v in self.metrics.items()})
-        object.__setattr__(self, "curve", curve)
-        object.__setattr__(self, "provenance", _plain(self.provenance))
+        _require_numbers("metrics", self.metrics.values())
+        for name, column in self.curve.items():
+            _require_numbers(name, column)
         _check_id(self.spec, self.id)
 
     @classmethod
     def from_run(cls, spec: Spec, status: str, metrics: dict[str, Any], curve: dict[str, Any],
                  provenance: dict[str, Any]) -> Record:
-        """The record of a run of `spec`; `provenance` gets the date of now unless it has one."""
+        """The record of a run of `spec`; `provenance` gets the date of now unless it has one.
+
+        Numbers may be numpy's or torch's scalars; they become plain ones. NaN and infinities become None, and floats
+        of the curve keep 5 significant digits (metrics keep all).
+        """
         dated = {"date": datetime.now(UTC).isoformat(timespec="seconds")} | provenance
-        return cls(spec=spec.to_json(), id=spec.id, status=status, metrics=metrics, curve=curve, provenance=dated)
+        return cls(spec=_plain(spec.to_json()), id=spec.id, status=status, provenance=_plain(dated),
+                   metrics={name: _number(name, value) for name, value in metrics.items()},
+                   curve={name: [_number(name, value, digits=5) for value in column] for name, column in curve.items()})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object with the schema's number."""
@@ -134,14 +140,28 @@ class Record:
     def from_line(cls, line: str | bytes) -> Record:
         """The record that `to_line` wrote."""
         try:
-            data = json.loads(line)
+            data = from_json(line, allow_inf_nan=False)
+        except ValueError as error:  # also of bytes that are not UTF-8
+            raise RecordError(f"not JSON: {error}") from error
+        try:
             return cls.from_json(data)
         except RecordError:
             raise
-        except ValueError as error:  # also of bytes that are not UTF-8
-            raise RecordError(f"not JSON: {error}") from error
         except Exception as error:  # whatever one line holds (deep nesting, …), it takes no other
             raise RecordError(f"cannot be read: {type(error).__name__}: {str(error)[:200]}") from error
+
+
+def _require_numbers(name: str, values: Iterable[Any]) -> None:
+    """See that a line can hold them: finite floats, whole numbers of 64 bits, None.
+
+    Raises:
+        RecordError: it cannot.
+    """
+    for value in values:
+        if value is not None and not (type(value) is float and math.isfinite(value)) \
+                and not (type(value) is int and abs(value) < 2**63):
+            _number(name, value)
+            raise RecordError(f"{name} holds {value!r}; allowed: a finite number, or None where there is none")
 
 
 def _number(name: str, value: Any, digits: int | None = None) -> Any:
@@ -185,7 +205,8 @@ class Store:
     """Records in JSON Lines: `root/<experiment>.jsonl`, or `root/<profile>/<experiment>.jsonl` under a profile.
 
     A run exists when its whole line does. Lines that are torn or corrupt are skipped, kept in the file, and
-    listed in `problems`. Appends hold a lock on the file and end in fsync, so several processes may write.
+    listed in `problems`. A line is checked once; what is held of it is its text, and records are made of those that
+    are asked for. Appends hold a lock on the file and end in fsync, so several processes may write.
 
     >>> import tempfile
     >>> from lorakit import SFTSpec
@@ -200,7 +221,7 @@ class Store:
         self.root = Path(root)
         if self.root.exists() and not self.root.is_dir():
             raise NotADirectoryError(f"{self.root} is a file, and a store of records is a folder: name another place")
-        self._read_files: dict[Path, tuple[tuple[int, int, int], list[Record], list[str]]] = {}
+        self._read_files: dict[Path, tuple[tuple[int, int, int], list[_Line], list[str]]] = {}
 
     def path(self, profile: str | None, experiment: str) -> Path:
         """The file of an experiment, under a profile if there is one; names are letters, digits, `-` and `_`."""
@@ -219,7 +240,7 @@ class Store:
 
     def records(self, profile: str | None, experiment: str) -> list[Record]:
         """The runs of one file, one record per id: the newest that did not fail, else the newest."""
-        return list(_newest(self._read(self.path(profile, experiment))[1]).values())
+        return [line.record() for line in _newest(self._read(self.path(profile, experiment))[1]).values()]
 
     def find(self, ids: Iterable[str], engine: str | None = None) -> dict[str, Record]:
         """The newest record that did not fail of each id, from all files; ids without one are left out.
@@ -232,18 +253,19 @@ class Store:
         """
         if isinstance(ids, str):
             raise TypeError(f"ids={ids!r} is one string; give a list of ids")
-        wanted = dict.fromkeys(ids)
-        records = (record for path in self._files() for record in self._read(path)[1])
-        found = _newest(record for record in records if record.id in wanted and record.status != "failed"
-                        and "recorder" not in record.provenance
-                        and engine in (None, record.provenance.get("engine")))
-        return {wanted_id: found[wanted_id] for wanted_id in wanted if wanted_id in found}
+        found = self._find(wanted := dict.fromkeys(ids), engine)
+        return {wanted_id: found[wanted_id].record() for wanted_id in wanted if wanted_id in found}
 
     def missing(self, specs: Iterable[AnySpec], engine: str | None = None) -> list[AnySpec]:
         """The specs, each once, that no file has a record for (a failed run is none), of the named engine if any."""
         by_id = {spec.id: spec for spec in specs}
-        found = self.find(by_id, engine)
+        found = self._find(by_id, engine)
         return [spec for spec_id, spec in by_id.items() if spec_id not in found]
+
+    def _find(self, ids: Mapping[str, Any], engine: str | None) -> dict[str, _Line]:
+        lines = (line for path in self._files() for line in self._read(path)[1])
+        return _newest(line for line in lines if line.id in ids and not line.failed and not line.recorded
+                       and engine in (None, line.engine))
 
     @property
     def problems(self) -> list[str]:
@@ -258,36 +280,61 @@ class Store:
     def _files(self) -> list[Path]:
         return sorted([*self.root.glob("*.jsonl"), *self.root.glob("*/*.jsonl")])
 
-    def _read(self, path: Path) -> tuple[tuple[int, int, int], list[Record], list[str]]:
+    def _read(self, path: Path) -> tuple[tuple[int, int, int], list[_Line], list[str]]:
         try:
             stat = path.stat()
             version = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
             if path in self._read_files and self._read_files[path][0] == version:
                 return self._read_files[path]
-            lines = path.read_bytes().split(b"\n")
+            file = path.open("rb")
         except FileNotFoundError:
             return (0, 0, 0), [], []
-        records: list[Record] = []
+        lines: list[_Line] = []
         problems: list[str] = []
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                records.append(Record.from_line(line))
-            except SchemaError as error:
-                raise SchemaError(f"{path}:{number}: {error}") from None
-            except RecordError as error:
-                torn = number == len(lines) and isinstance(error.__cause__, json.JSONDecodeError)
-                what = "skipped, torn last line (a killed writer, or one at work)" if torn else "skipped"
-                problems.append(f"{path}:{number}: {what}: {error}; a run that has no other line will run again")
-        self._read_files[path] = (version, records, problems)
+        with file:
+            for number, text in enumerate(file, 1):
+                if not text.strip():
+                    continue
+                try:
+                    lines.append(_Line.of(text))
+                except SchemaError as error:
+                    raise SchemaError(f"{path}:{number}: {error}") from None
+                except RecordError as error:
+                    torn = not text.endswith(b"\n") and str(error).startswith("not JSON")
+                    what = "skipped, torn last line (a killed writer, or one at work)" if torn else "skipped"
+                    problems.append(f"{path}:{number}: {what}: {error}; a run that has no other line will run again")
+        self._read_files[path] = (version, lines, problems)
         return self._read_files[path]
 
 
-def _newest(records: Iterable[Record]) -> dict[str, Record]:
-    best: dict[str, tuple[tuple[bool, str], Record]] = {}
-    for record in records:
-        age = (record.status != "failed", str(record.provenance.get("date", "")))
-        if record.id not in best or age >= best[record.id][0]:  # of one date, the later line
-            best[record.id] = (age, record)
-    return {record_id: record for record_id, (_, record) in best.items()}
+class _Line(NamedTuple):
+    """A line that was checked, and what is asked of it before it becomes a record again."""
+
+    id: str
+    failed: bool
+    date: str
+    engine: str | None
+    recorded: bool  # by `Recorder`, of somebody's own script
+    text: bytes
+
+    @classmethod
+    def of(cls, text: bytes) -> _Line:
+        record = Record.from_line(text)
+        made = record.provenance
+        return cls(record.id, record.status == "failed", sys.intern(str(made.get("date", ""))), made.get("engine"),
+                   "recorder" in made, text)
+
+    def record(self) -> Record:
+        record = object.__new__(Record)
+        record.__dict__.update({"metrics": {}, "curve": {}, "provenance": {}} | from_json(self.text))
+        del record.__dict__["schema"]
+        return record
+
+
+def _newest(lines: Iterable[_Line]) -> dict[str, _Line]:
+    """The newest line of each id that did not fail, else the newest; of one date, the later line."""
+    best: dict[str, _Line] = {}
+    for line in lines:
+        if line.id not in best or (not line.failed, line.date) >= (not best[line.id].failed, best[line.id].date):
+            best[line.id] = line
+    return best
