@@ -158,3 +158,7 @@ def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):
     assert (device_of("cpu"), device_of("gpu"), device_of("paper")) == ("cpu", "cuda", "cuda")
     monkeypatch.setenv("LORAKIT_DEVICE", "cpu")
     assert device_of("gpu") == "cpu"
+
+
+def test_no_worker_takes_the_stand_in_for_its_own():
+    assert not [place for place in sys.path if place.endswith("cuda_stand_in")], "pytest collected it: see norecursedirs"
