@@ -161,4 +161,4 @@ def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):
 
 
 def test_no_worker_takes_the_stand_in_for_its_own():
-    assert not [place for place in sys.path if place.endswith("cuda_stand_in")], "pytest collected it: see norecursedirs"
+    assert not [place for place in sys.path if place.endswith("cuda_stand_in")], "collected: see norecursedirs"
