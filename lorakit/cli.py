@@ -147,6 +147,7 @@ def run(
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
     save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
+    ray: Annotated[str | None, typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, or auto.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -157,7 +158,8 @@ def run(
     specs = read_specs(file)
     records = until_stopped(lambda: lk.run(
         specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
-        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None))
+        time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None,
+        executor="local" if ray is None else "ray", ray_address=ray))
     lines = [f"{record.id}  {record.status}  test_loss {record.metrics.get('test_loss')}" for record in records]
     left = len(specs) - len(records)
     lines.append(f"{len(records)} of {len(specs)} runs recorded in {store}"

@@ -89,8 +89,8 @@ def name_checkpoint(folder: str | Path) -> str:
 
 def checkpoint_folder(pin: str) -> Path | None:
     """Where the checkpoint with this hash was seen on this machine last, if ever; it may have changed since."""
-    note = _note(pin)
-    return Path(note.read_text(encoding="utf-8")) if note.exists() else None
+    note, copy = _note(pin), cache_folder() / "models" / pin  # that another machine sent
+    return Path(note.read_text(encoding="utf-8")) if note.exists() else copy if copy.is_dir() else None
 
 
 def checkpoint_config(name: str) -> dict[str, Any] | None:

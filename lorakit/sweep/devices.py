@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import cycle, islice
 
+from lorakit.sweep.workers import Worker
+
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -71,6 +73,10 @@ class Devices:
         if self.device == "cpu":
             return [None] * (self.wanted or _cores())
         return list(islice(cycle(self.gpus), self.wanted or len(self.gpus)))
+
+    def workers(self, runs: int) -> list[Worker]:
+        """One for each process, not yet started; never more than there are runs."""
+        return [Worker(self.device.partition(":")[0], visible=gpu) for gpu in self.processes[:runs]]
 
     @property
     def sharing(self) -> int:

@@ -23,6 +23,7 @@ from lorakit.sweep.devices import Devices
 from lorakit.sweep.failures import grouped
 from lorakit.sweep.pool import Pool
 from lorakit.sweep.progress import Progress
+from lorakit.sweep.ray_cluster import Cluster
 from lorakit.sweep.reservations import Reservations
 from lorakit.sweep.training import Pack, Training, packs_again, packs_of
 from lorakit.sweep.workers import Worker, WorkerError
@@ -80,8 +81,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         experiment: str = "runs", engine: str | None = None, device: str | None = None, processes: int | None = None,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
         probes: Sequence[Probe | str] = (), track: str | None = None, stale: str = "keep",
-        progress: bool | None = None,
-        checkpoint_every: float | None = EVERY) -> Sweep:
+        progress: bool | None = None, checkpoint_every: float | None = EVERY, executor: str = "local",
+        ray_address: str | None = None) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
     Several calls may work on one store at once: a run that another process is training is left to it, and its record
@@ -115,6 +116,12 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         checkpoint_every: seconds after which a pack writes how far it is, into `<store>/.checkpoints`; one that was
             killed goes on from there when the same runs are asked for again. It takes 12 bytes a trained weight (16 in
             bfloat16), twice that while it is written, and is removed with the pack's records. None: no checkpoints.
+        executor: `local` trains in processes of this machine, `ray` on the nodes of a Ray cluster, a pack on each GPU
+            (or CPU); they need lorakit with its extra `train`. Registered models, data and rewards are sent to them;
+            bases of the hub each gets by itself. This process alone writes the store. Nodes may join, and a pack whose
+            node is lost is trained again elsewhere, from its checkpoint where nodes share the store's disk.
+        ray_address: `HOST:PORT` of the cluster's head; None: the connection that `ray.init` made, `$RAY_ADDRESS`, or
+            the cluster that runs on this machine.
 
     Returns:
         A `Sweep`: one record a spec, in their order (specs left out by the time budget have none), and what they say.
@@ -122,6 +129,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     Raises:
         ValueError, TypeError: something in the call cannot be meant; nothing was started.
         ModuleNotFoundError: vLLM or the tracker is not installed; nothing was started.
+        MissingExtraError, ClusterError, DeviceError: no Ray, no cluster at the address, or nodes that cannot train.
         StoreError: the store or `save_to` cannot be written.
         SweepError: some runs failed; raised after all others have been recorded.
 
@@ -137,11 +145,11 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     if stale not in ("keep", "retrain"):
         raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
     named = [probe_name(probe) for probe in probes]
-    devices = Devices(device, processes)
+    store = store if isinstance(store, Store) else Store(store)
+    devices = _devices(executor, ray_address, device, processes, store)
     call.check_tracker(report_to, engine)
     tracker = call.tracker(track, experiment)
     call.require_training_packages()
-    store = store if isinstance(store, Store) else Store(store)
     store.path(profile, experiment)
     folder = None if save_to is None else Path(save_to).absolute()
 
@@ -167,15 +175,16 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     if todo:
         call.check_vllm(todo)
         call.check_places(store, profile, experiment, folder)
-        count = len(devices.processes)
-        packs, again = [], 0
-        for by, mine in _by_engine(todo, engine, recorded).items():
-            killed, rest = packs_again(halfway, mine, by)
-            packs += [*killed, *packs_of(rest, by, count, devices.device)]
-            again += len(killed)
         with ExitStack() as stack:
+            if isinstance(devices, Cluster):
+                stack.enter_context(devices)
+            count, packs, again = len(devices.processes), [], 0
+            for by, mine in _by_engine(todo, engine, recorded).items():
+                killed, rest = packs_again(halfway, mine, by)
+                packs += [*killed, *packs_of(rest, by, count, devices.device)]
+                again += len(killed)
             reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
-            workers = _workers(devices, stack)
+            workers = [stack.enter_context(worker) for worker in devices.workers(len(todo))]
             training = Training(
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
                           "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,
@@ -199,10 +208,16 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     return Sweep(found[spec.id] for spec in specs if spec.id in found)
 
 
-def _workers(devices: Devices, stack: ExitStack) -> list[Worker]:
-    """One for each process, not yet started; the stack ends them."""
-    kind = devices.device.partition(":")[0]
-    return [stack.enter_context(Worker(kind, visible=gpu)) for gpu in devices.processes]
+def _devices(executor: str, address: str | None, device: str | None, processes: int | None,
+             store: Store) -> Devices | Cluster:
+    if executor not in ("local", "ray"):
+        raise ValueError(f"executor={executor!r}; allowed: 'local' (processes of this machine) or 'ray' (nodes of a "
+                         "Ray cluster)")
+    if executor == "ray":
+        return Cluster(address, device, processes, store.root)
+    if address is not None:
+        raise ValueError(f"ray_address={address!r} is Ray's: name executor='ray' with it, or leave it out")
+    return Devices(device, processes)
 
 
 def _by_engine(specs: Iterable[AnySpec], engine: str | None, recorded: dict[str, Record]) -> dict[str, list[AnySpec]]:
@@ -273,7 +288,7 @@ def plan(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *
                      for pack in packs_of(alike, by, count, devices.device, facts["fits"]))
 
     with ExitStack() as stack:
-        workers = _workers(devices, stack) if missing else []
+        workers = [stack.enter_context(worker) for worker in devices.workers(len(missing))] if missing else []
         Pool(workers, probe).run((by, alike) for by, mine in _by_engine(missing, engine, {}).items()
                                  for alike in group(mine))
     packs.sort(key=lambda pack: -pack.seconds)

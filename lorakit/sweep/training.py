@@ -112,6 +112,13 @@ class Training:
                        else self.deadline + GRACE * self.budget - time.monotonic())
 
     def _train(self, worker: Worker, pack: Pack) -> None:
+        try:
+            with worker.placed():
+                self._train_there(worker, pack)
+        except WorkerError as error:  # it was lost before it had anything to do
+            self._pool.push(self._after_loss(pack, error))
+
+    def _train_there(self, worker: Worker, pack: Pack) -> None:
         names = {f"{spec.id}-{pack.engine}": spec for spec in pack.specs}
         taken = self.reservations.take(names)
         try:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lorakit.sources import sources
@@ -27,6 +27,11 @@ class WorkerError(RuntimeError):
     def __init__(self, message: str, out_of_memory: bool = False) -> None:
         super().__init__(message)
         self.out_of_memory = out_of_memory
+
+
+def is_last(event: dict[str, Any]) -> bool:
+    """Whether an event ends the answer to a request."""
+    return not event.keys() & {"step", "warning"}
 
 
 class Worker:
@@ -66,19 +71,30 @@ class Worker:
                     if pipe is not None:
                         pipe.close()
 
+    def placed(self) -> contextlib.AbstractContextManager[None]:
+        """While a pack trains: here a processor waits for the worker already."""
+        return contextlib.nullcontext()
+
     def ask(self, request: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Send a request and return its last event, the one without `step` or `warning`; `on_step` gets the others.
 
         Raises:
             WorkerError: the process ended (killed, out of memory); the next request starts a new one.
         """
+        for event in self.events(request):
+            if on_step and not is_last(event):
+                on_step(event)
+        return event
+
+    def events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Send a request and give its events as they come, until the last one; raises as `ask` does."""
         if self._process is None:
             self._process = self._start()
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({**request, "device": self.device, "sources": list(sources())}) + "\n")
+            process.stdin.write(json.dumps({"sources": list(sources()), **request, "device": self.device}) + "\n")
             process.stdin.flush()
         except BrokenPipeError:
             pass  # said below, with what the process last said
@@ -86,10 +102,9 @@ class Worker:
             if not line.endswith("\n"):  # it was ended while it wrote
                 break
             event: dict[str, Any] = json.loads(line)
-            if not event.keys() & {"step", "warning"}:
-                return event
-            if on_step:
-                on_step(event)
+            yield event
+            if is_last(event):
+                return
         code, peak_bytes = _end(process)
         self.stop()
         out_of_memory = code == -9 and killed_for_memory(peak_bytes)

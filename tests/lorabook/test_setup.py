@@ -44,7 +44,7 @@ def test_constraints_are_exact_and_name_no_place():
 
 def test_constraints_pin_every_direct_dependency():
     extras = PROJECT["optional-dependencies"]
-    direct = names(PROJECT["dependencies"] + extras["train"] + extras["dev"] + BOOK["dependencies"])
+    direct = names(PROJECT["dependencies"] + extras["train"] + extras["ray"] + extras["dev"] + BOOK["dependencies"])
     assert direct <= {pin.split("==")[0] for pin in PINS}
 
 
@@ -72,7 +72,7 @@ def test_torchvision_is_never_let_in():
 def test_base_install_needs_no_torch():
     assert not names(PROJECT["dependencies"]) & TORCH
     extras = PROJECT["optional-dependencies"]
-    assert set(extras) == {"train", "vllm", "gym", "dev"}
+    assert set(extras) == {"train", "vllm", "gym", "ray", "dev"}
     assert not TORCH & names(extras["dev"] + BOOK["dependencies"])
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
 

@@ -1,0 +1,197 @@
+"""Sweeps on a Ray cluster: a head and two nodes of one CPU each, on this machine, each with a cache of its own."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import lorakit as lk
+from lorakit import MissingExtraError
+from lorakit.records import Store
+from lorakit.sweep import ray_workers
+from lorakit.sweep.ray_cluster import ClusterError
+from lorakit.sweep.ray_workers import RayWorker
+from lorakit.sweep.workers import WorkerError
+
+ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+ROOT = Path(__file__).parents[1]
+
+
+class Machines:
+    """A cluster whose nodes come and go."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.folder, self.count, self.path = folder, 0, f"{ROOT}{os.pathsep}{ROOT / 'book'}"
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False,
+                                                                     "object_store_memory": 80 * 2**20})
+        self.address = self.cluster.address
+
+    def add(self, path: str = "", **units: int):
+        """A node with an empty cache; `path` goes before its own."""
+        self.count += 1
+        return self.cluster.add_node(object_store_memory=80 * 2**20, **{"num_cpus": 1} | units, env_vars={
+            "LORAKIT_CACHE": str(self.folder / f"cache-{self.count}"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [path, self.path]))})
+
+    def kill(self, node_id: str) -> None:
+        (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("machines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("LORAKIT_CACHE", str(folder / "cache"))
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'book'}")
+        for name in ("RAY_ADDRESS", "LORAKIT_DEVICE"):
+            patch.delenv(name, raising=False)
+        found = Machines(folder)
+        try:
+            found.add(), found.add()
+            yield found
+        finally:
+            ray.shutdown()
+            found.cluster.shutdown()
+
+
+def test_a_node_is_killed_and_another_joins_and_the_records_are_those_of_one_machine(machines, tmp_path, monkeypatch,
+                                                                                    capsys):
+    rows = [{"prompt": f"{a} and {b} make ", "completion": f"{a + b}"} for a in range(12) for b in range(12)]
+    model = lk.register_model("mine", *lk.load_model("tiny-w32-s0"))
+    base = lk.SFTSpec(model=model, dataset=lk.register_dataset("sums", rows), learning_rate=1e-3, batch_size=2,
+                      max_length=32, evaluations=2, evaluation_tokens=64)
+    specs = lk.vary(base, steps=[40, 41, 42], rank=[2], learning_rate=[1e-3, 1e-2], seed=[0, 1])
+    events, begun = RayWorker.events, queue.SimpleQueue()
+
+    def watched(self, request):
+        for event in events(self, request):
+            begun.put(self.node_id)
+            yield event
+
+    monkeypatch.setattr(RayWorker, "events", watched)
+    with ThreadPoolExecutor() as pool:  # Ray starts nodes from the main thread alone
+        running = pool.submit(lk.run, specs, tmp_path / "ray", executor="ray", ray_address=machines.address,
+                              save_to=tmp_path / "adapters")
+        machines.kill(begun.get(timeout=300))
+        machines.add()
+        found = running.result()
+    assert "was lost" in capsys.readouterr().err
+    assert [record.id for record in found] == [spec.id for spec in specs]
+    lines = (tmp_path / "ray" / "runs.jsonl").read_text().splitlines()
+    assert len(lines) == len(specs), "each run is recorded once"
+    assert {record.status for record in found} == {"ok"}
+    for here, there in zip(lk.run(specs, tmp_path / "local"), found, strict=True):
+        assert there.metrics == pytest.approx(here.metrics, abs=1e-6)
+        assert here.curve == {name: pytest.approx(column, abs=1e-5) for name, column in there.curve.items()}
+        assert {"README.md", "adapter_config.json", "adapter_model.safetensors"} <= {
+            path.name for path in (tmp_path / "adapters" / there.id).iterdir()}
+    assert not [path.name for path in (tmp_path / "ray").iterdir() if path.name != "runs.jsonl"]
+
+
+DRIVER = """
+import sys
+import lorakit as lk
+
+def vowels(prompts, completions, **columns):
+    return [min(1.0, sum(c in "aeiou" for c in text) / 4) for text in completions]
+
+if __name__ == "__main__":
+    reward = lk.register_reward(vowels)
+    task = lk.register_task("words", [{"prompt": f"{i}: "} for i in range(60)], grader=reward, stop="\\n")
+    base = lk.GRPOSpec(model="tiny-w32-s0", task=task, reward=reward, learning_rate=1e-3, prompts_per_step=2,
+                       group_size=2, max_completion_length=4, evaluations=2, evaluation_problems=4)
+    specs = lk.vary(base, steps=[2, 200], rank=[2], seed=[0, 1])
+    found = lk.run(specs, sys.argv[1], executor="ray", ray_address=sys.argv[2], processes=1,
+                   checkpoint_every=0.1)
+    print(*(record.status for record in found), *(record.provenance.get("resumed_at", [0])[0] > 0 for record in found))
+"""
+
+
+def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(machines, tmp_path):
+    """Its reward and task are its own; nodes see its disk, so that the second pack goes on from its checkpoint."""
+    script, store = tmp_path / "driver.py", tmp_path / "runs"
+    script.write_text(DRIVER)
+    command = [sys.executable, str(script), str(store), machines.address]
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(command, stderr=said) as driver:
+        while driver.poll() is None and not (Store(store).files and list(store.glob(".checkpoints/*.safetensors"))):
+            time.sleep(0.1)
+        assert driver.poll() is None, (tmp_path / "said").read_text()
+        driver.kill()
+    (done,) = Store(store).files
+    before = len(Store(store).records(*done))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert sorted(again.stdout.split()) == ["False"] * 2 + ["True"] * 2 + ["ok"] * 4, again.stderr
+    assert before == 2
+    assert len((store / "runs.jsonl").read_text().splitlines()) == 4
+
+
+def test_each_pack_holds_one_gpu_of_its_node(machines, tmp_path, monkeypatch):
+    seen = tmp_path / "seen"
+    seen.touch()
+    stand_in = {"STAND_IN_GPUS": "NVIDIA L40S,NVIDIA L40S", "STAND_IN_CARDS": str(seen)}
+    for name, value in stand_in.items():
+        monkeypatch.setenv(name, value)
+    machines.add(str(Path(__file__).parent / "cuda_stand_in"), num_cpus=0, num_gpus=2)
+    base = lk.SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, batch_size=2,
+                      evaluations=2, evaluation_tokens=64)
+    found = lk.run(lk.vary(base, steps=[2, 3], rank=[2]), tmp_path / "runs", executor="ray",
+                   ray_address=machines.address)
+    assert {record.provenance["device"] for record in found} == {"NVIDIA L40S"}
+    assert sorted(seen.read_text().split()) == ["0", "1"]
+
+
+def test_nodes_that_cannot_train_are_said_before_anything_is_trained(machines, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # nodes find what lies in the driver's folder
+    specs = [lk.SFTSpec(model="tiny-w32-s0", learning_rate=1e-3)]
+
+    def run(address=machines.address, **wanted):
+        return lk.run(specs, tmp_path / "runs", executor="ray", ray_address=address, **wanted)
+
+    (tmp_path / "empty" / "lorakit").mkdir(parents=True)
+    (tmp_path / "empty" / "lorakit" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module 'lorakit'\")")
+    node = machines.add(str(tmp_path / "empty"))
+    with pytest.raises(ClusterError, match=r"1 of 3 nodes .*\(No module 'lorakit'\).*Install the same clone"):
+        run(device="cpu")
+    machines.kill(node.node_id)
+    with pytest.raises(ClusterError, match=r"no Ray cluster at 127\.0\.0\.1:1 .*refused.*ray start --head"):
+        run("127.0.0.1:1")
+    with pytest.raises(ClusterError, match=r"no Ray cluster at nonsense .*`ray start --head`"):
+        run("nonsense")
+    assert Store(tmp_path / "runs").files == []
+
+
+@pytest.mark.parametrize(("wanted", "message"), [
+    ({"executor": "dask"}, "allowed: 'local' .* or 'ray'"),
+    ({"ray_address": "host:6379"}, "name executor='ray' with it"),
+    ({"executor": "ray", "device": "cuda:1"}, "allowed with Ray: cpu or cuda"),
+    ({"executor": "ray", "ray_address": "ray://host:10001"}, "Ray Client's.*`ray job submit`")])
+def test_a_call_that_cannot_be_meant_starts_nothing(wanted, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        lk.run([lk.SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)], tmp_path, **wanted)
+
+
+def test_without_ray_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("lorakit.sweep.ray_cluster.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[ray\]'.*on every node"):
+        lk.run([lk.SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)], tmp_path, executor="ray")
+
+
+@pytest.mark.parametrize(("error", "for_memory"), [
+    (ray.exceptions.OutOfMemoryError("the node"), True), (ray.exceptions.ActorDiedError(), False),
+    (ray.exceptions.RaySystemError("killed, the node was running low on memory"), True)])
+def test_only_want_of_memory_halves_a_lost_pack(error, for_memory):
+    with pytest.raises(WorkerError, match=rf"the node was lost \({type(error).__name__}: ") as lost, \
+            ray_workers._lost("the node"):
+        raise error
+    assert lost.value.out_of_memory is for_memory
