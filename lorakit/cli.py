@@ -15,6 +15,7 @@ import typer
 
 import lorakit as lk
 from lorakit.spec_file import read_specs
+from lorakit.sweep.shards import read_shard, shard_of
 from lorakit.theory.estimate import MFU
 
 T = TypeVar("T")
@@ -147,6 +148,7 @@ def run(
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
     save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
+    shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts, I/N, into a file of its own.")] = None,
     ray: Annotated[str | None, typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, or auto.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
@@ -156,6 +158,12 @@ def run(
     Ends with status 3 where the time budget left runs over.
     """
     specs = read_specs(file)
+    if shard is not None:
+        number, count = read_shard(shard)
+        specs, experiment = shard_of(specs, number, count), f"{experiment}-{number}of{count}"
+        if not specs:
+            say(as_json, [], f"shard {shard} holds no run: there are fewer parts than shards")
+            return
     records = until_stopped(lambda: lk.run(
         specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None,

@@ -21,6 +21,7 @@ from lorakit.specs import SPECS, read_spec
 SCHEMA = 1
 STATUSES = ("ok", "diverged", "failed")
 CURVE_POINTS = 20
+SHARD = re.compile(r"-[1-9]\d*of[1-9]\d*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -204,6 +205,7 @@ def _check_id(spec: dict[str, Any], given: str) -> None:
 class Store:
     """Records in JSON Lines: `root/<experiment>.jsonl`, or `root/<profile>/<experiment>.jsonl` under a profile.
 
+    A shard of an experiment has a file of its own, `<experiment>-3of8.jsonl`, which is read with the experiment's.
     A run exists when its whole line does. Lines that are torn or corrupt are skipped, kept in the file, and
     listed in `problems`. A line is checked once; what is held of it is its text, and records are made of those that
     are asked for. Appends hold a lock on the file and end in fsync, so several processes may write.
@@ -239,8 +241,12 @@ class Store:
         append_line(self.path(profile, experiment), record.to_line().encode())
 
     def records(self, profile: str | None, experiment: str) -> list[Record]:
-        """The runs of one file, one record per id: the newest that did not fail, else the newest."""
-        return [line.record() for line in _newest(self._read(self.path(profile, experiment))[1]).values()]
+        """The runs of an experiment, one record per id: the newest that did not fail, else the newest."""
+        path = self.path(profile, experiment)
+        shards = (other for other in sorted(path.parent.glob(f"{experiment}-*of*.jsonl"))
+                  if SHARD.fullmatch(other.stem.removeprefix(experiment)))
+        lines = (line for file in (path, *shards) for line in self._read(file)[1])
+        return [line.record() for line in _newest(lines).values()]
 
     def find(self, ids: Iterable[str], engine: str | None = None) -> dict[str, Record]:
         """The newest record that did not fail of each id, from all files; ids without one are left out.
