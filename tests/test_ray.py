@@ -30,7 +30,7 @@ class Machines:
     def __init__(self, folder: Path) -> None:
         from ray.cluster_utils import Cluster
 
-        self.folder, self.count, self.path = folder, 0, f"{ROOT}{os.pathsep}{ROOT / 'book'}"
+        self.folder, self.count = folder, 0
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False,
                                                                      "object_store_memory": 80 * 2**20})
         self.address = self.cluster.address
@@ -40,7 +40,7 @@ class Machines:
         self.count += 1
         return self.cluster.add_node(object_store_memory=80 * 2**20, **{"num_cpus": 1} | units, env_vars={
             "LORAKIT_CACHE": str(self.folder / f"cache-{self.count}"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [path, self.path]))})
+            "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ["PYTHONPATH"]]))})
 
     def kill(self, node_id: str) -> None:
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
@@ -53,7 +53,7 @@ def machines(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("LORAKIT_CACHE", str(folder / "cache"))
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'book'}")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
         for name in ("RAY_ADDRESS", "LORAKIT_DEVICE"):
             patch.delenv(name, raising=False)
         found = Machines(folder)
