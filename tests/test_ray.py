@@ -143,7 +143,7 @@ def test_each_pack_holds_one_gpu_of_its_node(machines, tmp_path, monkeypatch):
     for name, value in stand_in.items():
         monkeypatch.setenv(name, value)
     machines.add(str(Path(__file__).parent / "cuda_stand_in"), num_cpus=0, num_gpus=2)
-    base = lk.SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, batch_size=2,
+    base = lk.SFTSpec(model="tiny-w32-s0", learning_rate=1e-3, batch_size=2,
                       evaluations=2, evaluation_tokens=64)
     found = lk.run(lk.vary(base, steps=[2, 3], rank=[2]), tmp_path / "runs", executor="ray",
                    ray_address=machines.address)
