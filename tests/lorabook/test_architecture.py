@@ -32,6 +32,7 @@ LAYERS = (
     ("lorakit.grpo_spec",),
     ("lorakit.specs",),
     ("lorakit.spec_file",),
+    ("lorakit.record",),
     ("lorakit.records", "lorakit.epochs", "lorakit.result"),
     ("lorakit.probes",),
     ("lorakit.theory",),
