@@ -153,6 +153,7 @@ class Finding(Shown):
         reason: one or more whole sentences, numbers included.
         limit: the one that decided, shown as the effect, if any was measured.
         states: of each quantity, what its limits say, and the first of those that say so.
+        limits: all of them, where `decide` found it.
         regime: of the datasets, in words.
         seeds: of a computed claim that rests on training runs after all; 0 where nothing depends on a seed.
     """
@@ -161,6 +162,7 @@ class Finding(Shown):
     reason: str
     limit: Limit | None = None
     states: Mapping[str, tuple[Outcome, Limit]] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
     regime: str | None = None
     seeds: int = 0
 
@@ -197,7 +199,7 @@ def decide(limits: Sequence[Limit], *, corrected: bool = True, before: str = "",
         if limit.what not in by_what or _worst([state, by_what[limit.what][0]]) != by_what[limit.what][0]:
             by_what[limit.what] = state, limit
     reason = " ".join(filter(None, (before, _sentences(limits, states), after)))
-    return Finding(outcome, reason, shown, by_what, **more)
+    return Finding(outcome, reason, shown, by_what, tuple(limits), **more)
 
 
 def _worst(states: Iterable[Outcome]) -> Outcome:

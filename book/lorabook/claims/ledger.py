@@ -48,11 +48,12 @@ class Verdict(Shown):
     regime: str | None = None
     others: tuple[Verdict, ...] = ()
     first_record: str | None = None
+    limits: tuple[Limit, ...] = ()
 
     @classmethod
     def of(cls, claim: Claim, found: Finding, seeds: int, scale: Scale | None) -> Verdict:
         """The verdict that a finding gives."""
-        return cls(claim, found.outcome, found.reason, found.limit, seeds, scale, found.regime)
+        return cls(claim, found.outcome, found.reason, found.limit, seeds, scale, found.regime, limits=found.limits)
 
     @property
     def after_records(self) -> bool:

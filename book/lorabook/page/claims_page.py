@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from lorabook.claims.across_bases import across_bases
 from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
 
@@ -150,4 +151,9 @@ def _section(verdict: Verdict) -> str:
         lines += [f"**{where[0].upper()}{where[1:]}: {outcome_words(one)}.** {one.reason}", ""]
         if one.regime:
             lines += [f"Regime: {one.regime}.", ""]
+    if together := across_bases(verdict):
+        found, bases = together
+        names = ", ".join(one.scale.model.partition("@")[0] for one in bases if one.scale)
+        lines += [f"**Over {len(bases)} bases ({names}): {found.outcome}.** Each base's mean over its seeds counts "
+                  f"once, so these intervals range over bases, and those above over seeds. {found.reason}", ""]
     return "\n".join(lines)
