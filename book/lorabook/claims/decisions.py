@@ -152,8 +152,7 @@ class Finding(Shown):
         outcome: one of `OUTCOMES`.
         reason: one or more whole sentences, numbers included.
         limit: the one that decided, shown as the effect, if any was measured.
-        states: of each quantity, what its limits say, and the first of those that say so.
-        limits: all of them, where `decide` found it.
+        states: of each quantity, what its `limits` say, and the first of those that say so.
         regime: of the datasets, in words.
         seeds: of a computed claim that rests on training runs after all; 0 where nothing depends on a seed.
     """
@@ -245,10 +244,9 @@ def _limit_words(limit: Limit) -> str:
 
 
 def combine(findings: Mapping[str, Finding]) -> Finding:
-    """One finding from those of several datasets: it holds where all hold, and fails where one fails.
+    """One finding from those of several datasets, that which decides: it holds where all hold, fails where one fails.
 
-    The effect and interval are those of the dataset that decides. Datasets on which the claim could not be tested
-    count only if there is no other.
+    Datasets on which the claim could not be tested count only if there is no other.
     """
     tested = {name: f for name, f in findings.items() if f.outcome != UNTESTED} or dict(findings)
     if not tested:
