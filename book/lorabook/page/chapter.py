@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,21 @@ class Chapter:
         self.size = os.environ.get("LORAKIT_SIZE", size) if profile == "cpu" else size
         self.results: dict[str, Results] = {}
 
-    def sweep(self, experiment: str, profile: str = "cpu", size: str | None = None, *,
+    def sweep(self, experiment: str | Sequence[str], profile: str = "cpu", size: str | None = None, *,
               optional: bool = False) -> Results:
         """The records of an experiment as a sweep; `results` holds every one that the chapter asked for.
 
         Args:
-            experiment: its name.
+            experiment: its name, or the names of several that make one sweep, such as one of each seed.
             profile: of the runs; a chapter reads those of cpu unless it says otherwise.
             size: None for the chapter's own.
             optional: return what there is, even nothing, instead of failing.
         """
-        found = results(experiment, profile, size or self.size, optional=optional)
-        self.results[experiment if profile == "cpu" else f"{experiment}, {profile}"] = found
-        return found
+        names = [experiment] if isinstance(experiment, str) else experiment
+        parts = [results(name, profile, size or self.size, optional=optional) for name in names]
+        self.results |= {name if profile == "cpu" else f"{name}, {profile}": part
+                         for name, part in zip(names, parts, strict=True)}
+        return reduce(add, parts)
 
     @cached_property
     def runs(self) -> Path:
