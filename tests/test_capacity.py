@@ -78,7 +78,7 @@ def test_advice_by_hand():
     advice = recommend_rank("tiny", tokens=10_000)  # 4,352 weights a unit of rank, 2 bits each
     assert (advice.rank, advice.bits_needed, advice.bits_held) == (2, 10_000, 17_408)
     assert advice.margin == pytest.approx(1.7408)
-    assert "10,000 label tokens of 1 bits carry 10,000 bits; rank 2 of tiny has 8,704 weights" in advice.reason
+    assert "10,000 label tokens of 1 bit carry 10,000 bits; rank 2 of tiny has 8,704 weights" in advice.reason
     assert recommend_rank(TINY, tokens=10_000, bits_per_token=0.5).rank == 1
     assert recommend_rank(TINY, tokens=10_000, bits_per_parameter=1).rank == 3, "the primer: weights >= tokens"
     assert recommend_rank(TINY, bits=8704).rank == 1

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import pandas as pd
 
 T = TypeVar("T")
-NUMBER = "text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap"
-WORDS = "text-align:left"
+WORDS = "text-align:left;padding:.2em .8em"
+NUMBER = "text-align:right;padding:.2em .8em;font-variant-numeric:tabular-nums;white-space:nowrap"
 
 
 class Table:

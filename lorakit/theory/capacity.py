@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit.theory.shapes import ModelShape
+from lorakit.theory.shown import InWords
 
 BITS_PER_PARAMETER = 2.0  # what every default here reckons with
 # How many times the smallest rank to take. On 49 public cells of 20 models (Tulu 3, 35 Mbit assumed; tinker-cookbook)
@@ -132,7 +133,7 @@ def smallest_rank_that_holds(shape: ModelShape, bits: float, *, targets: str | t
 
 
 @dataclass(frozen=True)
-class RankAdvice:
+class RankAdvice(InWords):
     """The smallest rank that holds what is to be learnt, and the ranks to take.
 
     Args:
@@ -202,7 +203,7 @@ def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None 
     if bits is not None:
         needed, source = float(bits), "the data carry"
     elif tokens is not None:
-        needed, source = text_bits(tokens, bits_per_token), f"{tokens:,} label tokens of {bits_per_token:g} bits carry"
+        needed, source = text_bits(tokens, bits_per_token), f"{tokens:,} label tokens of {bits_per_token:g} bit{'s' * (bits_per_token != 1)} carry"
     else:
         needed = episode_bits(episodes or 0, success_rate=success_rate)
         source = f"the rewards of {episodes:,} episodes tell at most"

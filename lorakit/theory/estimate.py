@@ -11,6 +11,7 @@ from lorakit.theory.compute import forward_flops, training_flops
 from lorakit.theory.hardware import GPU, find_gpu
 from lorakit.theory.memory import CONTEXT_BYTES, peak_bytes, training_bytes
 from lorakit.theory.shapes import ModelShape
+from lorakit.theory.shown import InWords
 
 USABLE = 0.97  # of a GPU's memory: the rest breaks into pieces that no tensor fits into
 # Two constants fitted on 34 public timings (the test of them says how well): the share of the dense FLOP/s that a busy
@@ -25,7 +26,7 @@ class EstimateError(ValueError):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(InWords):
     """What one run, or several one after another on one GPU, would need.
 
     Args:
