@@ -115,3 +115,7 @@ def test_advice_takes_a_config_and_wants_exactly_one_quantity():
         recommend_rank("tiny", bits=1, episodes=1)
     with pytest.raises(CapacityError, match="fit into no LoRA"):
         recommend_rank("tiny", tokens=10**9)
+
+
+def test_a_notebook_shows_advice_as_text_that_wraps():
+    assert recommend_rank("tiny", tokens=10_000)._repr_html_().startswith("<p>take rank 8 to 16, four to eight times")

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import pandas as pd
 
 T = TypeVar("T")
-WORDS = "text-align:left;padding:.2em .8em"
-NUMBER = "text-align:right;padding:.2em .8em;font-variant-numeric:tabular-nums;white-space:nowrap"
+WORDS = "text-align:left;padding:.2em .5em"
+NUMBER = "text-align:right;padding:.2em .5em;font-variant-numeric:tabular-nums;white-space:nowrap"
 
 
 class Table:
@@ -36,6 +36,7 @@ class Table:
     def _repr_html_(self) -> str:
         columns = list(self.rows[0]) if self.rows else []
         style = {column: NUMBER if self._is_number(column) else WORDS for column in columns}
+        style |= {column: f"{style[column]};white-space:nowrap" for column in columns[:1]}
         head = "".join(f'<th scope="col" style="{style[c]}">{html.escape(c)}</th>' for c in columns)
         body = "".join("<tr>" + "".join(
             f'<td style="{style[c]}">{html.escape(row[c])}</td>' for c in columns) + "</tr>" for row in self.rows)

@@ -203,7 +203,9 @@ def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None 
     if bits is not None:
         needed, source = float(bits), "the data carry"
     elif tokens is not None:
-        needed, source = text_bits(tokens, bits_per_token), f"{tokens:,} label tokens of {bits_per_token:g} bit{'s' * (bits_per_token != 1)} carry"
+        unit = "bit" if bits_per_token == 1 else "bits"
+        needed = text_bits(tokens, bits_per_token)
+        source = f"{tokens:,} label tokens of {bits_per_token:g} {unit} carry"
     else:
         needed = episode_bits(episodes or 0, success_rate=success_rate)
         source = f"the rewards of {episodes:,} episodes tell at most"
