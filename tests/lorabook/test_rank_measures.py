@@ -8,6 +8,7 @@ from synthetic_records import BASE, make
 
 from lorabook.claims.associations import BITS, NOTHING_STORED, smallest_that_stored_all, stored
 from lorabook.claims.cutting import cut_minus_trained, energy, of_the_other_weights
+from lorabook.data.datasets import random_associations
 from lorakit.analysis.sweep import Sweep
 
 
@@ -18,6 +19,13 @@ def associations(left):
         return NOTHING_STORED * ((left[rank] if step > 64 else 0.75 if step == 64 else 1) + wide)
 
     return Sweep(make(loss, ranks=tuple(left), dataset="random-associations@1"), strict=True)
+
+
+def test_the_bits_are_those_of_the_dataset():
+    data = random_associations()
+    assert data.bits == BITS
+    letters = {letter for row in data.splits["train"] for text, learnt in row if learnt for letter in text}
+    assert math.log(len(letters)) == NOTHING_STORED
 
 
 def test_what_a_pair_no_longer_costs_is_stored():

@@ -19,7 +19,6 @@ from lorakit.data.skills import generator
 TEXTS = Path(__file__).parent
 
 ASSOCIATION_PAIRS = 256
-ASSOCIATION_SYMBOLS = 16
 ASSOCIATION_BITS = 24  # of one value: 6 letters out of 16
 ASSOCIATIONS_PER_ROW = 5
 STRING_SYMBOLS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
