@@ -47,8 +47,9 @@ def test_half_of_the_bits_lies_between_two_evaluations_in_log_steps():
 
 def test_cutting_is_compared_with_lora_of_the_same_rank_in_per_cent_of_the_improvement():
     records = make()
-    ends = Sweep(records, strict=True).ends().set_index(["arm", "seed"])["test_loss"]
-    gain = BASE - ends["full"].mean()
+    rows = Sweep(records, strict=True).ends().set_index(["arm", "seed"])["test_loss"]
+    ends = {arm: rows[arm].to_dict() for arm in ("full", "rank 16", "rank 64")}
+    gain = BASE - float(rows["full"].mean())
     cut = [replace(r, metrics=r.metrics | {"truncated_test_loss_r0": BASE - gain / 10, "delta_energy_r16": 0.7,
                                            "truncated_test_loss_r16": ends["rank 16"][r.spec.get("seed", 0)] + gain / 5,
                                            "truncated_test_loss_r64": ends["rank 64"][r.spec.get("seed", 0)]})
