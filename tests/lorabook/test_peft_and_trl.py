@@ -21,7 +21,7 @@ def names(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     for part in lk.load_model("tiny-w32-s0"):
         part.save_pretrained(folder)
-    rows = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}"} for n in range(8)]
+    rows = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}", "answer": str(2 * n)} for n in range(8)]
     return {"model": str(folder), "data": Dataset.from_list(rows), "steps": 1}
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas
 import pytest
@@ -21,7 +22,7 @@ from lorabook.claims.grpo import (
     ten_times_in_rl,
 )
 from lorabook.claims.layers import pairs
-from lorabook.claims.rl_tasks import accuracies, gain_over_base, good_rates, two_heaps
+from lorabook.claims.rl_tasks import accuracies, fates, gain_over_base, good_rates, more_good_rates, two_heaps
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError, share_difference
 from lorakit.grpo_spec import GRPOSpec
@@ -181,6 +182,22 @@ def test_good_rates_are_counted_seed_by_seed_against_the_mean():
     worse = evidence(rank_1=best_at(1e-3, top=TOP - 0.2))
     assert set(good_rates(worse.curves, gain)["rank 1"].values()) == {0}, "one threshold for all arms"
     assert set(counts["rank 1"].values()) == {len(GRID)}
+
+
+def test_more_good_rates_pair_each_seed_with_full_fine_tuning():
+    ran = evidence(full=best_at(1e-4, NARROW), rank_1=best_at(1e-3, WIDE), rank_64=best_at(1e-3, NARROW))
+    sweep = SimpleNamespace(curves=ran.curves, runs=ran.metrics, arms=["full", "rank 1", "rank 64"])
+    found = more_good_rates(sweep)
+    assert found["rank 1"].mean > 1 > abs(found["rank 64"].mean)
+
+
+def test_fates_are_the_answer_the_form_or_neither():
+    ran = evidence(arms=[RANK_1])
+    last = ran.curves["step"] == 20
+    curves = ran.curves[last & (ran.curves["learning_rate"] == GRID[0])].assign(
+        test_accuracy=[0.9, 0.5, 0.2, 0.0, 0.0], reward_format_line=[3.0, 3.0, 2.9, 1.5, 0.0])
+    found = fates(SimpleNamespace(curves=curves, arms=["rank 1"]))
+    assert found.loc["rank 1"].to_dict() == {"the answer": 1, "the form only": 2, "not even the form": 2}
 
 
 def test_accuracy_is_read_at_the_rate_that_validation_chose():

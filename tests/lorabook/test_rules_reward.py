@@ -1,6 +1,8 @@
 """The rules of what a reward tells, on records that never ran."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from synthetic_records import jitter, make
@@ -8,9 +10,11 @@ from synthetic_records import jitter, make
 from lorabook import experiments
 from lorabook.claims import reward
 from lorabook.claims.reward import (
+    after_a_wait,
     at_best_rate,
     at_chosen_rate,
     bits_of_episodes_and_tokens,
+    calm_costs,
     episodes_against_examples,
     first_pass_bits,
     learnt_by_example,
@@ -18,6 +22,7 @@ from lorabook.claims.reward import (
     power,
     surprise,
     told,
+    told_by_spread,
 )
 from lorabook.experiments import Experiment
 from lorakit.analysis.frames import runs, tidy
@@ -93,6 +98,30 @@ def test_what_a_run_was_told_by_hand():
     assert row["marginal_bits"] == 256 * 3
     assert row["per_episode"] == row["bits"] / 256
     assert row["per_token"] == row["per_episode"] / 4
+
+
+def test_what_groups_with_spread_told_by_hand():
+    """Two completions at even odds tell 1.5 bits a group, as in `spread_bits`; groups without spread nothing."""
+    curves = tidy([rl()]).assign(zero_spread=[0.5, 1.0, 1.0])
+    assert told_by_spread(curves, 2).tolist() == [pytest.approx(16 / 2 * 1.5)]
+
+
+def test_runs_after_a_wait_are_counted_by_arm_rate_and_beta2():
+    def part(beta2, count, groups, rewards):
+        record = rl(task=f"secret-{count}@1", rewards=rewards, rate=1e-3)
+        spec = replace(GRPOSpec.from_json(record.spec), beta2=beta2)
+        record = replace(record, spec=spec.to_json(), id=spec.id, metrics={
+            "groups_with_spread": groups, "base_text_loss_before": 1.0, "base_text_loss_after": 2.0})
+        return SimpleNamespace(curves=tidy([record]), runs=runs([record]), specs=[spec])
+
+    parts = [part(0.999, 10_000, 1, (0.0, 0.0, 0.1)), part(0.9, 10_000, 3, (0.0, 0.5, 0.9)),
+             part(0.999, 10, 5, (1.0, 1.0, 1.0))]
+    found = after_a_wait(parts)
+    columns = ["runs", "with a success", "and never another", "learnt", "after"]
+    assert found.loc[("rank 1", 1e-3, 0.999), columns].tolist() == [1, 1, 1, 0, 2.0]
+    assert found.loc[("rank 1", 1e-3, 0.9), columns].tolist() == [1, 1, 0, 1, 2.0]
+    assert len(found) == 2, "the largest secret alone"
+    assert calm_costs(parts)["secrets"].tolist() == [10, 10_000], "without the run of another beta2"
 
 
 def test_the_best_rate_is_chosen_arm_by_arm_even_at_an_end():

@@ -24,8 +24,12 @@ from lorakit.analysis.curves import losses_at
 from lorakit.analysis.frames import tidy
 from lorakit.analysis.rates import geometric_interval, power_law
 from lorakit.analysis.statistics import Interval, mean_interval
+from lorakit.theory.reward import spread_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lorabook.experiments.results import Results
     from lorakit.records import Record, Store
 
 TASKS = ("grpo", "grpo-form")
@@ -34,6 +38,7 @@ ABOUT = math.sqrt(10)  # to the nearest power of ten
 REWARDED, SHOWN = "secret-reward", "secret-example"
 POWER, NEAR = 0.89, 0.15
 FLAT = 0.1
+ADAMS = 0.999  # beta2, where nothing else is tried
 
 TOKEN_OVER_EPISODE = Limit("bits a supervised token over bits an episode", (1 / ABOUT, ABOUT),
                            Unit("", "bits a supervised token / bits an episode", form=".2f"))
@@ -58,6 +63,18 @@ def told(curves: pd.DataFrame) -> pd.DataFrame:
     found = rows.groupby(["id", "dataset", "arm", "learning_rate", "seed"], as_index=False, sort=False).agg(
         {"episodes": "max", "tokens": "max", "bits": "sum", "marginal_bits": "sum"})
     return found.assign(per_episode=found["bits"] / found["episodes"], per_token=found["bits"] / found["tokens"])
+
+
+def told_by_spread(curves: pd.DataFrame, group_size: int) -> pd.Series:
+    """What each run was told, at most, by the share of its groups without spread: bits by id.
+
+    Args:
+        curves: of `tidy`, RL runs paid right or wrong.
+    """
+    rows = curves.sort_values(["id", "step"])
+    met = rows.groupby("id")["episodes"].diff().fillna(rows["episodes"])
+    bits = met / group_size * rows["zero_spread"].map(lambda share: spread_bits(share, group_size))
+    return bits.groupby(rows["id"]).sum()
 
 
 def at_best_rate(curves: pd.DataFrame) -> pd.DataFrame:
@@ -150,6 +167,30 @@ def at_chosen_rate(learnt: pd.DataFrame) -> pd.DataFrame:
                  for rate, one in rows.groupby("learning_rate")}
         parts.append(rows[rows["learning_rate"] == min(order, key=lambda rate: order[rate])])
     return pd.concat(parts, ignore_index=True)
+
+
+def after_a_wait(sweeps: Sequence[Results]) -> pd.DataFrame:
+    """How runs of the largest secret end, by arm, rate and Adam's beta2: how many succeed, succeed once, learn.
+
+    Args:
+        sweeps: of `secret-reward` and `secret-wait`.
+    """
+    runs = pd.concat([part.runs.assign(beta2=[spec.beta2 for spec in part.specs]) for part in sweeps])
+    runs = runs[secrets(runs["dataset"]) == secrets(runs["dataset"]).max()]
+    runs = runs.merge(pd.concat([learnt_by_reward(part.curves) for part in sweeps])[["id", "learnt"]])
+    runs = runs.assign(succeeded=runs["groups_with_spread"] > 0, once=runs["groups_with_spread"] == 1)
+    found = runs.groupby(["arm", "learning_rate", "beta2"]).agg(**{
+        "runs": ("id", "size"), "with a success": ("succeeded", "sum"), "and never another": ("once", "sum"),
+        "learnt": ("learnt", "sum"), "loss on base text": ("base_text_loss_before", "mean"),
+        "after": ("base_text_loss_after", "mean")})
+    return found.round(2)
+
+
+def calm_costs(sweeps: Sequence[Results]) -> pd.DataFrame:
+    """Costs as of `at_chosen_rate` where the lower rate of `secret-wait` is among those to choose from."""
+    calm = {spec.id for part in sweeps for spec in part.specs if spec.beta2 == ADAMS}
+    learnt = pd.concat([learnt_by_reward(part.curves) for part in sweeps])
+    return at_chosen_rate(learnt[learnt["id"].isin(calm)])
 
 
 def geometric_mean(values: pd.Series) -> float:

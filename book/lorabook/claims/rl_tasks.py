@@ -13,12 +13,15 @@ from lorabook.claims.decisions import OPEN, UNTESTED, Finding, Limit, decide, pa
 from lorabook.claims.rank import by_seed
 from lorabook.claims.reward import at_best_rate, told
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at
-from lorakit.analysis.statistics import Size, share_difference
+from lorakit.analysis.statistics import Interval, Size, over_seeds, share_difference
+from lorakit.analysis.sweep import Sweep
 from lorakit.theory.capacity import BITS_PER_PARAMETER
 
 BAND = 0.1  # of full fine-tuning's gain: how far below the best arm's mean a rate is still good
 ROOM = 2.0  # bits held over bits told, the least with which a rank is judged
 PROBLEMS = 1024  # of the test set, at least
+FORM_PAID = 3.0  # by `osmosis-line`
+FATES = ("the answer", "the form only", "not even the form")
 CONDITION = (
     f"Precondition of the source, computed and printed: the bits that a rank holds, two a weight, are {ROOM:g} times "
     "or more those that the rewards told full fine-tuning at its best rate; ranks below it are not judged. Nothing is "
@@ -59,6 +62,23 @@ def good_rates(curves: pd.DataFrame, gain: float) -> dict[str, dict[int, int]]:
     limit = rows.groupby(["arm", "learning_rate"])["validation_accuracy"].mean().max() - BAND * gain
     good = (rows["validation_accuracy"] >= limit).groupby([rows["arm"], rows["seed"]]).sum()
     return {arm: {int(seed): int(n) for seed, n in good[arm].items()} for arm in arms(curves)}
+
+
+def more_good_rates(ran: Sweep) -> dict[str, Interval]:
+    """How many good rates each LoRA arm has more than full fine-tuning, over seeds."""
+    good = good_rates(ran.curves, gain_over_base(ran.curves, ran.runs))
+    return {arm: over_seeds([good[arm][seed] - good["full"][seed] for seed in good[arm]]) for arm in ran.arms[1:]}
+
+
+def fates(ran: Sweep) -> pd.DataFrame:
+    """How the runs of each arm on `grpo-form` end: with the answer, the form of it only, or not even the form.
+
+    The answer: more than half of the test problems are right; the form: most samples of the last stretch are one line.
+    """
+    last = losses_at(ran.curves)
+    fate = pd.Series(FATES[2], index=last.index).mask(last["reward_format_line"] > FORM_PAID / 2, FATES[1])
+    found = pd.crosstab(last["arm"], fate.mask(last["test_accuracy"] > 0.5, FATES[0]))
+    return found.reindex(index=ran.arms, columns=list(FATES), fill_value=0)
 
 
 def room(curves: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, float]:

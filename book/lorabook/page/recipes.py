@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from lorabook.claims.rl_tasks import FORM_PAID
 from lorakit.grpo_spec import GRPOSpec
 
 NOT_THE_RECIPE: dict[str, Any] = {"seed": 0, "steps": 2, "evaluations": 2, "evaluation_problems": 1}
-FORM_PAID, LEARNT_FORM, LEARNT_ANSWER = 3.0, 0.9, 0.5  # `osmosis-line` pays 3 for the form
+LEARNT_FORM, LEARNT_ANSWER = 0.9, 0.5
 MILESTONES = ("form", "answer")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from lorabook.experiments.recipes import FACTORS
+from lorabook.experiments.recipes import FACTORS, SYNCS
 from lorabook.experiments.results import results, store
 from lorabook.page import ratios
 from lorabook.page.calculator_form import Support
 from lorabook.page.public import RL_QUOTED, kept
 from lorabook.page.recipes import name_recipes
-from lorakit.analysis.statistics import paired_difference
+from lorakit.analysis.statistics import Interval, paired_difference
 from lorakit.analysis.sweep import Sweep
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.theory.learning_rate import recommend_learning_rate
 
 CHAPTERS = {"rank": ("02-rank", "Rank"), "capacity": ("03-capacity", "Capacity"), "cost": ("04-cost", "Cost"),
@@ -105,7 +106,17 @@ def by_reward() -> dict[str, Support]:
 
 def one_prompt_costs() -> float:
     """Points of accuracy of one prompt a step, with as many samples, minus the article's recipe."""
-    tried = results("grpo-factors", "cpu", "record")
-    named = name_recipes(tried.runs, tried.specs, FACTORS)
+    return _apart("grpo-factors", FACTORS, "one prompt a step, 64 samples", "the article's recipe").mean
+
+
+def rounding_alone() -> Interval:
+    """Points of accuracy between two arms of float32 that differ in rounding alone: what chance does to an RL run."""
+    return _apart("grpo-sync", SYNCS, "merged, float32", "adapter as it is, float32")
+
+
+def _apart(experiment: str, recipes: dict[str, GRPOSpec], one: str, other: str) -> Interval:
+    """Points of accuracy of a recipe minus another's, paired by seed."""
+    tried = results(experiment, "cpu", "record")
+    named = name_recipes(tried.runs, tried.specs, recipes)
     by_seed = {recipe: rows.set_index("seed")["test_accuracy"].to_dict() for recipe, rows in named.groupby("recipe")}
-    return paired_difference(by_seed["one prompt a step, 64 samples"], by_seed["the article's recipe"]).scaled(100).mean
+    return paired_difference(by_seed[one], by_seed[other]).scaled(100)
