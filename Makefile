@@ -60,7 +60,8 @@ $(READY): pyproject.toml book/lorabook/pyproject.toml constraints.txt
 	@touch $@
 
 book: $(READY)
-	@LORAKIT_SIZE=$(SIZE) $(BIN)/jupyter-book build . -W -n --keep-going -q
+	@mkdir -p _build
+	@LORAKIT_SIZE=$(SIZE) $(BIN)/jupyter-book build . -W -n --keep-going -q > _build/book.log || { cat _build/book.log; exit 1; }
 	@test -f "$(PAGE)" || { echo "error: the build left no $(PAGE)" >&2; exit 1; }
 	@$(BIN)/python tests/leaks.py _build/html/book _build/html/_sources _build/html/notebooks || { \
 	  echo "error: these pages name what should not leave this machine" >&2; exit 1; }

@@ -1,4 +1,4 @@
-/* Draw every chart of the page with the book's own Vega bundle; without it the PNG in the page stays. */
+/* Draw every chart of the page with the book's own Vega bundle; where that fails, show the picture of it. */
 "use strict";
 
 const bundleAddress = new URL("vega-bundle.js", document.currentScript.src).href;
@@ -95,10 +95,10 @@ async function draw(place) {
   try {
     await (isNarrow() ? drawForPhone(holder, specification) : vegaEmbed(holder, specification, options));
   } catch (error) {
-    holder.remove();
+    holder.innerHTML = place.querySelector("noscript").textContent;
     throw error;
   }
-  place.querySelector("img").remove();
+  place.style.removeProperty("--chart-height");
   holder.querySelector("summary")?.setAttribute("aria-label", "Save this chart or its data");
   addDataLink(holder, specification);
 }

@@ -4,12 +4,16 @@ Chromium is looked for under its usual names; without one the browser's part is 
 LORAKIT_REQUIRE_BROWSER=1 promises it.
 """
 
+import functools
+import gzip
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -61,10 +65,17 @@ def built(tmp_path_factory):
         "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
-               "build", str(folder), "-W", "-n", "--keep-going"]
+               "build", str(folder), "-W", "-n", "--keep-going", "-q"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    (folder / "said").write_text(done.stderr, encoding="utf-8")
     return folder / "_build" / "html"
+
+
+def test_a_build_says_one_line_a_chapter(built):
+    said = (built.parents[1] / "said").read_text(encoding="utf-8")
+    assert len(re.findall(r"^book/mini: \d+ s$", said, re.M)) == 1
+    assert "Kernel" not in said, "no warning of the kernel"
 
 
 def test_no_page_names_another_host_in_anything_that_is_fetched(built):
@@ -84,8 +95,9 @@ def test_a_foreign_script_would_be_found():
 
 def test_chart_has_picture_description_and_caption_without_script(built):
     page = (built / "book" / "mini.html").read_text(encoding="utf-8")
-    assert 'alt="Three arms fall together."' in page
-    assert "data:image/png;base64," in page
+    picture = re.search(r'<noscript><img alt="Three arms fall together." src="../_images/(chart-\w+.png)"', page)
+    assert (built / "_images" / picture.group(1)).read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png" not in page, "pictures are not part of the page's weight"
     assert "A caption that ends in its finding." in page
     assert "drawn from 18 rows" in re.sub(r"<[^>]+>", "", page)
 
@@ -103,9 +115,10 @@ def open_page(page, folder, *options, anchor=""):
     """The page's DOM after its scripts, and the addresses that the browser asked the network for."""
     log = folder / "net.json"
     command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               "--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run",
-               "--disable-component-update", "--allow-file-access-from-files", f"--log-net-log={log}",
-               "--virtual-time-budget=15000", *options, "--dump-dom", page.as_uri() + (f"#{anchor}" if anchor else "")]
+               "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking",
+               "--no-first-run", "--disable-component-update", "--allow-file-access-from-files", f"--log-net-log={log}",
+               "--virtual-time-budget=15000", *options, "--dump-dom",
+               (page if isinstance(page, str) else page.as_uri()) + (f"#{anchor}" if anchor else "")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, requested(log)
@@ -128,11 +141,58 @@ def test_chart_and_formula_are_drawn_with_the_network_blocked(built, tmp_path):
     assert re.search(r'<svg[^>]*class="marks"', chart), "Vega drew nothing"
     assert chart.count('aria-roledescription="point"') == 9, "the means of three arms at three steps"
     assert 'stroke="currentColor"' in chart, "full fine-tuning follows the page's ink"
-    assert "data:image/png" not in chart, "the picture gives way to the chart"
+    assert chart.count("<img") == 1, "the picture stays within noscript"
+    assert "<noscript>&lt;img" in chart or "<noscript><img" in chart
     assert "Save data as CSV" in chart
     assert "Open in Vega Editor" not in chart
     assert "<mjx-container" in dom, "MathJax drew nothing"
     assert asked == [], f"the page asked for {asked}"
+
+
+class Counting(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and remembers what was asked for."""
+
+    def do_GET(self):
+        self.server.asked.add(self.path.partition("?")[0].lstrip("/"))
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+def weight(path):
+    """Bytes on the wire: fonts and pictures as they are, anything else as a server compresses it."""
+    content = path.read_bytes()
+    return len(content) if path.suffix in (".woff", ".woff2", ".png") else len(gzip.compress(content))
+
+
+def test_a_first_visit_weighs_less_than_a_megabyte_and_the_page_little_of_it(built, tmp_path):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=built)) as server:
+        server.asked = set()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        open_page(f"http://127.0.0.1:{server.server_port}/book/mini.html", tmp_path)
+        server.shutdown()
+    weights = {name: weight(built / name) for name in server.asked if (built / name).is_file()}
+    assert any(name.endswith("vega-bundle.js") for name in weights)
+    assert any(name.endswith("fa-solid-900.woff2") for name in weights)
+    assert not any(name.startswith("_images/chart-") for name in weights), "a picture is for who has no script"
+    search = 60_000  # of the whole book's index, beyond this small one's
+    assert sum(weights.values()) + search <= 1_000_000, weights
+    assert weights["book/mini.html"] <= 120_000
+
+
+def test_every_icon_of_the_pages_is_in_the_small_fonts(built):
+    fonts = built / "_static" / "vendor" / "fontawesome" / "webfonts"
+    assert (fonts / "fa-solid-900.woff2").stat().st_size < 10_000
+    held = {line for path in fonts.glob("*.txt") for line in path.read_text().split()}
+    css = (built / "_static" / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    names = {name for page in built.rglob("*.html") for classes in
+             re.findall(r'class="([^"]*\bfa[bsr-][^"]*)"', page.read_text(encoding="utf-8"))
+             for name in re.findall(r"fa-([a-z0-9-]+)", classes)} - {"solid", "brands", "lg"}
+    assert len(names) > 8
+    for name in names:
+        sign = re.search(rf"\.fa-{name}:before[^{{}}]*\{{content:\"(?:\\([0-9a-f]+)|(.))\"", css)
+        assert (sign.group(1) or f"{ord(sign.group(2)):x}") in held, f"fa-{name}: add it to the small font"
 
 
 def test_request_log_would_show_a_foreign_script(tmp_path):
