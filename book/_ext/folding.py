@@ -1,6 +1,6 @@
 """Sphinx extension of this book: a section that is called Evidence is folded until a reader asks for it.
 
-The fold is HTML's own `<details>`, with the heading as its handle, so it opens without any script; `folding.js` opens
+The fold is HTML's own `<details>`, with the heading as its handle, so it opens without any script; `page.js` opens
 it for an address that leads inside, and for paper.
 """
 

@@ -36,4 +36,5 @@ def beside_the_page(app: Any, page: str, _template: str, context: dict[str, Any]
                 f'src="{up}_images/{name}" width="{width}" height="{height}" loading="lazy"></noscript>')
 
     if "body" in context:
-        context["body"] = PICTURE.sub(moved, context["body"])
+        # docutils gives the entries of its list a role that a list may not hold
+        context["body"] = PICTURE.sub(moved, context["body"]).replace(' role="doc-biblioentry"', ' role="listitem"')

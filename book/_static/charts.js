@@ -19,10 +19,10 @@ function loadBundle() {
   });
 }
 
-const NARROW = 600, MENU = 34, AXIS = 70; // CSS pixels: a phone's column, and what stands beside a panel
+const NARROW = 600, MENU = 30, AXIS = 70, FOLD = 56; // CSS pixels: a phone's column, and what stands beside a panel
 
-/* A phone's column is its screen less margins; a figure's own width is that of the picture in it, and tells nothing. */
-const available = () => document.documentElement.clientWidth - 40 - MENU;
+/* A folded chart has no width yet: its column is the screen less the margins of page and fold. */
+const available = (place) => (place.clientWidth || document.documentElement.clientWidth - FOLD) - MENU;
 const isNarrow = () => document.documentElement.clientWidth < NARROW;
 
 function wrapped(text, most) {
@@ -36,33 +36,33 @@ function wrapped(text, most) {
 }
 
 /* The same chart for a phone, letters of the same size: titles in lines, legend below, panels under each other. */
-function forPhone(specification, beside) {
+function forPhone(specification, whole, beside) {
   const narrow = structuredClone(specification);
-  const letters = Math.floor(available() / 8.5);
+  const letters = Math.floor(whole / 8.5);
   const shape = (one) => {
     if (one.hconcat) [one.vconcat, one.hconcat] = [one.hconcat, undefined];
     (one.vconcat || []).forEach(shape);
     const several = one.facet || one.repeat;
     if (several) one.columns = 1;
-    if (!one.vconcat) (several ? one.spec : one).width = available() - beside;
+    if (!one.vconcat) (several ? one.spec : one).width = whole - beside;
     if (one.title) {
       const title = typeof one.title === "string" ? { text: one.title } : one.title;
       one.title = { ...title, text: wrapped(title.text, letters), subtitle: wrapped(title.subtitle, letters + 6) };
     }
   };
   shape(narrow);
-  const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: available() / 2 };
-  const axisY = { ...narrow.config?.axisY, labelLimit: available() / 3 };
+  const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: whole / 2 };
+  const axisY = { ...narrow.config?.axisY, labelLimit: whole / 3 };
   narrow.config = { ...narrow.config, legend, axisY };
   return narrow;
 }
 
-/* What stands beside a panel, axis and names of lines, is known once it is drawn: drawn again, the rest is the panel's. */
-async function drawForPhone(holder, specification) {
-  const { view } = await vegaEmbed(holder, forPhone(specification, AXIS), options);
-  const beside = AXIS + Number(holder.querySelector("svg.marks").getAttribute("width")) - available();
+/* What stands beside a panel, axis and names of lines, is known once it is drawn: then the panel gets the rest. */
+async function drawForPhone(holder, specification, whole) {
+  const { view } = await vegaEmbed(holder, forPhone(specification, whole, AXIS), options);
+  const beside = AXIS + Number(holder.querySelector("svg.marks").getAttribute("width")) - whole;
   view.finalize();
-  await vegaEmbed(holder, forPhone(specification, beside), options);
+  await vegaEmbed(holder, forPhone(specification, whole, beside), options);
 }
 
 /* One table of all the rows that the chart was given: RFC 4180. */
@@ -93,7 +93,7 @@ async function draw(place) {
   const holder = document.createElement("div");
   place.append(holder);
   try {
-    await (isNarrow() ? drawForPhone(holder, specification) : vegaEmbed(holder, specification, options));
+    await (isNarrow() ? drawForPhone(holder, specification, available(place)) : vegaEmbed(holder, specification, options));
   } catch (error) {
     holder.innerHTML = place.querySelector("noscript").textContent;
     throw error;

@@ -1,7 +1,6 @@
 """The built pages ask no other host for anything, and draw their charts in a browser that has no network.
 
-Chromium is looked for under its usual names; without one the browser's part is skipped, unless
-LORAKIT_REQUIRE_BROWSER=1 promises it.
+How a browser is found and asked is in `pages_in_browser`.
 """
 
 import functools
@@ -18,9 +17,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from pages_in_browser import PHONE, axe, inspect, open_page
 
 ROOT = Path(__file__).parents[2]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
 LINKS_THAT_FETCH_NOTHING = {"canonical", "author", "license", "search", "next", "prev", "index"}
 
@@ -102,38 +101,6 @@ def test_chart_has_picture_description_and_caption_without_script(built):
     assert "drawn from 18 rows" in re.sub(r"<[^>]+>", "", page)
 
 
-def browser():
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        if os.environ.get("LORAKIT_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"LORAKIT_REQUIRE_BROWSER=1, but none of {', '.join(BROWSERS)} is installed")
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    return found
-
-
-def open_page(page, folder, *options, anchor=""):
-    """The page's DOM after its scripts, and the addresses that the browser asked the network for."""
-    log = folder / "net.json"
-    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
-               "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking",
-               "--no-first-run", "--disable-component-update", "--allow-file-access-from-files", f"--log-net-log={log}",
-               "--virtual-time-budget=15000", *options, "--dump-dom",
-               (page if isinstance(page, str) else page.as_uri()) + (f"#{anchor}" if anchor else "")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, requested(log)
-
-
-def requested(log):
-    """Addresses that a page asked for, in Chromium's log of its network stack: one event a line.
-
-    The browser's own errands (updates, clock, dictionaries) have no page as their initiator.
-    """
-    event = re.compile(r'"initiator":"(?!not an origin).*"url":"((?:https?|wss?)://[^"]+)"')
-    return sorted({found.group(1) for line in log.read_text(encoding="utf-8").splitlines()
-                   if (found := event.search(line))})
-
-
 def test_chart_and_formula_are_drawn_with_the_network_blocked(built, tmp_path):
     dom, asked = open_page(built / "book" / "mini.html", tmp_path)
     chart = dom[dom.index('class="lorakit-chart"') :]
@@ -202,24 +169,26 @@ def test_request_log_would_show_a_foreign_script(tmp_path):
     assert "https://cdn.example/x.js" in asked
 
 
-def test_on_a_phone_nothing_scrolls_sideways_and_chart_text_is_readable(built, tmp_path):
-    inner = built / "book" / "mini.html"
-    page = built / "book" / "_phone.html"
-    page.write_text(f"""<iframe src="{inner.name}" style="width:390px;height:3000px;border:0"></iframe>
-        <pre id="out"></pre>
-        <script>setTimeout(() => {{
-          const inside = document.querySelector("iframe").contentDocument;
-          const drawing = inside.querySelector("svg.marks");
-          const scale = drawing.getBoundingClientRect().width / Number(drawing.getAttribute("width"));
-          const letters = [...drawing.querySelectorAll("text")];
-          const sizes = letters.map((one) => parseFloat(one.getAttribute("font-size")) * scale);
-          const wide = inside.documentElement.scrollWidth;
-          document.getElementById("out").textContent = JSON.stringify({{ wide, least: Math.min(...sizes) }});
-        }}, 4000);</script>""", encoding="utf-8")
-    dom, _ = open_page(page, tmp_path)
-    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', dom).group(1))
-    assert found["wide"] <= 390
-    assert found["least"] >= 11
+def test_on_a_phone_nothing_scrolls_sideways_and_letters_of_drawings_are_readable(built, tmp_path):
+    found = inspect(built / "book" / "mini.html", tmp_path)
+    assert found["wide"] <= PHONE
+    assert len(found["letters"]) > 30
+    assert min(found["letters"]) >= 11
+
+
+@pytest.mark.parametrize("page", ["book/mini", "book/status", "book/references", "search"])
+def test_axe_finds_nothing_serious(built, tmp_path, page):
+    if axe() is None:
+        pytest.skip("axe-core-python is not installed")
+    assert inspect(built / f"{page}.html", tmp_path)["serious"] == []
+
+
+def test_axe_would_find_a_picture_without_words(tmp_path):
+    if axe() is None:
+        pytest.skip("axe-core-python is not installed")
+    page = tmp_path / "page.html"
+    page.write_text('<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><img src="a.png"></main>', "utf-8")
+    assert any("image-alt" in one for one in inspect(page, tmp_path)["serious"])
 
 
 def test_ways_out_are_there_and_those_without_an_address_absent(built):

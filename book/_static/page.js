@@ -13,7 +13,11 @@ function openForAddress() {
   target.scrollIntoView();
 }
 
-addEventListener("DOMContentLoaded", openForAddress);
+addEventListener("DOMContentLoaded", () => {
+  openForAddress();
+  // the theme's button is called by what it shows, "Search Ctrl + K"
+  document.querySelectorAll(".search-button-field").forEach((button) => button.removeAttribute("aria-label"));
+});
 addEventListener("hashchange", openForAddress);
 document.addEventListener("click", (event) => { // the same address again tells the browser nothing
   const link = event.target.closest?.('a[href^="#"]');

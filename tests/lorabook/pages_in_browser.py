@@ -1,0 +1,117 @@
+"""Pages in a headless Chromium: their DOM, what they ask the network for, and what a reader with a phone meets.
+
+Chromium is looked for under its usual names; without one a test is skipped, unless LORAKIT_REQUIRE_BROWSER=1 promises
+it. axe-core's script comes from the package axe-core-python, or from the file that LORAKIT_AXE names.
+"""
+
+import html
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+PHONE, DESK = 390, 1280
+
+INSPECT = """<!doctype html><body><script>
+const frame = (width) => new Promise((loaded) => {
+  const one = document.createElement("iframe");
+  one.style.cssText = `width:${width}px;height:3000px;border:0`;
+  one.onload = () => setTimeout(() => loaded(one.contentDocument), 4000);
+  one.src = "PAGE";
+  document.body.append(one);
+});
+const drawn = (text, drawing, width) => parseFloat(getComputedStyle(text).fontSize)
+  * drawing.getBoundingClientRect().width / width;
+async function look() {
+  const phone = await frame(390), desk = await frame(1280);
+  const of = (kind, width) => [...phone.querySelectorAll(kind)].filter((one) => one.getBoundingClientRect().width)
+    .flatMap((one) => [...one.querySelectorAll("text")].map((text) => drawn(text, one, width(one))));
+  const letters = [...of("svg.marks", (one) => Number(one.getAttribute("width"))),
+                   ...of("svg.dg", (one) => one.viewBox.baseVal.width)];
+  const found = { wide: phone.documentElement.scrollWidth, letters, serious: [] };
+  if ("AXE") {
+    await new Promise((ready) => {
+      const script = desk.createElement("script");
+      script.onload = ready;
+      script.src = "AXE";
+      desk.head.append(script);
+    });
+    for (const theme of ["light", "dark"]) {
+      desk.documentElement.dataset.theme = theme;
+      const said = await desk.defaultView.axe.run(desk, { resultTypes: ["violations"] });
+      found.serious.push(...said.violations.filter((one) => ["serious", "critical"].includes(one.impact))
+        .map((one) => [theme, one.id, ...one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160))].join(" | ")));
+    }
+  }
+  return found;
+}
+look().catch((error) => ({ error: String(error) })).then((found) => {
+  const out = document.createElement("pre");
+  out.id = "found";
+  out.textContent = JSON.stringify(found);
+  document.body.replaceChildren(out);
+});
+</script></body>"""
+
+
+def browser():
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        if os.environ.get("LORAKIT_REQUIRE_BROWSER") == "1":
+            pytest.fail(f"LORAKIT_REQUIRE_BROWSER=1, but none of {', '.join(BROWSERS)} is installed")
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    return found
+
+
+def open_page(page, folder, *options, anchor=""):
+    """The page's DOM after its scripts, and the addresses that the browser asked the network for.
+
+    Args:
+        page: a file, or an address of this machine.
+    """
+    log = folder / "net.json"
+    address = (page if isinstance(page, str) else page.as_uri()) + (f"#{anchor}" if anchor else "")
+    command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
+               "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking",
+               "--no-first-run", "--disable-component-update", "--allow-file-access-from-files",
+               f"--log-net-log={log}", "--virtual-time-budget=15000", *options, "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout, requested(log)
+
+
+def requested(log):
+    """Addresses that a page asked for, in Chromium's log of its network stack: one event a line.
+
+    The browser's own errands (updates, clock, dictionaries) have no page as their initiator.
+    """
+    event = re.compile(r'"initiator":"(?!not an origin).*"url":"((?:https?|wss?)://[^"]+)"')
+    return sorted({found.group(1) for line in log.read_text(encoding="utf-8").splitlines()
+                   if (found := event.search(line))})
+
+
+def axe():
+    """Where axe-core's script is, or None."""
+    if named := os.environ.get("LORAKIT_AXE"):
+        return Path(named)
+    package = importlib.util.find_spec("axe_core_python")
+    return Path(package.origin).parent / "axe.min.js" if package and package.origin else None
+
+
+def inspect(page, folder):
+    """What a phone and axe-core find on a page: `wide` (pixels), `letters` (pixels) of drawings, `serious` findings."""
+    script = axe()
+    harness = page.with_name(f"_inspect_{page.name}")
+    harness.write_text(INSPECT.replace("PAGE", page.name).replace("AXE", script.as_uri() if script else ""),
+                       encoding="utf-8")
+    try:
+        dom, _ = open_page(harness, folder, "--virtual-time-budget=60000")
+    finally:
+        harness.unlink()
+    return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.S).group(1)))

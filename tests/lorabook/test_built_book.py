@@ -1,0 +1,34 @@
+"""The book as it was built last, page by page: weight, phone, letters, axe, words. Without a build, nothing to look at.
+
+`.ci/run` builds the book and then runs this file; `make test` comes before any build.
+"""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from pages_in_browser import PHONE, axe, inspect
+
+BUILT = Path(__file__).parents[2] / "_build" / "html"
+PAGES = sorted(path for path in (BUILT / "book").glob("*.html") if not path.name.startswith("_"))
+HEAVIEST = 120_000  # bytes of a page as a server compresses it
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_a_page_is_light_and_readable_on_a_phone_and_axe_finds_nothing_serious(page, tmp_path):
+    assert len(gzip.compress(page.read_bytes())) <= HEAVIEST
+    found = inspect(page, tmp_path)
+    assert found["wide"] <= PHONE, "it scrolls sideways"
+    assert min(found["letters"], default=11) >= 11, "letters of a chart or drawing"
+    if axe() is None:
+        pytest.skip("weight and phone are fine; axe-core-python is not installed")
+    assert found["serious"] == []
+
+
+def test_the_book_has_all_its_pages():
+    contents = (BUILT.parents[1] / "_toc.yml").read_text(encoding="utf-8")
+    missing = {path.stem for path in PAGES} ^ {line.rpartition("book/")[2] for line in contents.splitlines()
+                                               if "book/" in line}
+    assert missing == set()
