@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from lorabook import experiments
 from lorabook.experiments import results
 from lorabook.experiments.left_out import SIZES, left_out
+from lorabook.experiments.planning import Needs, needs, seconds_for, together
 from lorabook.probes import functions, lacking
 from lorakit.cli import INCOMPLETE, Device, Engine, Json, Processes, run_command, say, until_stopped
 from lorakit.records import Store
-from lorakit.specs import SFTSpec
+from lorakit.theory.fitting import require_fit
 
 app = typer.Typer(help="LoRA, measured: the experiments, chapters and claims of the book.", no_args_is_help=True,
                   rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -63,55 +66,71 @@ def run(
 
 @app.command()
 def plan(
-    experiment: Annotated[str | None, typer.Argument(help="All without it.")] = None,
-    profile: Profile = "cpu",
+    experiment: Annotated[str | None, typer.Argument(help="All without it, chapter by chapter.")] = None,
+    profile: Annotated[Literal["cpu", "gpu", "paper", "all"], typer.Option()] = "cpu",
     size: Size = "record",
     folder: Results = None,
     device: Device = None,
     processes: Processes = None,
     gpu: Annotated[str | None, typer.Option(help="Price the runs on this card, such as H100, that need not be here, "
                                                  "and see that they fit.")] = None,
-    probe: Annotated[bool, typer.Option(help="Without it, runs are counted and no probe step is trained.")] = True,
+    probe: Annotated[bool, typer.Option(help="Train a probe step of each shape here, to predict the time.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Say what is missing or stale, and how long it would take."""
-    store = _store(folder)
-    for name in [experiment] if experiment else experiments.EXPERIMENTS:
-        specs = experiments.get(name).specs(profile, size)
-        if not specs:
-            print(f"{name}: {_absence(name, profile, size)}")
-        elif gpu or not probe:
-            _count(name, specs, store, processes, gpu)
-        else:
-            _forecast(name, specs, store, device, processes)
-        for measure in experiments.get(name).probes:
-            if count := len(lacking(measure, store.find(spec.id for spec in specs).values())):
-                print(f"{name}: {count} records lack the measurements of {measure!r}, and are runs all the same")
-    for problem in store.problems:
-        print(f"problem: {problem}")
+    """Say what is missing or of another numerical epoch, how long it would take, and what it would cost.
 
-
-def _count(name: str, specs: list[Any], store: Store, processes: int | None, gpu: str | None) -> None:
+    Minutes are those that the records took, or an estimate for the card that --gpu names.
+    """
     from lorakit.sweep.call import check_numbers
-    from lorakit.theory.estimate import estimate
-    from lorakit.theory.fitting import require_fit
 
     check_numbers(processes, None)
-    missing = store.missing(specs, experiments.get(name).engine_for(specs))
-    print(f"{name}: {len(missing)} of {len(specs)} runs missing")
-    if gpu:
-        require_fit(missing, gpu)
-        print(f"{name}: all of them fit on one {gpu}, with micro-batches or recompute where they must")
-        if supervised := [spec for spec in specs if isinstance(spec, SFTSpec)]:
-            print(f"{name}, one after another: {estimate(None, supervised, gpu)}")
+    store, data = _store(folder), []
+    for chosen in experiments.PROFILES if profile == "all" else [profile]:
+        for chapter, names in _by_chapter(experiment).items():
+            parts = [needs(name, chosen, size, store, gpu) for name in names]
+            whole = together(chapter, parts)
+            data.append(asdict(whole) | {"experiments": [asdict(part) for part in parts if part.defined]})
+            if as_json:
+                continue
+            if experiment is None:
+                print(f"\nchapter {chapter}, {chosen}: {whole}")
+            for part in parts:
+                _say_plan(part, store)
+                if probe and part.missing:
+                    _forecast(part, store, device, processes)
+    if as_json:
+        print(json.dumps(data, indent=2))
+    for problem in () if as_json else store.problems:
+        print(f"problem: {problem}")
+    if experiment and gpu:
+        require_fit(experiments.get(experiment).specs(profile, size), gpu)
 
 
-def _forecast(name: str, specs: list[Any], store: Store, device: str | None, processes: int | None) -> None:
+def _by_chapter(experiment: str | None) -> dict[str, list[str]]:
+    """Chapters with the names of their experiments; of one experiment, its own alone."""
+    wanted = None if experiment is None else experiments.get(experiment).name
+    listed = {topic: [one.name for one in experiments.of_chapter(topic) if wanted in (None, one.name)]
+              for topic in dict.fromkeys(experiments.CHAPTERS.values())}
+    return {topic: names for topic, names in listed.items() if names}
+
+
+def _say_plan(part: Needs, store: Store) -> None:
+    absent = "" if part.defined else _absence(part.name, part.profile, part.size)
+    print(f"{part.name}: {absent or part}")
+    found = store.find(spec.id for spec in experiments.get(part.name).specs(part.profile, part.size))
+    for measure in experiments.get(part.name).probes:
+        if count := len(lacking(measure, found.values())):
+            print(f"{part.name}: {count} records lack the measurements of {measure!r}, and are runs all the same")
+
+
+def _forecast(part: Needs, store: Store, device: str | None, processes: int | None) -> None:
     from lorakit.sweep import sweeps
 
-    engine = experiments.get(name).engine_for(specs)
+    specs = experiments.get(part.name).specs(part.profile, part.size)
+    engine = experiments.get(part.name).engine_for(specs)
     todo = sweeps.plan(specs, store, engine=engine, device=device, processes=processes)
-    print(f"{name}: {len(todo.missing)} of {len(specs)} runs missing, {len(todo.stale)} stale; {len(todo.packs)} packs "
-          f"on {todo.processes} processes, about {timedelta(seconds=round(todo.seconds))} predicted")
+    print(f"{part.name}: {len(todo.packs)} packs on {todo.processes} processes, about "
+          f"{timedelta(seconds=round(todo.seconds))} predicted by probes")
 
 
 @app.command()
@@ -122,15 +141,33 @@ def refresh(
     parameters: Annotated[list[str] | None, typer.Option("-p", metavar="NAME=VALUE",
                                                          help="Of the chapters' parameters cell.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what is up to date.")] = False,
+    time_budget: Annotated[float | None, typer.Option(help="Seconds; what would end later is left.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="The same for the list price of the GPUs here.")] = None,
 ) -> None:
-    """Execute chapters anew where their inputs changed; never touches sources."""
+    """Train what chapters lack, and execute those whose inputs changed; never touches sources.
+
+    Killed or out of time (it then ends with status 3), the same command goes on.
+    """
     from lorabook.refresh import parse_parameters
     from lorabook.refresh import refresh as execute
+    from lorakit.sweep.call import check_numbers
 
+    check_numbers(None, time_budget)
+    if dollars is not None:
+        paid = seconds_for(dollars)
+        time_budget = paid if time_budget is None else min(time_budget, paid)
+        print(f"{time_budget / 3600:.2f} hours at most")
     os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
-    for chapter in execute(chapters or (), profile, size, parse_parameters(parameters or []), force=force):
+    found = execute(chapters or (), profile, size, parse_parameters(parameters or []), force=force,
+                    time_budget=time_budget)
+    for chapter in found:
         what = f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"
-        print(f"{chapter.chapter}: {what}")
+        words = f", {chapter.trained} runs trained" * (chapter.trained > 0)
+        words += f", {chapter.missing} runs still missing" * (chapter.missing > 0)
+        print(f"{chapter.chapter}: {'left' if chapter.left else what}{words}")
+    if any(chapter.left or chapter.missing for chapter in found):
+        print("the same command goes on with what is left")
+        raise typer.Exit(INCOMPLETE)
 
 
 @app.command()

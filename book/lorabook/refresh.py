@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lorabook.chapter_parameters import ParameterError, check_parameters, nearest, one_of, parse_parameters
+from lorabook.claims.flips import Verdicts
 from lorabook.experiments.completion import complete
+from lorabook.notebooks import execute as _execute
+from lorabook.notebooks import read, strip, write
 from lorakit.codehash import code_hash
+from lorakit.records import Store
 from lorakit.specs import PACKAGE
 
 PROFILES = ("cpu", "gpu", "paper")
@@ -35,12 +37,18 @@ class Refreshed:
     Args:
         chapter: stem of its source, such as `02-rank`.
         notebook: the executed notebook.
-        changed: the inputs that had changed and made it run; empty when it was up to date.
+        changed: the inputs that had changed and made it run; empty when it was up to date, or was left.
+        trained: runs, now.
+        missing: runs, still: the time budget ended, or they failed.
+        left: the time budget ended before the chapter could be executed.
     """
 
     chapter: str
     notebook: Path
     changed: tuple[str, ...]
+    trained: int = 0
+    missing: int = 0
+    left: bool = False
 
 
 def refresh(
@@ -51,6 +59,7 @@ def refresh(
     *,
     root: Path | None = None,
     force: bool = False,
+    time_budget: float | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Refreshed]:
     """Execute chapters into `_build/executed/<stem>.ipynb`, skipping those whose inputs are unchanged.
@@ -60,7 +69,8 @@ def refresh(
     `<stem>.json`. Before a chapter runs, all that its experiments define for the profile and size, and the records
     lack, is trained; with all records present nothing is. A chapter that adds records makes the ones before it run once
     more next time, from records alone. The notebook holds no absolute path, no timing and no random id: equal inputs
-    give equal files.
+    give equal files. Killed at any point, the same call goes on from there, and comes to the same files. At the end it
+    says which verdicts the new records have changed since the last refresh.
 
     Args:
         chapters: stems (`02-rank`), file names, or the part after the number (`rank`); empty means all.
@@ -69,7 +79,9 @@ def refresh(
         parameters: more names of the chapters' `parameters` cell, with their values.
         root: the clone of the repository, None for the current folder.
         force: execute even what is up to date.
-        report: is called with one line per chapter.
+        time_budget: seconds; no pack is started that is predicted to end later, and no chapter is executed whose runs
+            are missing then. The same call goes on with what is left.
+        report: is called with one line per chapter, and at the end with what changed.
 
     Returns:
         One entry per chapter, in the book's order.
@@ -79,82 +91,50 @@ def refresh(
         RefreshError: after every chapter had its turn, when some failed.
         ModuleNotFoundError: the packages of the book are not installed.
     """
+    ends = None if time_budget is None else time.monotonic() + time_budget
     root = (Path.cwd() if root is None else Path(root)).resolve()
     passed = {"profile": profile, "size": size} | dict(parameters or {})
     profile, size = one_of("profile", passed["profile"], PROFILES), one_of("size", passed["size"], SIZES)
     sources = _choose(root / "book", chapters)
-    notebooks = {source: _read(source) for source in sources}
+    notebooks = {source: read(source) for source in sources}
     for source, notebook in notebooks.items():
         check_parameters(source.stem, notebook, passed)
-    done, failures = [], []
+    store, common = Store(root / "book" / "results"), chapter_inputs(root / "book")
+    verdicts = Verdicts(root / "_build" / "refresh" / "verdicts.json", store)
+    done, failures = list[Refreshed](), list[str]()
     for source, notebook in notebooks.items():
-        made = complete(source.stem.partition("-")[2], profile, size, root / "book" / "results", report)
+        left = None if ends is None else ends - time.monotonic()
+        made = complete(source.stem.partition("-")[2], profile, size, store, report, left, verdicts.before)
         if made.defined or made.undefined:
             report(f"{source.stem}: {made}")
         failures += [f"{source.stem}: {why}" for why in made.failures]
+        common = chapter_inputs(root / "book") if made.trained else common
         target = root / "_build" / "executed" / f"{source.stem}.ipynb"
-        changed = ("forced",) if force else _changed(target, _inputs(root / "book", source, passed))
-        report(f"{source.stem}: {'running (' + ', '.join(changed) + ')' if changed else 'up to date'}")
-        if changed:
+        changed = ("forced",) if force else _changed(target, _inputs(source, passed) | common)
+        late = bool(changed) and ends is not None and (time.monotonic() >= ends or made.missing > 0)
+        what = "left, the time is over" if late else f"running ({', '.join(changed)})" if changed else "up to date"
+        report(f"{source.stem}: {what}")
+        if changed and not late:
             try:
                 executed = _execute(root, source.stem, notebook, passed)
             except Exception as error:  # noqa: BLE001 - whatever a chapter raises must not stop the others
                 report(f"{source.stem}: failed")
                 failures.append(f"{source.stem}: {_reason(error)}")
                 continue
-            _write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
             # Taken after the run: what the chapter itself added to the records must not make it stale.
-            _write(target.with_suffix(".json"), json.dumps(_inputs(root / "book", source, passed), indent=1) + "\n")
-        done.append(Refreshed(chapter=source.stem, notebook=target, changed=changed))
+            common = chapter_inputs(root / "book")
+            write(target.with_suffix(".json"), json.dumps(_inputs(source, passed) | common, indent=1) + "\n")
+        done.append(Refreshed(chapter=source.stem, notebook=target, changed=() if late else changed,
+                              trained=made.trained, missing=made.missing, left=late))
+    for line in verdicts.flips():
+        report(line)
     if failures:
         listed = "\n  ".join(failures)
         failed = len({line.partition(":")[0] for line in failures})
         raise RefreshError(f"{failed} of {len(sources)} chapters failed; as far as each came: "
                            f"_build/refresh/<chapter>.ipynb\n  {listed}")
     return done
-
-
-def strip(notebook: dict[str, Any], root: Path) -> dict[str, Any]:
-    """The notebook without what differs from machine to machine and from run to run.
-
-    Cell ids are numbered, papermill's metadata and every time stamp go, and in outputs the paths of the
-    repository, of Python, of the home folder and of the kernel's temporary files are shortened.
-
-    >>> cell = {"id": "x1", "metadata": {"execution": {"t": 1}}, "outputs": [{"text": "/a/b/book/c"}]}
-    >>> strip({"cells": [cell]}, Path("/a/b"))["cells"]
-    [{'id': 'cell-0', 'metadata': {}, 'outputs': [{'text': './book/c'}]}]
-    """
-    shorten = _shortener(root)
-    cells = []
-    for index, cell in enumerate(notebook["cells"]):
-        metadata = {k: v for k, v in cell.get("metadata", {}).items() if k not in ("papermill", "execution")}
-        kept = dict(cell) | {"id": f"cell-{index}", "metadata": metadata}
-        if "outputs" in cell:
-            kept["outputs"] = shorten(cell["outputs"])
-        cells.append(kept)
-    return dict(notebook) | {"cells": cells, "metadata": {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }}
-
-
-def _shortener(root: Path) -> Callable[[Any], Any]:
-    kernel_files = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
-    places = {str(root): ".", sys.prefix: "<python>", sys.base_prefix: "<python>", str(Path.home()): "~"}
-    patterns = [(re.compile(re.escape(p) + r"(?![\w.-])"), short) for p, short in places.items() if p != "/"]
-
-    def shorten(value: Any) -> Any:
-        if isinstance(value, str):
-            value = kernel_files.sub("<cell>", value)
-            for pattern, short in patterns:
-                value = pattern.sub(short, value)
-        elif isinstance(value, Mapping):
-            value = {key: shorten(item) for key, item in value.items()}
-        elif isinstance(value, list):
-            value = [shorten(item) for item in value]
-        return value
-
-    return shorten
 
 
 def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
@@ -171,16 +151,6 @@ def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
     return [path for stem, path in sources.items() if stem in chosen or not chapters]
 
 
-def _read(source: Path) -> Any:
-    try:
-        import jupytext
-        import papermill  # noqa: F401 - say so now, not after the first chapter
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}; chapters need the book's packages: run `pip install ./book/lorabook` "
-                                  "in the clone") from error
-    return jupytext.read(source, fmt="md:myst")
-
-
 def chapter_inputs(book: Path) -> dict[str, str]:
     """A hash of each thing that a chapter's numbers depend on besides its own text and parameters."""
     results = sorted((book / "results").rglob("*.jsonl"))
@@ -192,9 +162,9 @@ def chapter_inputs(book: Path) -> dict[str, str]:
     }
 
 
-def _inputs(book: Path, source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
+def _inputs(source: Path, passed: Mapping[str, Any]) -> dict[str, str]:
     parameters = json.dumps(dict(passed), sort_keys=True, default=repr)
-    return {"source": _hash(source.read_bytes()), "parameters": parameters} | chapter_inputs(book)
+    return {"source": _hash(source.read_bytes()), "parameters": parameters}
 
 
 def _hash(*parts: bytes) -> str:
@@ -214,36 +184,6 @@ def _changed(target: Path, inputs: dict[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} changed" for name, value in inputs.items() if before.get(name) != value)
 
 
-def _execute(root: Path, stem: str, notebook: Any, passed: Mapping[str, Any]) -> Any:
-    """The notebook, executed by this very Python; its progress and what it warns of go to standard error."""
-    import nbformat
-    import papermill
-
-    work = root / "_build" / "refresh"
-    work.mkdir(parents=True, exist_ok=True)
-    converted = work / f"{stem}.ipynb"
-    nbformat.write(notebook, converted)
-    # `python3` of this environment, not one that the user installed elsewhere, nor the user's IPython
-    here = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(work / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "TQDM_DISABLE": "1"}  # sweeps say lines there: their bars would stand in the cells
-    before = {name: os.environ.get(name) for name in here}
-    os.environ.update(here)
-    try:
-        return papermill.execute_notebook(
-            str(converted), str(converted), parameters=dict(passed), kernel_name="python3", language="python",
-            cwd=str(root / "book"), progress_bar={"desc": stem}, stderr_file=sys.stderr)
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def _reason(error: Exception) -> str:
     name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
     return f"{name}: {value}"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

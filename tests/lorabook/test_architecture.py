@@ -51,7 +51,7 @@ LAYERS = (
     ("lorabook.experiments",),
     ("lorabook.rehearsal",),
     ("lorabook.claims",),
-    ("lorabook.page", "lorabook.chapter_parameters"),
+    ("lorabook.page", "lorabook.chapter_parameters", "lorabook.notebooks"),
     ("lorabook.refresh",),
     ("lorabook.cli",),
 )

@@ -1,16 +1,21 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from kill_refresh import kill_and_compare
 from leaks import leaks
 
 from lorabook import experiments
+from lorabook.cli import main
 from lorabook.experiments import Experiment
+from lorabook.experiments.planning import seconds_for
 from lorabook.refresh import ParameterError, RefreshError, parse_parameters, refresh
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 from lorakit.sweep.devices import DeviceError
 from lorakit.sweep.sweeps import SweepError
+from lorakit.theory.hardware import find_gpu
 
 HEAD = """---
 jupytext:
@@ -227,7 +232,7 @@ def test_a_gpu_that_cannot_be_used_stops_a_refresh_before_any_chapter(tmp_path, 
     monkeypatch.setattr("lorakit.sweep.sweeps.run", refuse)
     with pytest.raises(DeviceError, match="without CUDA"):
         refresh(profile="gpu", root=tmp_path, report=quiet)
-    assert not (tmp_path / "_build").exists()
+    assert not (tmp_path / "_build" / "executed").exists()
 
 
 def test_each_experiment_belongs_to_one_chapter_of_the_book():
@@ -269,3 +274,80 @@ def test_unreadable_parameter_pairs_are_errors():
     for pair in ("rank", "=4", "my rank=4"):
         with pytest.raises(ParameterError, match="write name=value"):
             parse_parameters([pair])
+
+
+def test_what_is_out_of_time_is_left_and_the_same_call_goes_on(tmp_path, without_kernel, monkeypatch):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    write_chapter(tmp_path, "02-second", "print(2)")
+    four = Experiment("four", "Four?", {("cpu", "record"): lambda: runs(4)})
+    monkeypatch.setattr("lorabook.experiments.of_chapter", lambda topic: [four] if topic == "first" else [])
+    budgets: list[float | None] = []
+
+    def train(specs, place, *, profile, experiment, time_budget, **_):
+        budgets.append(time_budget)
+        for spec in place.missing(specs)[: 4 if time_budget is None else 3]:
+            place.append(profile, experiment, Record.from_run(spec, "ok", {}, {}, {}))
+
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", train)
+    lines: list[str] = []
+    first, second = refresh(root=tmp_path, time_budget=1000, report=lines.append)
+    assert (first.trained, first.missing, first.left, first.changed) == (3, 1, True, ())
+    assert (second.left, second.changed) == (False, ("never executed",))
+    assert "01-first: left, the time is over" in lines
+    assert 900 < budgets[0] <= 1000
+    first, second = refresh(root=tmp_path, time_budget=1e-9, report=quiet)
+    assert (first.missing, first.left, second.left) == (1, True, False), "the second is up to date"
+    assert len(budgets) == 1, "nothing is begun when no time is left"
+    first, second = refresh(root=tmp_path, report=quiet)
+    assert (first.trained, first.missing, first.left) == (1, 0, False)
+    assert budgets[1:] == [None]
+    assert [one.changed for one in refresh(root=tmp_path, report=quiet)] == [(), ()]
+
+
+def test_at_the_end_it_says_which_verdicts_flipped_also_after_a_kill(tmp_path, without_kernel, monkeypatch):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    one = Experiment("one", "One?", {("cpu", "record"): lambda: runs(2)})
+    monkeypatch.setattr("lorabook.experiments.of_chapter", lambda topic: [one])
+
+    def judged(store):
+        count = len(store.records("cpu", "one"))
+        outcomes = {"C1": "holds" if count else "not tested", "C2": "open", "C3": "holds" if count < 2 else "open"}
+        return [SimpleNamespace(claim=SimpleNamespace(id=name), outcome=outcome) for name, outcome in outcomes.items()]
+
+    def train(specs, place, *, profile, experiment, **_):
+        place.append(profile, experiment, Record.from_run(place.missing(specs)[0], "ok", {}, {}, {}))
+        if len(place.records("cpu", "one")) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorabook.claims.ledger.ledger", judged)
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", train)
+    with pytest.raises(KeyboardInterrupt):
+        refresh(root=tmp_path, report=quiet)
+    lines: list[str] = []
+    refresh(root=tmp_path, report=lines.append)
+    assert lines[-2:] == ["verdict changed: C1: not tested → holds", "verdict changed: C3: holds → open"]
+    monkeypatch.setattr("lorabook.claims.ledger.ledger", lambda store: pytest.fail("nothing was added"))
+    refresh(root=tmp_path, report=lines.append)
+    assert lines[-1] == "01-first: up to date"
+
+
+def test_dollars_are_the_time_that_they_buy_on_the_gpus_here(monkeypatch, capsys, tmp_path):
+    two = SimpleNamespace(names=["NVIDIA H100 80GB HBM3"] * 2)
+    monkeypatch.setattr("lorabook.experiments.planning.Devices", lambda: two)
+    assert seconds_for(10) == pytest.approx(3600 * 10 / (2 * find_gpu("H100").price_per_hour))
+    asked: list[float] = []
+    monkeypatch.setattr("lorabook.refresh.refresh", lambda *_, time_budget, **__: asked.append(time_budget) or [])
+    assert main(["refresh", "--dollars", "10"]) == 0
+    assert main(["refresh", "--dollars", "10", "--time-budget", "60"]) == 0
+    assert asked == [seconds_for(10), 60]
+    monkeypatch.setattr("lorabook.experiments.planning.Devices", lambda: SimpleNamespace(names=[]))
+    assert main(["refresh", "--dollars", "10"]) == 1
+    assert "give seconds" in capsys.readouterr().err
+    assert main(["refresh", "--dollars", "-1"]) == 1
+    assert main(["refresh", "--time-budget", "-1"]) == 1
+
+
+def test_killed_three_times_it_leaves_what_one_leaves_that_nobody_disturbed(tmp_path):
+    log = kill_and_compare(3, tmp_path, say=lambda line: None)
+    assert sum(line.startswith("kill ") for line in log) == 3
+    assert log[-1].endswith("came through, equal to the undisturbed one")

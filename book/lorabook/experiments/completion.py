@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from lorabook import experiments
 from lorabook.experiments.results import place_of
@@ -41,20 +41,24 @@ class Completion:
                 f"missing {self.missing}; experiments not defined: {len(self.undefined)}{names}")
 
 
-def complete(topic: str, profile: str, size: str, folder: Path, report: Callable[[str], None] = print) -> Completion:
+def complete(topic: str, profile: str, size: str, store: Store, report: Callable[[str], None] = print,
+             seconds: float | None = None, before: Callable[[], None] = lambda: None) -> Completion:
     """Train every run that the experiments of a chapter define and the records lack.
 
     Args:
         topic: the chapter's name without its number, such as `rank`.
         profile, size: which of the experiments' definitions.
-        folder: of the book's records.
+        store: the book's records.
         report: is called with one line before each sweep; the sweep's own progress goes to standard error.
+        seconds: that there are for all of it; None: as many as it takes.
+        before: is called before records of the book are added.
 
     Raises:
         DeviceError: there is a GPU that torch cannot use; nothing was trained.
     """
     from lorakit.sweep import sweeps
 
+    ends = None if seconds is None else time.monotonic() + seconds
     defined = trained = missing = 0
     undefined, failures = list[str](), list[str]()
     for experiment in experiments.of_chapter(topic):
@@ -62,23 +66,27 @@ def complete(topic: str, profile: str, size: str, folder: Path, report: Callable
         if not specs:
             undefined.append(experiment.name)
             continue
-        place, file = place_of(experiment.name, size, Store(folder))
+        place, file = place_of(experiment.name, size, store)
         ids = {spec.id for spec in specs}
 
         def current(place: Store = place, ids: set[str] = ids) -> set[str]:
             found = place.find(ids)
             return found.keys() - {record.id for record in stale(found.values())}
 
-        before = current()
-        if len(before) < len(ids):
-            report(f"{experiment.name}: training {len(ids) - len(before)} of {len(ids)} runs")
+        there = current()
+        left = None if ends is None else ends - time.monotonic()
+        if len(there) < len(ids) and (left is None or left > 0):
+            report(f"{experiment.name}: training {len(ids) - len(there)} of {len(ids)} runs")
+            if place is store:
+                before()
             try:
                 sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs),
-                           probes=functions(experiment.probes, profile), stale="retrain", progress=True)
+                           probes=functions(experiment.probes, profile), stale="retrain", progress=True,
+                           time_budget=left)
             except DeviceError:  # concerns every run
                 raise
             except Exception as error:  # noqa: BLE001 - one experiment must not stop the others
                 failures.append(f"{experiment.name}: {error}")
         after = current()
-        defined, trained, missing = defined + len(ids), trained + len(after - before), missing + len(ids - after)
+        defined, trained, missing = defined + len(ids), trained + len(after - there), missing + len(ids - after)
     return Completion(profile, size, defined, trained, missing, tuple(undefined), tuple(failures))
