@@ -105,7 +105,8 @@ def kill_and_compare(kills: int, folder: Path, seed: int = 0, say: object = prin
     log.append(f"undisturbed: {took:.1f} s")
     done, round_, book = 0, 0, small_book(folder / "0")
     while True:
-        process, after = start(book), chance.uniform(0.05, 1.0) * took
+        process = start(book)
+        after = chance.uniform(0.05, 1.0) * took
         try:
             said = process.communicate(timeout=after if done < kills else None)[0]
         except subprocess.TimeoutExpired:
