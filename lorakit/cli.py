@@ -15,6 +15,8 @@ import typer
 
 import lorakit as lk
 from lorakit.spec_file import read_specs
+from lorakit.sweep.job_scripts import Job
+from lorakit.sweep.job_scripts import script as write_script
 from lorakit.sweep.shards import read_shard, shard_of
 from lorakit.theory.estimate import MFU
 
@@ -175,6 +177,23 @@ def run(
     say(as_json, [record.to_json() for record in records], "\n".join(lines))
     if left:
         raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def script(
+    kind: Annotated[Literal["slurm", "hf-jobs", "skypilot"], typer.Argument(help="Where the shards are to run.")],
+    file: SpecFile,
+    gpu: Annotated[str, typer.Option(help="Of each shard.")] = "H100",
+    shards: Annotated[int, typer.Option(min=1, help="Machines, or tasks of the array.")] = 1,
+    hours: Annotated[float | None, typer.Option(help="Of the longest shard; default: predicted.")] = None,
+    store: StoreFolder = Path("lorakit-runs"),
+    experiment: Annotated[str, typer.Option(help="Names the files of the records in the store.")] = "runs",
+    package: Annotated[str | None, typer.Option(help="What pip installs there; not for slurm.")] = None,
+    repo: Annotated[str | None, typer.Option(help="OWNER/NAME on the Hub for the records; not for slurm.")] = None,
+) -> None:
+    """Print a script that trains a file of specs in shards, with the resources, time and price that it needs."""
+    job = Job(file, read_specs(file), gpu, shards, hours, str(store), experiment)
+    print(write_script(kind, job, package, repo), end="")
 
 
 @app.command()
