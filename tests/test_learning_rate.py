@@ -171,3 +171,14 @@ def test_rates_by_reward_are_a_fifth_and_the_ranks_alike():
     assert full == pytest.approx(2e-5, rel=0.15)
     with pytest.raises(LearningRateError, match="task='dpo'; allowed: sft or rl"):
         recommend_learning_rate("qwen3-1.7b", 16, task="dpo")
+
+
+def test_a_notebook_shows_rates_and_what_a_translation_loses():
+    shown = recommend_learning_rate("qwen3-4b", 16)._repr_markdown_()
+    assert shown.startswith("**4.1e-4**; sweep 1.3e-4, 4.1e-4, 1.3e-3. From ")
+    there = {name: translate("unsloth", to=name, rank=64, alpha=128, learning_rate=2e-4)._repr_markdown_()
+             for name in ("lora+", "tinker")}
+    assert "alpha 8, learning rate 0.0002, rate of B over that of A 16" in there["lora+"]
+    assert "lost: nothing" in there["lora+"]
+    assert "alpha 32, learning rate 0.0004" in there["tinker"]
+    assert "one degree of freedom is lost" in there["tinker"]

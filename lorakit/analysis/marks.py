@@ -43,13 +43,21 @@ def checked(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def over_seeds_at(rows: pd.DataFrame, x: str, y: str, color: str) -> pd.DataFrame:
-    """The mean of `y` over seeds at every `x` of every line, with the 95 % interval (`low`, `high`) of two or more."""
+def over_seeds_at(rows: pd.DataFrame, x: str, y: str, color: str, log: bool = False) -> pd.DataFrame:
+    """The mean of `y` over seeds at every `x` of every line, with the 95 % interval (`low`, `high`) of two or more.
+
+    On a logarithmic axis the mean is that of the logarithms.
+
+    >>> rates = pd.DataFrame({"arm": "full", "step": 9, "rate": [1e-4, 1e-2]})
+    >>> float(over_seeds_at(rates, "step", "rate", "arm", log=True)["rate"].iloc[0].round(6))
+    0.001
+    """
     found = []
     for (name, place), values in rows.groupby([color, x], sort=False)[y]:
-        span = over_seeds(values.tolist())
-        bounds = (span.low, span.high) if span.n > 1 else (math.nan, math.nan)
-        found.append({color: str(name), x: place, y: span.mean, "low": bounds[0], "high": bounds[1], "seeds": span.n})
+        span = over_seeds(np.log(values).tolist() if log else values.tolist())
+        numbers = [span.mean, *((span.low, span.high) if span.n > 1 else (math.nan, math.nan))]
+        mean, low, high = np.exp(numbers) if log else numbers
+        found.append({color: str(name), x: place, y: mean, "low": low, "high": high, "seeds": span.n})
     return pd.DataFrame(found, columns=[color, x, y, "low", "high", "seeds"]).sort_values([color, x], kind="stable")
 
 

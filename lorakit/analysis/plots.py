@@ -191,7 +191,8 @@ def lines(
 
     Args:
         frame: one row per point, with the columns `x`, `y`, `color` and, where there are several, `seed`.
-        log_x, log_y: logarithmic axes; values of 0 or less cannot be drawn on one and are refused.
+        log_x, log_y: logarithmic axes; values of 0 or less cannot be drawn on one and are refused. Means on a
+            logarithmic `y` are geometric.
         rules: heights of dashed lines to compare with, with their names if wanted: `(0,)`, `{10: "ten times"}`.
         margin: the half width of a grey band around 0, within which a difference counts as none.
         title: what the chart shows, above it.
@@ -206,8 +207,7 @@ def lines(
         if log and (rows[column] <= 0).any():
             raise PlotError(f"{column} has values of 0 or less, which a logarithmic axis cannot show: drop those rows")
     label = y_title or axis_title(y)
-    drawn, domain = over_seeds_at(rows, x, y, color), domain_of([*rows[y], *rules], log_y)
-    drawn["low"] = drawn["low"].clip(lower=domain[0] if log_y else None)
+    drawn, domain = over_seeds_at(rows, x, y, color, log_y), domain_of([*rows[y], *rules], log_y)
     written = alt.Axis(format=axis_format(rows[y], log_y, y)) if log_y else alt.Undefined
     vertical = alt.Y(f"{y}:Q", title=label, axis=written,
                      scale=alt.Scale(type="log" if log_y else "linear", domain=domain, zero=False, nice=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from lorakit.analysis.curves import arms, losses_at, optima
 from lorakit.analysis.statistics import GridEdgeError, Interval, mean_interval
 
 
-def best_by_length(curves: pd.DataFrame) -> pd.DataFrame:
+def best_by_length(curves: pd.DataFrame, **window: Any) -> pd.DataFrame:
     """Best rate of every arm for every run length: columns `arm`, `rank`, `step`, `seed`, `learning_rate`.
 
     With a constant rate a step is the length of a finished run. Where the best trained rate is an end of the grid, the
@@ -19,13 +20,14 @@ def best_by_length(curves: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         curves: of `tidy`, of one model, dataset and batch size.
+        **window: `reach` and `one_bend` of `optimum`.
     """
     rows = []
     for step in sorted(int(step) for step in curves["step"].unique() if step > 0):
         for arm in arms(curves):
             one = curves[curves["arm"] == arm]
             try:
-                best = optima(one, step=step)[arm]
+                best = optima(one, step=step, **window)[arm]
             except GridEdgeError:
                 continue
             rows += [{"arm": arm, "rank": one["rank"].iloc[0], "step": step, "seed": seed, "learning_rate": rate}

@@ -140,8 +140,7 @@ class Sweep(Sequence["Record"]):
     @property
     def note(self) -> str:
         """How many seeds there are, in words."""
-        count = self.runs["seed"].nunique()
-        return "1 seed" if count == 1 else f"{count} seeds"
+        return "1 seed" if (count := self.runs["seed"].nunique()) == 1 else f"{count} seeds"
 
     @property
     def is_rl(self) -> bool:
@@ -160,17 +159,19 @@ class Sweep(Sequence["Record"]):
         same = self.runs[["arm", "learning_rate", "seed"]].eq(row[["arm", "learning_rate", "seed"]]).all(axis=1)
         return self.records[int(self.runs.loc[same, "place"].iloc[0])]
 
-    def optima(self, step: int | None = None, confidence: float = 0.95) -> ByArm[Optimum]:
+    def optima(self, step: int | None = None, confidence: float = 0.95, **window: Any) -> ByArm[Optimum]:
         """The best learning rate of each arm with its interval over seeds: the minimum of its U-curve.
 
-        All seeds share one window, the rate of least mean loss and up to `REACH` on either side: twice as precise
-        as a window of each seed's own (`lorakit.analysis.statistics.optimum`).
+        Args:
+            step: an evaluated step; None for the last one.
+            **window: of `lorakit.analysis.statistics.optimum`. Without it, all seeds share one, of `REACH` rates on
+                either side; take `reach=1` where a run diverges as near as that to the best rate.
 
         Raises:
             ValueError: fewer than three rates, or an arm whose every rate diverged.
             GridEdgeError: of a strict sweep, an optimum at the end of its grid (else a warning).
         """
-        found = by_arm.optima(self.curves, self.size, confidence, step, reach=REACH)
+        found = by_arm.optima(self.curves, self.size, confidence, step, **{"reach": REACH} | window)
         return ByArm(found, "Best learning rate, by validation", lambda best: {
             "learning rate": f"{best.learning_rate:.2e}",
             "95 % interval": f"{best.low:.2e} to {best.high:.2e}" if best.low else "1 seed, none",
@@ -200,9 +201,9 @@ class Sweep(Sequence["Record"]):
         return ByArm(found, f"Minus {against}, {unit.name}; margin ±{found[others[0]].margin:g}",
                      lambda gap: {"difference": f"{gap:+.1f}", "verdict": gap.word})
 
-    def ratio(self, against: str = "full", step: int | None = None) -> ByArm[Interval]:
-        """Every other arm's best learning rate over the reference's: see `rate_ratio`."""
-        best = self.optima(step)
+    def ratio(self, against: str = "full", step: int | None = None, **window: Any) -> ByArm[Interval]:
+        """Every other arm's best learning rate over the reference's: see `rate_ratio`; `window` as of `optima`."""
+        best = self.optima(step, **window)
         reference = best[self._known(against)]
         found = {arm: rate_ratio(arm, one, against, reference) for arm, one in best.items() if arm != against}
         return ByArm(found, f"Best learning rate over that of {against}", lambda span: {"ratio": f"{span:.1f}"})
@@ -277,8 +278,7 @@ class Sweep(Sequence["Record"]):
         return self.ends(step).pivot(index="seed", columns="arm", values=result)
 
     def _gain(self, values: pd.Series) -> float:
-        base = f"base_test_{'accuracy' if self.is_rl else 'loss'}"
-        start = self.runs[base].mean() if base in self.runs else math.nan
+        start = self.runs.get(f"base_test_{'accuracy' if self.is_rl else 'loss'}", pd.Series([math.nan])).mean()
         return float(values.mean() - start if self.is_rl else start - values.mean())
 
 

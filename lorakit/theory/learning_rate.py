@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit import markdown
 from lorakit.theory.configs import ConfigError, ConfigFields, known_config
 from lorakit.theory.shapes import ModelShape
 
@@ -68,6 +69,12 @@ class Translation:
     slopes_agree_at: float
     departures_agree_at: float
     lost: str | None = None
+
+    def _repr_markdown_(self) -> str:
+        several = self.learning_rate_b_ratio
+        ratio = f", rate of B over that of A {several:g}" if several != 1 else ""
+        return markdown.cell(f"{self.framework}: alpha {self.alpha:.4g}, learning rate {self.learning_rate:.3g}{ratio};"
+                             f" lost: {self.lost or 'nothing'}")
 
 
 def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha: float | None = None,
@@ -157,6 +164,11 @@ class Recommendation:
     sweep: tuple[float, float, float]
     reason: str
     caveat: str
+
+    def _repr_markdown_(self) -> str:
+        low, middle, high = (f"{rate:.1e}".replace("e-0", "e-") for rate in self.sweep)
+        return (f"**{middle}**; sweep {low}, {middle}, {high}. From {markdown.cell(self.reason)}. "
+                f"Caveat: {markdown.cell(self.caveat)}.")
 
 
 def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, steps: int = 1000,

@@ -87,6 +87,12 @@ def test_the_sweeps_that_a_chapter_asked_for_are_its_results_and_fill_its_card(g
         "runs": "20", "minutes": "10", "megabytes": "2", "made": "2026-01-01"}
 
 
+def test_a_chapter_can_ask_for_the_runs_of_record_size_at_the_live_size(monkeypatch):
+    monkeypatch.setattr(module, "results", lambda *_, **__: pytest.fail("may train"))
+    monkeypatch.setattr(module, "recorded", lambda name, profile: Results(name, profile, "record", (), ()))
+    assert Chapter("rank", size="live").sweep("rank", size="record").size == "record"
+
+
 def code(*lines):
     return "```{code-cell} ipython3\n:tags: [remove-cell]\n\n" + "\n".join(lines) + "\n```\n"
 

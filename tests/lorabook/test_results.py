@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lorabook import experiments
-from lorabook.experiments.results import MissingRecordsError, Results, StaleRecordsWarning, results
+from lorabook.experiments.results import MissingRecordsError, Results, StaleRecordsWarning, recorded, results
 from lorakit import epochs
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -47,6 +47,14 @@ def test_missing_records_are_an_error_with_the_command(small):
     with pytest.raises(MissingRecordsError, match=r"1 of 2 runs .* `lorabook run small --profile cpu --size record`"):
         results("small")
     assert results("small", optional=True).missing == 1
+
+
+def test_what_is_recorded_is_read_whatever_the_size_of_the_build_even_in_part(small, monkeypatch):
+    write(small[:1], epoch=1)
+    monkeypatch.setenv("LORAKIT_SIZE", "live")
+    monkeypatch.setattr(sweeps, "run", lambda *a, **k: pytest.fail("trained"))
+    found = recorded("small")
+    assert (found.size, len(found), found.missing) == ("record", 1, 1)
 
 
 def test_records_are_read_and_nothing_is_trained(small, monkeypatch):

@@ -111,7 +111,7 @@ def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
                            seeds=seeds))]
 
 
-@claim("C12", source="schulman2025lora", chapter="06-learning-rate", computed=True, limits=[TWINS], corrected=False,
+@claim("C12", source="schulman2025lora", chapter="12-alpha", computed=True, limits=[TWINS], corrected=False,
        experiments=("learning-rate-invariance",), written="2026-11-22T02:57",
        scope="Adam with an epsilon of zero, no weight decay.")
 def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Finding]]:

@@ -28,7 +28,8 @@ EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment 
 # Start of an experiment's name to the chapter that it belongs to; the longest start that fits counts.
 CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",
             "dataset-bits": "capacity", "rank-forecast": "capacity", "layers": "layers", "moe": "layers",
-            "smollm2-layers": "layers", "learning-rate": "learning-rate", "batch-size": "batch-size",
+            "smollm2-layers": "layers", "learning-rate": "learning-rate", "learning-rate-alpha": "alpha",
+            "learning-rate-scale": "alpha", "learning-rate-invariance": "alpha", "batch-size": "batch-size",
             "smollm2-batch": "batch-size", "smollm2-capacity": "capacity",
             "secret": "reward", "grpo": "grpo", "smollm2-grpo": "grpo", "grpo-factors": "disagreement",
             "grpo-form-factors": "disagreement", "grpo-recipes": "disagreement", "grpo-sync": "precision"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,19 @@ def store() -> Store:
     """
     named = os.environ.get("LORAKIT_RESULTS")
     if named:
-        return Store(Path(named).resolve())
+        return _opened(Path(named).resolve())
     for book in (Path.cwd(), Path.cwd() / "book", PACKAGE.parent / "book"):
         if (book / "results").is_dir() and any(book.glob("[0-9][0-9]-*.md")):
-            return Store((book / "results").resolve())
+            return _opened((book / "results").resolve())
     raise MissingRecordsError("the recorded runs lie in book/results of a clone of lorakit, and this folder is "
                               "in none: change into a clone, or name a folder of your own with --results FOLDER (in "
                               "Python and notebooks: $LORAKIT_RESULTS)")
+
+
+@functools.cache
+def _opened(folder: Path) -> Store:
+    """One store a folder: it reads a file again only where that has changed."""
+    return Store(folder)
 
 
 def place_of(name: str, size: str, records: Store) -> tuple[Store, str]:
@@ -91,6 +98,18 @@ def place_of(name: str, size: str, records: Store) -> tuple[Store, str]:
     if size == "live":  # made anew on each machine, never committed
         return Store(records.root.parent.parent / "_build" / "live"), f"{name}-live"
     return records, name
+
+
+def recorded(name: str, profile: str = "cpu") -> Results:
+    """The committed runs of record size, from which verdicts are read, whatever size this build has; even none."""
+    experiment = experiments.get(name)
+    specs = experiment.specs(profile, "record")
+    found = store().find((spec.id for spec in specs), experiment.engine_for(specs))
+    return Results(name, profile, "record", specs, _finished(specs, found))
+
+
+def _finished(specs: Sequence[Any], found: Mapping[str, Record]) -> list[Record]:
+    return [found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed"]
 
 
 def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
@@ -125,8 +144,8 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         sweeps.run(specs, place, profile=profile, experiment=file, engine=engine,
                    probes=functions(experiment.probes, profile), stale="retrain", progress=False)
         found = place.find((spec.id for spec in specs), engine)
-    records = tuple(found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed")
-    result = Results(name, profile, size, tuple(specs), records)
+    records = _finished(specs, found)
+    result = Results(name, profile, size, specs, records)
     if result.missing and not optional:
         raise MissingRecordsError(
             f"{name}: {result.missing} of {len(specs)} runs have no record. Make them with `{result.command}`, "

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
-from lorabook.experiments.results import MissingRecordsError, Results, results, store
+from lorabook.experiments.results import MissingRecordsError, Results, recorded, results, store
 from lorabook.page.claims_page import outcome_words, sentence
 from lorabook.page.rendering import RenderingError, glue, setup
 from lorakit.records import Record
@@ -46,11 +46,12 @@ class Chapter:
         Args:
             experiment: its name, or the names of several that make one sweep, such as one of each seed.
             profile: of the runs; a chapter reads those of cpu unless it says otherwise.
-            size: None for the chapter's own.
+            size: None for the chapter's own; `record` at any size of the build.
             optional: return what there is, even nothing, instead of failing.
         """
         names = [experiment] if isinstance(experiment, str) else experiment
-        parts = [results(name, profile, size or self.size, optional=optional) for name in names]
+        parts = [recorded(name, profile) if size == "record" and self.size == "live" else
+                 results(name, profile, size or self.size, optional=optional) for name in names]
         self.results |= {name if profile == "cpu" else f"{name}, {profile}": part
                          for name, part in zip(names, parts, strict=True)}
         return reduce(add, parts)

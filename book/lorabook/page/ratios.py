@@ -12,7 +12,7 @@ import pandas as pd
 
 from lorabook.claims.learning_rate import REACH
 from lorabook.claims.real_base import WINDOW
-from lorabook.experiments.results import results
+from lorabook.experiments.results import recorded
 from lorabook.page.public import RL_QUOTED, SFT_QUOTED
 from lorabook.page.rendering import on_paper, theme
 from lorakit.analysis.curves import optima
@@ -49,26 +49,26 @@ class Ratio:
 
 def ratios() -> list[Ratio]:
     """Every one of them, small to large within a kind; one arm a scale, of rank 8 to 32 where there is one."""
-    smollm2 = [r for seed in SEEDS for r in results(f"learning-rate-smollm2-{seed}", "cpu", "record")]
+    smollm2 = [r for seed in SEEDS for r in recorded(f"learning-rate-smollm2-{seed}")]
     others = "rank 16, others' run"
     return [
         Ratio("tiny", "32 wide, rank 4", SUPERVISED, ladder(32)),
         Ratio("tiny", "64 wide, rank 4", SUPERVISED, ladder(64)),
         Ratio("tiny", "128 wide, rank 16", SUPERVISED,
-              over_full(results("learning-rate", "cpu", "record"), 16, reach=REACH)),
+              over_full(recorded("learning-rate"), 16, reach=REACH)),
         Ratio("tiny", "256 wide, rank 4", SUPERVISED, ladder(256)),
         Ratio("SmolLM2-135M", "100 steps, rank 16", SUPERVISED, over_full(smollm2, 16, reach=REACH)),
         Ratio("SmolLM2-135M", "1,000 steps, rank 16", SUPERVISED, over_full(on_gpu(), 16, **WINDOW)),
         Ratio("Qwen3-4B", others, SUPERVISED, one_run(SFT_QUOTED["rank 16"]["ratio"]), False),
-        Ratio("tiny", "copying, rank 8", REWARD, over_full(results("grpo", "cpu", "record"), 8)),
-        Ratio("tiny", "a new form, rank 32", REWARD, over_full(results("grpo-form", "cpu", "record"), 32)),
+        Ratio("tiny", "copying, rank 8", REWARD, over_full(recorded("grpo"), 8)),
+        Ratio("tiny", "a new form, rank 32", REWARD, over_full(recorded("grpo-form"), 32)),
         Ratio("Qwen3-1.7B", others, REWARD, one_run(RL_QUOTED["rank 16"]["ratio"]), False),
     ]
 
 
 def on_gpu() -> list[Record]:
     """SmolLM2-135M for 1,000 steps on one H200: full fine-tuning and rank 16, which have all seeds."""
-    found = [r for seed in SEEDS for r in results(f"smollm2-rank-{seed}", "gpu", "record", optional=True)]
+    found = [r for seed in SEEDS for r in recorded(f"smollm2-rank-{seed}", "gpu")]
     return [r for r in found if (r.spec["lora"]["rank"] == 16 if r.spec["lora"] else "full_targets" not in r.spec)]
 
 
@@ -85,7 +85,7 @@ def over_full(records: Iterable[Record], rank: int, **window: Any) -> Interval:
 def ladder(width: int) -> Interval:
     """The same on one base of the width ladder."""
     name = "learning-rate-width-256" if width == 256 else "learning-rate-width"
-    return over_full([r for r in results(name, "cpu", "record") if f"-w{width}-" in r.spec["model"]], 4)
+    return over_full([r for r in recorded(name) if f"-w{width}-" in r.spec["model"]], 4)
 
 
 def one_run(ratio: float) -> Interval:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lorabook.claims.real_base import WINDOW
 from lorabook.experiments.recipes import FACTORS, SYNCS
 from lorabook.experiments.results import results, store
 from lorabook.page import ratios
@@ -15,6 +16,7 @@ from lorakit.theory.learning_rate import recommend_learning_rate
 
 CHAPTERS = {"rank": ("02-rank", "Rank"), "capacity": ("03-capacity", "Capacity"), "cost": ("04-cost", "Cost"),
             "layers": ("05-layers", "Layers"), "rate": ("06-learning-rate", "Learning rate"),
+            "alpha": ("12-alpha", "Alpha"),
             "batch": ("07-batch-size", "Batch size"), "grpo": ("09-grpo", "GRPO"),
             "disagreement": ("10-disagreement", "When it fails"), "public": ("public", "Others' runs")}
 
@@ -32,7 +34,7 @@ def says(condition: bool, words: str) -> None:
 def support() -> dict[str, dict[str, Support]]:
     """For each task and line of the answer."""
     shared = {"alpha": Support("algebra; runs in float64", "high: alpha and the rate trade off exactly; fix one, tune "
-                               "the other", CHAPTERS["rate"]),
+                               "the other", CHAPTERS["alpha"]),
               "price": Support("list prices of 2026, by card", "low: they move every month", CHAPTERS["cost"])}
     return {"sft": {**supervised(), **shared}, "rl": {**by_reward(), **shared}}
 
@@ -44,7 +46,7 @@ def supervised() -> dict[str, Support]:
     memory, time = found["estimates"]["memory"], found["estimates"]["time"]
     short, long = (ratios.of(of, "SmolLM2-135M", steps) for steps in ("100 ", "1,000 "))
     says(min(short.low, long.low) > 9 and max(short.high, long.high) < 16, "about ten to fifteen on SmolLM2")
-    best = Sweep(ratios.on_gpu()).optima()["rank 16"].learning_rate
+    best = Sweep(ratios.on_gpu()).optima(**WINDOW)["rank 16"].learning_rate
     share = best / recommend_learning_rate("smollm2-135m", 16).learning_rate
     says(0.3 < share < 0.6, "on one H200 the best rate was about half of the rule's")
     margin = max(memory["most"] - 1, 1 - memory["least"])

@@ -1,0 +1,111 @@
+"""Best rates by rank and alpha on the toy: four rules of alpha beside full fine-tuning, at one length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lorabook.page.chapter import Chapter
+from lorakit.analysis.curves import optima
+from lorakit.analysis.rates import power_law
+from lorakit.analysis.statistics import Interval, Optimum, ratio_interval
+from lorakit.analysis.tables import Table
+
+RULES: dict[str, Callable[[int], float]] = {"alpha = 32": lambda r: 32, "alpha = 2 r": lambda r: 2 * r,
+                                            "alpha = r": lambda r: r, "rsLoRA, 8 √r": lambda r: 8 * math.sqrt(r)}
+RANKS = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The best rate of each arm at one length.
+
+    Args:
+        best: by arm.
+        note: the seeds, in words.
+    """
+
+    best: Mapping[str, Optimum]
+    note: str
+
+    def of(self, rank: int, alpha: float) -> Optimum | None:
+        """Of one setting, if it was run."""
+        return self.best.get(f"rank {rank}" + (f", alpha {alpha:g}" if alpha != 32 else ""))
+
+    def over(self, arm: str, other: str = "full") -> Interval:
+        """The ratio of two arms' best rates."""
+        return ratio_interval(self.best[arm], self.best[other])
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row a rank, alpha and seed: `arm`, `rank`, `alpha`, `seed`, `learning_rate`."""
+        return pd.DataFrame([{"arm": f"rank {rank}", "rank": rank, "alpha": alpha, "seed": seed, "learning_rate": rate}
+                             for rank in RANKS for alpha in sorted({rule(rank) for rule in RULES.values()})
+                             if (one := self.of(rank, alpha)) for seed, rate in one.per_seed.items()])
+
+    @property
+    def table(self) -> Table:
+        """Every arm with its best rate and that over full fine-tuning's."""
+        return Table([{"arm": arm, "best rate": f"{one.interval:.2e}", "over full": f"{self.over(arm):.1f}"}
+                      for arm, one in self.best.items()], "Best learning rates after 206 steps")
+
+
+@dataclass(frozen=True)
+class Extreme:
+    """A ratio of best rates and the setting that it belongs to."""
+
+    ratio: Interval
+    where: str
+
+
+def best_rates(page: Chapter) -> Rates:
+    """From the recorded runs: alpha varied, and alpha 32 with full fine-tuning at the same step of longer runs."""
+    scale, same = (page.sweep(name, size="record") for name in ("learning-rate-scale", "rank-replay"))
+    steps = scale.specs[0].steps
+    return Rates(optima(same.curves, step=steps) | optima(scale.curves), scale.note)
+
+
+def by_rule(rates: Rates) -> pd.DataFrame:
+    """One row a rule, rank and seed: best rate of LoRA over full fine-tuning's."""
+    full = rates.best["full"].per_seed
+    return pd.DataFrame([{"rank": rank, "rule": name, "seed": seed, "ratio": rate / full[seed]}
+                         for name, rule in RULES.items() for rank in RANKS
+                         if (one := rates.of(rank, rule(rank))) for seed, rate in one.per_seed.items()])
+
+
+def extremes(rates: Rates) -> tuple[Extreme, Extreme]:
+    """The lowest and the highest ratio over all rules."""
+    found = [Extreme(ratio_interval(one, rates.best["full"]), f"rank {rank}, {name}")
+             for name, rule in RULES.items() for rank in RANKS if (one := rates.of(rank, rule(rank)))]
+    return min(found, key=lambda one: one.ratio.mean), max(found, key=lambda one: one.ratio.mean)
+
+
+def power(rates: Rates, rank: int) -> Interval:
+    """The power of alpha that the best rate of a rank follows."""
+    rows = rates.frame.query("rank == @rank")
+    return power_law(rows["alpha"], rows["learning_rate"], rows["seed"])
+
+
+def expected(rates: Rates) -> pd.DataFrame:
+    """What the slope (1 / alpha) and the product (1 / √alpha) ask of rank 1, from its best rate at alpha 32."""
+    known = rates.best["rank 1"].learning_rate
+    rows: list[dict[str, Any]] = [
+        {"arm": name, "alpha": alpha, "learning_rate": known * (32 / alpha) ** power}
+        for name, power in (("1 / alpha", 1.0), ("1 / √alpha", 0.5)) for alpha in (1, 2, 8, 32)]
+    return pd.DataFrame(rows)
+
+
+def twins_table(gaps: pd.DataFrame) -> Table:
+    """The largest difference between twins over seeds, by setting and epsilon.
+
+    Args:
+        gaps: of `invariance_gaps`.
+    """
+    table = gaps.pivot_table(index="setting", columns="epsilon", values="gap", aggfunc="max")
+    return Table([{"setting": setting, **{f"epsilon {epsilon:g}": "–" if gap != gap else f"{gap:.0e}"
+                                          for epsilon, gap in row.items()}} for setting, row in table.iterrows()],
+                 "Largest difference of final losses between twins, nats, five seeds")
