@@ -15,6 +15,7 @@ import typer
 
 import lorakit as lk
 from lorakit.spec_file import read_specs
+from lorakit.sweep.bundle import bundle as write_bundle
 from lorakit.sweep.job_scripts import Job
 from lorakit.sweep.job_scripts import script as write_script
 from lorakit.sweep.shards import read_shard, shard_of
@@ -194,6 +195,24 @@ def script(
     """Print a script that trains a file of specs in shards, with the resources, time and price that it needs."""
     job = Job(file, read_specs(file), gpu, shards, hours, str(store), experiment)
     print(write_script(kind, job, package, repo), end="")
+
+
+@app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(help="A new folder for the parts.")],
+    file: Annotated[Path | None, typer.Option(help="Specs whose models and data are packed.", exists=True)] = None,
+    python: Annotated[str, typer.Option(help="Of the host.")] = f"3.{sys.version_info.minor}",
+    platform: Annotated[str, typer.Option(help="Of the host: 2.28 is its glibc.")] = "manylinux_2_28_x86_64",
+    part_mb: Annotated[int, typer.Option(help="Size of a part.")] = 60,
+    extra: Annotated[list[str], typer.Option(help="Of lorakit; may be repeated.")] = ["train"],  # noqa: B006
+    project: Annotated[list[Path], typer.Option(help="Another package to build; may be repeated.")] = [],  # noqa: B006
+) -> None:
+    """Pack wheels, models, data, checksums and a set-up script for a host without a network."""
+    specs = [] if file is None else read_specs(file)
+    made = write_bundle(folder, specs, [] if file is None else [file], python=python, platform=platform,
+                        part_mb=part_mb, extras=extra, projects=project)
+    size = sum(path.stat().st_size for path in made)
+    print(f"{len(made)} files, {size / 1e6:,.0f} MB, in {folder}; on the host: bash {folder.name}/set-up.sh")
 
 
 @app.command()

@@ -28,9 +28,10 @@ def belongings(specs: Iterable[SFTSpec | GRPOSpec], probes: Iterable[str] = ()) 
     cache, found = cache_folder(), dict[str, list[Path]]()
     for spec in specs:
         model = spec.model.partition("@")[2]
-        folder = checkpoint_folder(model) or cache / "models" / model
-        if folder.is_dir():
+        if (folder := checkpoint_folder(model)) is not None and folder.is_dir():
             found[f"models/{model}"] = model_files(folder)
+        for folder in cache.glob(f"models/*-{model}"):  # what a source has fetched and converted
+            found[f"models/{folder.name}"] = model_files(folder)
         functions = [*probes]
         if isinstance(spec, GRPOSpec):
             place = f"tasks/{spec.task.partition('@')[2]}.json"
