@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -99,7 +100,7 @@ class Cluster(AbstractContextManager["Cluster"]):
             if self.address not in (None, "auto", "local"):
                 # Ray itself tries for half a minute and may then end the whole process
                 socket.create_connection((host, int(port)), SECONDS_TO_ANSWER).close()
-            ray.init(self.address or "auto", log_to_driver=False, logging_level="WARNING")
+            ray.init(self.address or "auto", log_to_driver=False, logging_level=logging.WARNING)
         except (OSError, ValueError, RuntimeError) as error:
             where = f"at {self.address}" if self.address not in (None, "auto") else "on this machine"
             raise ClusterError(
