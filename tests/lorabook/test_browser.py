@@ -57,11 +57,12 @@ def built(tmp_path_factory):
     shutil.copy(ROOT / "_config.yml", folder)
     for part in ("_ext", "_static"):
         shutil.copytree(ROOT / "book" / part, folder / "book" / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("references.md", "references.bib"):
+    for name in ("references.md", "references.bib", "glossary.md", "notation.md"):
         shutil.copy(ROOT / "book" / name, folder / "book")
     shutil.copy(ROOT / "tests" / "lorabook" / "mini_book" / "mini.md", folder / "book")
     (folder / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n")
+        "format: jb-book\nroot: book/mini\nchapters:\n- file: book/status\n- file: book/references\n"
+        "- file: book/glossary\n- file: book/notation\n")
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", str(folder), "-W", "-n", "--keep-going", "-q"]
@@ -176,7 +177,7 @@ def test_on_a_phone_nothing_scrolls_sideways_and_letters_of_drawings_are_readabl
     assert min(found["letters"]) >= 11
 
 
-@pytest.mark.parametrize("page", ["book/mini", "book/status", "book/references", "search"])
+@pytest.mark.parametrize("page", ["book/mini", "book/glossary", "book/references", "search"])
 def test_axe_finds_nothing_serious(built, tmp_path, page):
     if axe() is None:
         pytest.skip("axe-core-python is not installed")
@@ -227,3 +228,21 @@ def test_a_diagram_is_part_of_the_page_with_words_for_who_cannot_see_it(built):
     assert "full fine-tuning" in drawn[0]
     assert "B is a tall matrix" in drawn[1]
     assert 'href="#fig-memory"' in page
+
+
+def test_numbers_of_a_table_are_aligned_and_words_are_not(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    tables = re.findall(r'<div class="table-scroll" tabindex="0"><table.*?</table></div>', page, re.S)
+    frame, markdown = ([re.sub(r"<[^>]+>", "", cell) for cell in
+                        re.findall(r'<t[hd][^>]*class="[^"]*\bnum\b[^"]*"[^>]*>.*?</t[hd]>', table, re.S)]
+                       for table in tables)
+    assert frame == ["rank", "minus full", "1", "+9.6 (3.8 to 15.0)", "16", "−1.6 (−3.0 to −0.3)"], "no counter"
+    assert markdown == ["weights", "393,856"]
+
+
+def test_the_first_use_of_a_word_of_the_glossary_shows_its_meaning(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    links = re.findall(r'<a class="glossary-word[^"]*" href="([^"]+)" title="([^"]+)">([^<]+)</a>', page)
+    assert [(address, word) for address, _, word in links] == [("glossary.html#term-guard", "guard")]
+    assert links[0][1].startswith("A sentence of the book tied to the records")
+    assert 'id="term-guard"' in (built / "book" / "glossary.html").read_text(encoding="utf-8")

@@ -1,0 +1,88 @@
+"""Sphinx extension of this book: in every table numbers stand on the right in figures of one width, words on the left.
+
+A column is one of numbers where each of its cells begins like a number and holds few letters: "−1.2 (−2.0 to 0.5)" is
+one. A counter that pandas adds as its index (0, 1, 2 …) goes, and a table that is too wide scrolls by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bs4 import BeautifulSoup, Tag
+
+TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
+NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
+NOTHING = {"", "–", "—", "-", "nan", "none"}
+MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """After everything that writes into a page's body."""
+    app.connect("html-page-context", in_columns, priority=910)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def in_columns(_app: Any, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Every table of a page's body."""
+    if "<table" in context.get("body", ""):
+        context["body"] = TABLE.sub(lambda found: arranged(found.group()), context["body"])
+
+
+def arranged(text: str) -> str:
+    """One table; the calculator's own, whose class begins with `lk-`, is as it should be."""
+    soup = BeautifulSoup(text, "html.parser")
+    table = soup.find("table")
+    rows = [cells_of(row) for row in soup.find_all("tr")]
+    if not isinstance(table, Tag) or not rows or re.search(r'<table[^>]*class="lk-', text):
+        return text
+    body = [cells_of(row) for part in soup.find_all("tbody") for row in part.find_all("tr")]
+    if not soup.find(colspan=True) and not soup.find(rowspan=True):
+        if is_counter(rows[: len(rows) - len(body)], body):
+            for row in rows:
+                row.pop(0).decompose()
+            body = [row[1:] for row in body]
+        for place in range(max(map(len, rows))):
+            arrange([row[place] for row in rows if place < len(row)], [row[place] for row in body if place < len(row)])
+    for row in soup.find_all("tr", style=True):
+        del row["style"]  # pandas aligns all heads to the right
+    return f'<div class="table-scroll" tabindex="0">{soup}</div>'  # it scrolls by keyboard, too
+
+
+def cells_of(row: Tag) -> list[Tag]:
+    """The cells of a row."""
+    return list(row.find_all(["th", "td"], recursive=False))
+
+
+def is_counter(head: list[list[Tag]], body: list[list[Tag]]) -> bool:
+    """Whether the first column is what pandas counts rows by: 0, 1, 2 … without a name."""
+    return bool(body) and all(not words(row[0]) for row in head) and all(
+        row[0].name == "th" and words(row[0]) == str(place) for place, row in enumerate(body))
+
+
+def arrange(column: list[Tag], body: list[Tag]) -> None:
+    """Align one column, and say of its heads whether they name a row or a column; an empty one names nothing."""
+    numbers = is_of_numbers([words(cell) for cell in body])
+    for cell in column:
+        if numbers:
+            cell["class"] = [*cell.get_attribute_list("class", []), "num"]
+        if cell.name == "th" and not words(cell):
+            cell.name = "td"
+        elif cell.name == "th" and "scope" not in cell.attrs:
+            cell["scope"] = "row" if any(cell is one for one in body) else "col"
+
+
+def words(cell: Tag) -> str:
+    """What a cell says."""
+    return " ".join(cell.get_text().split())
+
+
+def is_of_numbers(cells: list[str]) -> bool:
+    """Whether a column's cells are numbers, but for those that say nothing.
+
+    >>> is_of_numbers(["1.2 (0.9 to 1.4)", "–"]), is_of_numbers(["16 of 20 runs agree"]), is_of_numbers(["–"])
+    (True, False, False)
+    """
+    said = [cell for cell in cells if cell.lower() not in NOTHING]
+    letters = [len(re.findall(r"[^\W\d_]", cell)) for cell in said]
+    return bool(said) and max(letters) <= MOST_LETTERS and all(map(NUMBER.match, said))
