@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lorakit.packed.packing import group, split_evenly, work
 from lorakit.sweep.call import AnySpec
 
-SMALLEST_PART = 4  # specs of one shape that stay together: a pack of fewer gains little
+SMALLEST_PART = 4  # specs of one shape that stay together where all shards have some: a pack of fewer gains little
 
 
 class ShardError(ValueError):
@@ -47,8 +47,8 @@ def shard_of(specs: Sequence[AnySpec], number: int, count: int) -> list[AnySpec]
     [[6, 7, 8, 9], [3, 4, 5], [0, 1, 2]]
     """
     unique = {spec.id: spec for spec in specs}.values()
-    parts = [part for alike in group(unique)
-             for part in split_evenly(alike, max(SMALLEST_PART, -(-len(alike) // count)))]
+    smallest = max(1, min(SMALLEST_PART, len(unique) // count))
+    parts = [part for alike in group(unique) for part in split_evenly(alike, max(smallest, -(-len(alike) // count)))]
     load, mine = [0] * count, list[AnySpec]()
     for part in sorted(parts, key=lambda part: -sum(map(work, part))):
         lightest = load.index(min(load))
