@@ -78,7 +78,7 @@ def fates(ran: Sweep) -> pd.DataFrame:
     last = losses_at(ran.curves)
     fate = pd.Series(FATES[2], index=last.index).mask(last["reward_format_line"] > FORM_PAID / 2, FATES[1])
     found = pd.crosstab(last["arm"], fate.mask(last["test_accuracy"] > 0.5, FATES[0]))
-    return found.reindex(index=ran.arms, columns=list(FATES), fill_value=0)
+    return found.reindex(index=ran.arms, columns=list(FATES), fill_value=0).rename_axis(index=None, columns=None)
 
 
 def room(curves: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, float]:
