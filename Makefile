@@ -31,11 +31,12 @@ export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-fast test-vllm lint record rehearse clean
+.PHONY: help book pdf test test-fast test-vllm lint record rehearse clean
 
 help:
 	@echo "make book              run every chapter from the committed records, build the HTML, print its first page"
 	@echo "make book SIZE=live    train the live sizes instead (minutes)"
+	@echo "make pdf               the same as one PDF; needs Chromium"
 	@echo "make test              ruff, mypy and pytest"
 	@echo "make test-fast         ruff, and the tests that train nothing, for work in between"
 	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
@@ -66,6 +67,9 @@ book: $(READY)
 	@$(BIN)/python tests/leaks.py _build/html/book _build/html/_sources _build/html/notebooks || { \
 	  echo "error: these pages name what should not leave this machine" >&2; exit 1; }
 	@echo "The book's first page: $(PAGE)"
+
+pdf: book
+	@$(BIN)/python -m lorabook.page.paper _build/html
 
 test: lint
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

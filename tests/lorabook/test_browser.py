@@ -17,7 +17,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages_in_browser import PHONE, axe, inspect, open_page
+from pages_in_browser import PHONE, axe, browser, inspect, open_page
+
+from lorabook.page import paper
 
 ROOT = Path(__file__).parents[2]
 FETCHING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href", "object": "data"}
@@ -246,3 +248,26 @@ def test_the_first_use_of_a_word_of_the_glossary_shows_its_meaning(built):
     assert [(address, word) for address, _, word in links] == [("glossary.html#term-guard", "guard")]
     assert links[0][1].startswith("A sentence of the book tied to the records")
     assert 'id="term-guard"' in (built / "book" / "glossary.html").read_text(encoding="utf-8")
+
+
+def test_the_book_prints_as_one_pdf_with_its_folds_open(built):
+    pages = [built / "book" / f"{name}.html" for name in ("mini", "glossary")]
+    whole = paper.one_page(pages)
+    assert "<details open class=\"evidence\"" in whole
+    assert 'href="#page-glossary"' in whole
+    assert whole.count("paper-page") == 2
+    browser()
+    shutil.copy(built / "book" / "mini.html", built / "book" / "index.html")
+    try:
+        target = paper.print_pdf(built)
+    finally:
+        (built / "book" / "index.html").unlink()
+    content = target.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) >= 4
+    assert not (built / "book" / "_paper.html").exists()
+
+
+def test_without_a_book_there_is_nothing_to_print(tmp_path):
+    with pytest.raises(paper.PaperError, match="make book"):
+        paper.pages(tmp_path)
