@@ -42,6 +42,7 @@ help:
 	@echo "make test-vllm         vLLM for real, in .venv-vllm: sampling for RL, and serving of trained adapters"
 	@echo "make rehearse          every class of the gpu and paper runs for two steps on this CPU, on small stand-ins"
 	@echo "make lint              ruff and mypy alone"
+	@echo "make lock              write the hashes of the pinned packages anew (.ci/lock.txt)"
 	@echo "make record            train what the records lack (SmolLM2: days of two cores; resumable), then execute what changed"
 	@echo "make clean             remove what was built; .venv and records stay"
 	@echo "PYTHON=python3.12 names the interpreter; UV_TORCH_BACKEND=cpu gets the small torch on Linux without a GPU."
@@ -108,6 +109,11 @@ rehearse: $(READY) $(VLLM)/.ready
 lint: $(READY)
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m mypy
+
+lock: $(READY)
+	@env -u UV_FIND_LINKS -u UV_TORCH_BACKEND $(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --constraint constraints.txt \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate --extra train --extra dev \
+	  --output-file .ci/lock.txt pyproject.toml book/lorabook/pyproject.toml
 
 record: $(READY)
 	@$(BIN)/python -m lorabook.cli refresh --profile cpu --size record
