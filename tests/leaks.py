@@ -19,7 +19,7 @@ PATTERNS = {
     "a folder of a machine": r"(?<![\w.~<})/])/(?:(?:work|root)\b(?!\.)|(?:Users|home|mnt)/[\w.-]+/|"
                              r"private/(?:var|tmp)\b)|\b[A-Za-z]:\\+Users\\+\w",
     "a file by its address": r"\bfile:" r"//[/\w]",
-    "an address of a private net": r"(?<![\d.=])(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|"
+    "an address of a private net": r"(?<![\d.])(?<!==)(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|"
                                    r"172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2})(?![\d.])",
 }
 
