@@ -17,6 +17,13 @@ import nbformat
 DESCRIPTION = ("When does LoRA learn as well as full fine-tuning? The claims of LoRA Without Regret, measured, "
                "and a calculator of rank, learning rate, memory and cost.")
 PICTURE = "_static/ratio.png"
+BRANCH = "notebooks"  # of the repository, where the workflow of the book puts them
+SETUP = """import sys
+
+if "google.colab" in sys.modules:  # the packages and the records of the book
+    !git clone --quiet --depth 1 {repository} /content/source
+    !pip install --quiet -e '/content/source[train]' -e /content/source/book/lorabook
+    %cd /content/source/book"""
 OF_A_RUN = ("execution", "papermill", "date", "widgets")  # metadata that names times and machines
 
 
@@ -69,6 +76,17 @@ def notebooks(app: Any) -> Path:
     return Path(app.outdir).parent / "jupyter_execute"
 
 
+def on_colab(repository: str, page: str) -> str:
+    """Where Colab opens the executed notebook of a page; empty for a repository that Colab cannot read.
+
+    >>> on_colab("https://github.com/someone/book/", "book/02-rank")
+    'https://colab.research.google.com/github/someone/book/blob/notebooks/02-rank.ipynb'
+    """
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", repository)
+    place = f"{found.group(1)}/blob/{BRANCH}/{Path(page).name}.ipynb" if found else ""
+    return f"https://colab.research.google.com/github/{place}" if place else ""
+
+
 def offer_notebook(app: Any, page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
     """A button that downloads the executed notebook of this page."""
     if (notebooks(app) / f"{page}.ipynb").exists() and "header_buttons" in context:
@@ -76,6 +94,9 @@ def offer_notebook(app: Any, page: str, _template: str, context: dict[str, Any],
         context["header_buttons"].append({
             "type": "link", "url": f"{depth}notebooks/{Path(page).name}.ipynb", "icon": "fas fa-download",
             "tooltip": "Download this page as an executed notebook", "label": "notebook-button"})
+        if address := on_colab(app.config.book_repository, page):
+            context["header_buttons"].append({"type": "link", "url": address, "icon": "fas fa-rocket",
+                                              "tooltip": "Run this page on Colab", "label": "colab-button"})
 
 
 def copy_notebooks(app: Any, error: Exception | None) -> None:
@@ -94,4 +115,7 @@ def copy_notebooks(app: Any, error: Exception | None) -> None:
                                                 if key not in OF_A_RUN})
             if cell.cell_type == "code":  # warnings name the folders of a machine
                 cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        if on_colab(app.config.book_repository, path.stem):
+            packages = SETUP.format(repository=app.config.book_repository)
+            notebook.cells.insert(0, nbformat.v4.new_code_cell(packages, id="packages"))
         nbformat.write(notebook, target / path.name)

@@ -206,6 +206,16 @@ def test_ways_out_are_there_and_those_without_an_address_absent(built):
     assert "stderr" not in json.dumps(cells)
 
 
+def test_the_button_of_colab_needs_a_repository_that_colab_reads(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    import ways_out
+
+    address = "https://colab.research.google.com/github/someone/book/blob/notebooks/02-rank.ipynb"
+    assert ways_out.on_colab("https://github.com/someone/book/", "book/02-rank") == address
+    assert ways_out.on_colab("", "book/02-rank") == ways_out.on_colab("https://gitlab.com/a/b", "book/02-rank") == ""
+    assert "git clone --quiet --depth 1 https://x /content" in ways_out.SETUP.format(repository="https://x")
+
+
 def test_evidence_is_folded_and_opens_for_an_address_inside_it(built, tmp_path):
     page = built / "book" / "mini.html"
     text = page.read_text(encoding="utf-8")

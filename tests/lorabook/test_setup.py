@@ -168,6 +168,7 @@ def test_workflows_are_the_three_that_the_book_needs():
     assert tests["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert book["jobs"]["deploy"]["if"] == "github.ref == 'refs/heads/main'"
     assert book["jobs"]["deploy"]["permissions"] == {"pages": "write", "id-token": "write"}
+    assert book["jobs"]["notebooks"]["if"] == "github.ref == 'refs/heads/main'"
 
 
 def test_gpu_workflow_never_runs_for_a_pull_request():
