@@ -6,7 +6,8 @@
 Arms take turns (A B C A B C …), five rounds; start-up and imports are outside the clock, for every arm. The processes
 of all arms have one thread. All arms see the same tokens in the same order; equal losses are asserted. The PEFT loop
 comes twice, with AdamW as torch builds it by default and tuned (fused); so does TRL, with its default gradient
-checkpointing and tuned (without). Of TRL's 16 runs four are timed a round, spread over the rates, and their time is
+checkpointing and tuned (without). `vmap` is torch.func over stacked adapters, what one would write for a pack without
+this engine. Of TRL's 16 runs four are timed a round, spread over the rates, and their time is
 multiplied by four. The record goes to `book/lorabook/benchmarks/results`.
 """
 
@@ -127,6 +128,50 @@ def peft_default(specs: list[SFTSpec]) -> list[float]:
     return peft_loop(specs, fused=None)
 
 
+def vmapped(specs: list[SFTSpec]) -> list[float]:
+    """torch.func: one model, its adapters stacked, `vmap` over the gradients; AdamW by hand, a rate a configuration."""
+    import copy
+
+    import torch
+    from torch.func import functional_call, grad_and_value, vmap
+
+    from lorakit.adapters.peft_layers import attach
+    from lorakit.data.tokens import order
+    from lorakit.result import evaluation_steps
+
+    base, _, splits = _load(specs[0])
+    models = [attach(copy.deepcopy(base), spec.lora or LoRASpec(), spec.seed) for spec in specs]
+    model, steps = models[0], specs[0].steps
+    model.set_attn_implementation("eager")  # the fused attention has no rule for vmap, and would loop
+    frozen = {name: value.detach() for name, value in model.state_dict(keep_vars=True).items()
+              if not value.requires_grad}
+    trained = {name: torch.stack([dict(one.named_parameters())[name].detach() for one in models])
+               for name, value in model.named_parameters() if value.requires_grad}
+    first, second = ({name: torch.zeros_like(value) for name, value in trained.items()} for _ in range(2))
+    rates = torch.tensor([spec.learning_rate for spec in specs])
+    rows = torch.stack([order(spec.seed, len(splits["train"]), steps * spec.batch_size).view(steps, -1)
+                        for spec in specs])
+
+    def loss_of(adapter: dict[str, torch.Tensor], ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return functional_call(model, frozen | adapter, kwargs={"input_ids": ids, "labels": labels,
+                                                                "use_cache": False}).loss
+
+    gradients, losses = vmap(grad_and_value(loss_of)), []
+    for step in range(steps):
+        found, loss = gradients(trained, splits["train"].input_ids[rows[:, step]],
+                                splits["train"].labels[rows[:, step]])
+        losses.append(loss)
+        spec = specs[0]
+        root = (1 - spec.beta2 ** (step + 1)) ** 0.5
+        for name, gradient in found.items():
+            first[name].lerp_(gradient, 1 - spec.beta1)
+            second[name].mul_(spec.beta2).addcmul_(gradient, gradient, value=1 - spec.beta2)
+            scale = (rates / (1 - spec.beta1 ** (step + 1))).view(-1, *[1] * (gradient.ndim - 1))
+            trained[name].sub_(scale * first[name] / (second[name].sqrt() / root + spec.epsilon))
+    last = evaluation_steps(steps, specs[0].evaluations)[-2]
+    return [float(x) for x in torch.stack(losses[last:]).mean(0)]
+
+
 def trl_runs(specs: list[SFTSpec], defaults: bool) -> list[float]:
     from lorakit.reference.sft import train_sft
 
@@ -150,7 +195,7 @@ def main(which: str) -> None:
     specs = vary(base, learning_rate=rates)
     halves = [specs[0::2], specs[1::2]]
     some = specs[::TRL_SHARE]
-    arms = {"packed": (packed, halves), "peft_tuned": (peft_tuned, halves),
+    arms = {"packed": (packed, halves), "vmap": (vmapped, halves), "peft_tuned": (peft_tuned, halves),
             "peft_default": (peft_default, halves), "trl_tuned": (trl_tuned, [some]),
             "trl_default": (trl_default, [some])}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
