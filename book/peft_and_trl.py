@@ -26,8 +26,9 @@ adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
 for rate in (1e-4, 3e-4, 1e-3):
     settings = SFTConfig(learning_rate=rate, lr_scheduler_type="constant",
                          max_steps=steps, report_to="none")
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=parts["train"],
-                         eval_dataset=parts["test"], peft_config=adapter)
+    trainer = SFTTrainer(
+        model=model, args=settings, peft_config=adapter,
+        train_dataset=parts["train"], eval_dataset=parts["test"])
     trainer.train()
     losses[rate] = trainer.evaluate()["eval_loss"]
 best = min(losses, key=losses.get)
@@ -37,14 +38,15 @@ best = min(losses, key=losses.get)
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-r, alpha = 16, 32  # the scale on BA is alpha / r, of rsLoRA alpha / √r
-names = (LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear"),
-         LoraConfig(r=r, lora_alpha=alpha / r**0.5, use_rslora=True, target_modules="all-linear"))
+layers = {"r": 16, "target_modules": "all-linear"}
+plain = LoraConfig(lora_alpha=32, **layers)                    # alpha / r = 2
+rooted = LoraConfig(lora_alpha=8, use_rslora=True, **layers)   # alpha / √r = 2
 losses = []
-for adapter in names:
+for adapter in (plain, rooted):
     settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
                          max_steps=steps, report_to="none", seed=0)
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=data, peft_config=adapter)
+    trainer = SFTTrainer(model=model, args=settings,
+                         train_dataset=data, peft_config=adapter)
     losses.append(trainer.train().training_loss)
 assert abs(losses[0] - losses[1]) < 1e-4  # one training under two names
 # [/alpha]
@@ -55,11 +57,13 @@ from trl import SFTConfig, SFTTrainer
 
 batch, rate, samples = 32, 2e-4, 8 * steps
 root = (batch / 8) ** 0.5  # the rate was found at a batch of 8
-settings = SFTConfig(learning_rate=rate * root, lr_scheduler_type="constant",
-                     max_steps=max(1, samples // batch), report_to="none",
-                     per_device_train_batch_size=8, gradient_accumulation_steps=batch // 8)
+settings = SFTConfig(
+    learning_rate=rate * root, lr_scheduler_type="constant",
+    max_steps=max(1, samples // batch), report_to="none",
+    per_device_train_batch_size=8, gradient_accumulation_steps=batch // 8)
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
-trainer = SFTTrainer(model=model, args=settings, train_dataset=data, peft_config=adapter)
+trainer = SFTTrainer(model=model, args=settings,
+                     train_dataset=data, peft_config=adapter)
 trainer.train()
 # [/batch-size]
 

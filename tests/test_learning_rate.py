@@ -173,12 +173,9 @@ def test_rates_by_reward_are_a_fifth_and_the_ranks_alike():
         recommend_learning_rate("qwen3-1.7b", 16, task="dpo")
 
 
-def test_a_notebook_shows_rates_and_what_a_translation_loses():
-    shown = recommend_learning_rate("qwen3-4b", 16)._repr_markdown_()
-    assert shown.startswith("**4.1e-4**; sweep 1.3e-4, 4.1e-4, 1.3e-3. From ")
-    there = {name: translate("unsloth", to=name, rank=64, alpha=128, learning_rate=2e-4)._repr_markdown_()
+def test_rates_and_translations_say_themselves_in_words():
+    assert str(recommend_learning_rate("qwen3-4b", 16)).startswith("4.1e-4; sweep 1.3e-4, 4.1e-4, 1.3e-3\nfrom ")
+    there = {name: str(translate("unsloth", to=name, rank=64, alpha=128, learning_rate=2e-4))
              for name in ("lora+", "tinker")}
-    assert "alpha 8, learning rate 0.0002, rate of B over that of A 16" in there["lora+"]
-    assert "lost: nothing" in there["lora+"]
-    assert "alpha 32, learning rate 0.0004" in there["tinker"]
-    assert "one degree of freedom is lost" in there["tinker"]
+    assert there["lora+"] == "lora+: alpha 8, learning rate 2.0e-4, rate of B over that of A 16\nlost: nothing"
+    assert there["tinker"].startswith("tinker: alpha 32, learning rate 4.0e-4\nlost: tinker fixes alpha at 32")

@@ -41,7 +41,8 @@ class Table:
         body = "".join("<tr>" + "".join(
             f'<td style="{style[c]}">{html.escape(row[c])}</td>' for c in columns) + "</tr>" for row in self.rows)
         caption = f'<caption style="caption-side:top;{WORDS}">{html.escape(self.caption)}</caption>'
-        return f"<table>{caption if self.caption else ''}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        shown = caption if self.caption else ""
+        return f'<table class="dataframe">{shown}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
     def _is_number(self, column: str) -> bool:
         return all(row[column][:1] in "0123456789+−–." for row in self.rows)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit import markdown
 from lorakit.theory.configs import ConfigError, ConfigFields, known_config
 from lorakit.theory.shapes import ModelShape
+from lorakit.theory.shown import InWords
 
 
 class LearningRateError(ValueError):
@@ -52,7 +52,7 @@ CONVENTIONS: Mapping[str, Convention] = {
 
 
 @dataclass(frozen=True)
-class Translation:
+class Translation(InWords):
     """A setting in another framework's words.
 
     Args:
@@ -70,11 +70,15 @@ class Translation:
     departures_agree_at: float
     lost: str | None = None
 
-    def _repr_markdown_(self) -> str:
+    def __str__(self) -> str:
         several = self.learning_rate_b_ratio
         ratio = f", rate of B over that of A {several:g}" if several != 1 else ""
-        return markdown.cell(f"{self.framework}: alpha {self.alpha:.4g}, learning rate {self.learning_rate:.3g}{ratio};"
-                             f" lost: {self.lost or 'nothing'}")
+        return (f"{self.framework}: alpha {self.alpha:.4g}, learning rate {_rate(self.learning_rate)}{ratio}\n"
+                f"lost: {self.lost or 'nothing'}")
+
+
+def _rate(value: float) -> str:
+    return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
 
 
 def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha: float | None = None,
@@ -149,7 +153,7 @@ TASKS = ("sft", "rl")
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(InWords):
     """A learning rate to start from.
 
     Args:
@@ -165,10 +169,9 @@ class Recommendation:
     reason: str
     caveat: str
 
-    def _repr_markdown_(self) -> str:
-        low, middle, high = (f"{rate:.1e}".replace("e-0", "e-") for rate in self.sweep)
-        return (f"**{middle}**; sweep {low}, {middle}, {high}. From {markdown.cell(self.reason)}. "
-                f"Caveat: {markdown.cell(self.caveat)}.")
+    def __str__(self) -> str:
+        low, middle, high = map(_rate, self.sweep)
+        return f"{middle}; sweep {low}, {middle}, {high}\nfrom {self.reason}\ncaveat: {self.caveat}"
 
 
 def recommend_learning_rate(model: Any, rank: int | None, alpha: float = 32.0, steps: int = 1000,

@@ -69,18 +69,16 @@ def best_rates(page: Chapter) -> Rates:
     return Rates(optima(same.curves, step=steps) | optima(scale.curves), scale.note)
 
 
-def by_rule(rates: Rates) -> pd.DataFrame:
-    """One row a rule, rank and seed: best rate of LoRA over full fine-tuning's."""
-    full = rates.best["full"].per_seed
-    return pd.DataFrame([{"rank": rank, "rule": name, "seed": seed, "ratio": rate / full[seed]}
-                         for name, rule in RULES.items() for rank in RANKS
-                         if (one := rates.of(rank, rule(rank))) for seed, rate in one.per_seed.items()])
+def by_rank(rates: Rates) -> dict[str, dict[str, Interval]]:
+    """Best rates of LoRA over full fine-tuning's, by rank and rule; what was not run is left out."""
+    return {f"rank {rank}": {name: ratio_interval(one, rates.best["full"]) for name, rule in RULES.items()
+                             if (one := rates.of(rank, rule(rank)))} for rank in RANKS}
 
 
 def extremes(rates: Rates) -> tuple[Extreme, Extreme]:
     """The lowest and the highest ratio over all rules."""
-    found = [Extreme(ratio_interval(one, rates.best["full"]), f"rank {rank}, {name}")
-             for name, rule in RULES.items() for rank in RANKS if (one := rates.of(rank, rule(rank)))]
+    found = [Extreme(ratio, f"{rank}, {rule}") for rank, rules in by_rank(rates).items()
+             for rule, ratio in rules.items()]
     return min(found, key=lambda one: one.ratio.mean), max(found, key=lambda one: one.ratio.mean)
 
 
@@ -106,6 +104,6 @@ def twins_table(gaps: pd.DataFrame) -> Table:
         gaps: of `invariance_gaps`.
     """
     table = gaps.pivot_table(index="setting", columns="epsilon", values="gap", aggfunc="max")
-    return Table([{"setting": setting, **{f"epsilon {epsilon:g}": "–" if gap != gap else f"{gap:.0e}"
+    return Table([{"setting": setting, **{f"epsilon {epsilon:g}": "–" if gap != gap else f"{gap:.0e}" if gap else "0"
                                           for epsilon, gap in row.items()}} for setting, row in table.iterrows()],
                  "Largest difference of final losses between twins, nats, five seeds")
