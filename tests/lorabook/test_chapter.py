@@ -85,6 +85,10 @@ def test_the_sweeps_that_a_chapter_asked_for_are_its_results_and_fill_its_card(g
     page.card(ran)
     assert {name: glued[f"rank-{name}"] for name in ("runs", "minutes", "megabytes", "made")} == {
         "runs": "20", "minutes": "10", "megabytes": "2", "made": "2026-01-01"}
+    for record in records:
+        record.provenance["peak_bytes"] = None
+    page.card(ran)
+    assert glued["rank-megabytes"] == "an unknown number of"
 
 
 def test_a_chapter_can_ask_for_the_runs_of_record_size_at_the_live_size(monkeypatch):

@@ -164,7 +164,8 @@ class Chapter:
         made = [record.provenance for sweep in sweeps for record in sweep]
         self.glue(",", runs=len(made))
         self.glue(".0f", seconds=self.seconds, minutes=sum(p["seconds"] for p in made) / 120)
-        self.glue(",.0f", megabytes=max(p["peak_bytes"] or 0 for p in made) / 1e6)
+        peaks = [p["peak_bytes"] for p in made if p["peak_bytes"]]  # None where nobody counts
+        self.glue(megabytes=f"{max(peaks) / 1e6:,.0f}" if peaks else "an unknown number of")
         self.glue(made=min(p["date"] for p in made)[:10])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lorabook.claims.real_base import WINDOW
 from lorabook.experiments.recipes import FACTORS, SYNCS
-from lorabook.experiments.results import results, store
+from lorabook.experiments.results import recorded, store
 from lorabook.page import ratios
 from lorabook.page.calculator_form import Support
 from lorabook.page.public import RL_QUOTED, kept
@@ -78,7 +78,7 @@ def supervised() -> dict[str, Support]:
 
 def by_reward() -> dict[str, Support]:
     """Lines of training by reward."""
-    copying = results("grpo", "cpu", "record")
+    copying = recorded("grpo")
     gaps = copying.compare("full")
     says(gaps["rank 1"].high < 0 and gaps["rank 8"].low > -5, "on tiny ranks below 8 end behind full fine-tuning")
     tiny = ratios.over_full(copying, 8)
@@ -118,7 +118,7 @@ def rounding_alone() -> Interval:
 
 def _apart(experiment: str, recipes: dict[str, GRPOSpec], one: str, other: str) -> Interval:
     """Points of accuracy of a recipe minus another's, paired by seed."""
-    tried = results(experiment, "cpu", "record")
+    tried = recorded(experiment)
     named = name_recipes(tried.runs, tried.specs, recipes)
     by_seed = {recipe: rows.set_index("seed")["test_accuracy"].to_dict() for recipe, rows in named.groupby("recipe")}
     return paired_difference(by_seed[one], by_seed[other]).scaled(100)
