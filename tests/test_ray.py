@@ -187,6 +187,13 @@ def test_without_ray_it_is_said_what_to_install(tmp_path, monkeypatch):
         lk.run([lk.SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3)], tmp_path, executor="ray")
 
 
+def test_a_full_disk_of_a_node_is_said():
+    error = ray.exceptions.RayTaskError("take", "a traceback", OSError(28, "No space left on device"))
+    with pytest.raises(WorkerError, match=r"^the node a was lost \(OSError: \[Errno 28\] No space left on device\)$"), \
+            ray_workers._lost("the node a"):
+        raise error
+
+
 @pytest.mark.parametrize(("error", "for_memory"), [
     (ray.exceptions.OutOfMemoryError("the node"), True), (ray.exceptions.ActorDiedError(), False),
     (ray.exceptions.RaySystemError("killed, the node was running low on memory"), True)])

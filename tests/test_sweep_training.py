@@ -14,6 +14,7 @@ from lorakit.epochs import current
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
+from lorakit.sweep import worker as train
 from lorakit.sweep.reservations import Reservations
 from lorakit.sweep.training import packs_of
 from lorakit.sweep.workers import Worker, WorkerError
@@ -83,6 +84,34 @@ def test_a_process_that_is_lost_each_time_leaves_its_runs_missing(worker, tmp_pa
     assert error.value.failed == {}
     assert [r.status for r in Store(tmp_path).records(None, "runs")] == ["ok", "ok"]
     assert Store(tmp_path).missing(EIGHT) == EIGHT
+
+
+def test_a_gpu_that_disappears_fails_no_run(worker, tmp_path, capsys):
+    lost = {"error": "AcceleratorError: CUDA error: no CUDA-capable device is detected\nCUDA kernel errors might be …",
+            "shared": True, "device_lost": True}
+    asked = worker(lambda request, number: trained(request) if number > 1 else lost)
+    assert len(sweeps.run(EIGHT, tmp_path / "once", processes=1)) == 8
+    assert sizes(asked) == [8, 8]
+    assert "the GPU failed (AcceleratorError: CUDA error: no CUDA-capable device is detected); its pack of 8" \
+        in capsys.readouterr().err
+    worker(lambda request, number: lost)
+    with pytest.raises(sweeps.SweepError, match="8 of 8 runs were not run") as error:
+        sweeps.run(EIGHT, tmp_path / "always", processes=1)
+    assert error.value.failed == {}
+    assert Store(tmp_path / "always").files == [], "nothing is recorded as failed"
+
+
+@pytest.mark.parametrize(("error", "lost"), [
+    (RuntimeError("CUDA error: unspecified launch failure"), True), (RuntimeError("CUDA error: out of memory"), False),
+    (RuntimeError("CUDA error: device-side assert triggered"), False), (ValueError("CUDA"), False)])
+def test_an_error_of_the_gpu_is_none_of_the_runs(error, lost, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(train, "_model", fail)
+    events: list[dict] = []
+    train.answer({"do": "run", "engine": "packed", "specs": [BASE.to_json()]}, events.append)
+    assert events[-1]["device_lost"] is lost
 
 
 @pytest.mark.parametrize("how", ["an error", "a kill"])

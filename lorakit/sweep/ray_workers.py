@@ -175,7 +175,8 @@ def _lost(what: str) -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        words = [line.strip() for line in str(error).splitlines() if line.strip()]
+        cause = getattr(error, "cause", None) or error  # what the actor raised, such as OSError where a disk is full
+        words = [line.strip() for line in str(cause).splitlines() if line.strip()]
         for_memory = isinstance(error, OutOfMemoryError) or "low on memory" in str(error)
-        why = f"{type(error).__name__}: {words[0] if words else ''}"
+        why = f"{type(cause).__name__}: {words[0] if words else ''}"
         raise WorkerError(f"{what} was lost ({why})", for_memory) from None

@@ -14,7 +14,7 @@ the user's script.
               {"records": […], "unsaved": {id: why}}
               {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
               {"over_budget": 90.0}: given up in its first steps, since the whole would take so many seconds
-              {"error": …, "shared": true where every spec would fail so, "out_of_memory": …}
+              {"error": …, "shared": true where every spec would fail so, "out_of_memory": …, "device_lost": …}
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         emit({"over_budget": error.seconds})
     except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
         emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
-              "shared": shared, "out_of_memory": _is_out_of_memory(error)})
+              "shared": shared, "out_of_memory": _is_out_of_memory(error), "device_lost": _is_device_lost(error)})
 
 
 def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> MakeCheckpoint | None:
@@ -264,6 +264,11 @@ def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]
             forecast.seen(step)
 
     return on_step
+
+
+def _is_device_lost(error: BaseException) -> bool:
+    """Whether the GPU, and no run, is at fault: an error of CUDA's that is neither want of memory nor an assertion."""
+    return "CUDA error: " in str(error) and not _is_out_of_memory(error) and "device-side assert" not in str(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
