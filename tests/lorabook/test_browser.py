@@ -3,6 +3,7 @@
 How a browser is found and asked is in `pages_in_browser`.
 """
 
+import contextlib
 import functools
 import gzip
 import http.server
@@ -130,6 +131,16 @@ class Counting(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def served(folder):
+    """A server of the folder on this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=folder)) as server:
+        server.asked = set()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 def weight(path):
     """Bytes on the wire: fonts and pictures as they are, anything else as a server compresses it."""
     content = path.read_bytes()
@@ -137,11 +148,8 @@ def weight(path):
 
 
 def test_a_first_visit_weighs_less_than_a_megabyte_and_the_page_little_of_it(built, tmp_path):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=built)) as server:
-        server.asked = set()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with served(built) as server:
         open_page(f"http://127.0.0.1:{server.server_port}/book/mini.html", tmp_path)
-        server.shutdown()
     weights = {name: weight(built / name) for name in server.asked if (built / name).is_file()}
     assert any(name.endswith("vega-bundle.js") for name in weights)
     assert any(name.endswith("fa-solid-900.woff2") for name in weights)
@@ -281,3 +289,11 @@ def test_the_book_prints_as_one_pdf_with_its_folds_open(built):
 def test_without_a_book_there_is_nothing_to_print(tmp_path):
     with pytest.raises(paper.PaperError, match="make book"):
         paper.pages(tmp_path)
+
+
+def test_a_hit_of_the_search_leads_to_its_section(built, tmp_path):
+    with served(built) as server:
+        dom, _ = open_page(f"http://127.0.0.1:{server.server_port}/search.html?q=outside", tmp_path)
+    hit = re.search(r'<p class="context"><a href="([^"]+)">([^<]+)</a>: (.*?)</p>', dom)
+    assert hit.groups()[:2] == ("book/mini.html#after-it", "After it")
+    assert "This is outside of the fold." in re.sub("<[^>]+>", "", hit.group(3))
