@@ -51,6 +51,10 @@ function forPhone(specification, whole, beside) {
     }
   };
   shape(narrow);
+  const layers = (one) => [one, ...[one.layer, one.vconcat, one.spec].flat().filter(Boolean).flatMap(layers)];
+  for (const encoding of layers(narrow).flatMap((one) => Object.values(one.encoding || {}))) {
+    if (encoding.legend?.columns > 2) encoding.legend.columns = 2;
+  }
   const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: whole / 2 };
   const axisY = { ...narrow.config?.axisY, labelLimit: whole / 3 };
   narrow.config = { ...narrow.config, legend, axisY };
@@ -99,6 +103,10 @@ async function draw(place) {
     throw error;
   }
   place.style.removeProperty("--chart-height");
+  for (const marks of holder.querySelectorAll('[role^="graphics-"]:not([aria-label])')) { // groups that say nothing
+    marks.removeAttribute("role");
+    marks.removeAttribute("aria-roledescription");
+  }
   holder.querySelector("summary")?.setAttribute("aria-label", "Save this chart or its data");
   addDataLink(holder, specification);
 }

@@ -80,6 +80,7 @@ def open_page(page, folder, *options, anchor=""):
     command = [browser(), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}",
                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking",
                "--no-first-run", "--disable-component-update", "--allow-file-access-from-files",
+               "--hide-scrollbars",  # a phone's lie over the page
                f"--log-net-log={log}", "--virtual-time-budget=15000", *options, "--dump-dom", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
