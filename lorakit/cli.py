@@ -32,6 +32,8 @@ StoreFolder = Annotated[Path, typer.Option("--store", help="Folder of the record
 Engine = Annotated[Literal["packed", "trl", "peft"] | None, typer.Option(help="Default: the one that can run it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda (all visible GPUs) or one such as cuda:1.")]
 Processes = Annotated[int | None, typer.Option(help="Default: up to two on a CPU, one a GPU.")]
+Shard = Annotated[str | None, typer.Option(help="Only the I-th of N parts, I/N, into a file of its own.")]
+Ray = Annotated[str | None, typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, or auto.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -151,8 +153,8 @@ def run(
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
     save_to: Annotated[Path | None, typer.Option(help="Folder for the trained adapters.")] = None,
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
-    shard: Annotated[str | None, typer.Option(help="Only the I-th of N parts, I/N, into a file of its own.")] = None,
-    ray: Annotated[str | None, typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, or auto.")] = None,
+    shard: Shard = None,
+    ray: Ray = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -160,13 +162,10 @@ def run(
 
     Ends with status 3 where the time budget left runs over.
     """
-    specs = read_specs(file)
-    if shard is not None:
-        number, count = read_shard(shard)
-        specs, experiment = shard_of(specs, number, count), f"{experiment}-{number}of{count}"
-        if not specs:
-            say(as_json, [], f"shard {shard} holds no run: there are fewer parts than shards")
-            return
+    specs, experiment = part_of(read_specs(file), experiment, shard)
+    if not specs:
+        say(as_json, [], f"shard {shard} holds no run: there are fewer parts than shards")
+        return
     records = until_stopped(lambda: lk.run(
         specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None,
@@ -235,6 +234,14 @@ def export(
 
 def _config(model: str) -> Any:
     return json.loads(Path(model).read_text(encoding="utf-8")) if model.endswith(".json") else model
+
+
+def part_of(specs: list[Any], experiment: str, shard: str | None) -> tuple[list[Any], str]:
+    """The specs of a shard such as `3/8`, and the name of its file of records; all of them without one."""
+    if shard is None:
+        return specs, experiment
+    number, count = read_shard(shard)
+    return shard_of(specs, number, count), f"{experiment}-{number}of{count}"
 
 
 def until_stopped(train: Callable[[], T]) -> T:

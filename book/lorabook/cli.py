@@ -18,7 +18,19 @@ from lorabook.experiments import results
 from lorabook.experiments.left_out import SIZES, left_out
 from lorabook.experiments.planning import Needs, needs, seconds_for, together
 from lorabook.probes import functions, lacking
-from lorakit.cli import INCOMPLETE, Device, Engine, Json, Processes, run_command, say, until_stopped
+from lorakit.cli import (
+    INCOMPLETE,
+    Device,
+    Engine,
+    Json,
+    Processes,
+    Ray,
+    Shard,
+    part_of,
+    run_command,
+    say,
+    until_stopped,
+)
 from lorakit.records import Store
 from lorakit.theory.fitting import require_fit
 
@@ -45,6 +57,8 @@ def run(
     processes: Processes = None,
     time_budget: Annotated[float | None, typer.Option(help="Seconds; what would end later is left.")] = None,
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
+    shard: Shard = None,
+    ray: Ray = None,
 ) -> None:
     """Train what an experiment still lacks; stops cleanly, resumes."""
     from lorakit.sweep import sweeps
@@ -52,11 +66,15 @@ def run(
     specs = experiments.get(experiment).specs(profile, size)
     if not specs:
         raise ValueError(f"{experiment} is {_absence(experiment, profile, size)}")
+    specs, file = part_of(specs, experiment if size == "record" else f"{experiment}-live", shard)
+    if not specs:
+        print(f"{experiment}: shard {shard} holds no run")
+        return
     records = until_stopped(lambda: sweeps.run(
-        specs, _store(folder), profile=profile, experiment=experiment if size == "record" else f"{experiment}-live",
+        specs, _store(folder), profile=profile, experiment=file,
         engine=engine or experiments.get(experiment).engine_for(specs), device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, probes=functions(experiments.get(experiment).probes, profile),
-        stale="retrain"))
+        stale="retrain", executor="local" if ray is None else "ray", ray_address=ray))
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
     if len(records) < len(specs):

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import lorakit as lk
+from lorabook.cli import main as book
 from lorakit import cli
 from lorakit.records import Store
+from lorakit.sweep import sweeps
 
 ROOT = Path(__file__).parents[2]
 SECTION = re.search(r"## On many machines\n\n```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)[1]
@@ -60,3 +62,15 @@ def test_each_line_is_a_call_that_the_commands_take(tmp_path, monkeypatch):
     assert (task["device"], host["python"]) == ("cuda", "3.12")
     assert task["time_budget"] > 0
     assert Store(tmp_path / "lorakit-runs").files == []
+
+
+def test_an_experiment_of_the_book_runs_in_shards_and_on_ray(tmp_path, monkeypatch):
+    asked: list = []
+    monkeypatch.setattr(sweeps, "run", lambda specs, store, **wanted: asked.append((specs, wanted)) or lk.Sweep([]))
+    for more in (["--shard", "2/3"], ["--shard", "2/3", "--size", "live"], ["--ray", "head:6379"]):
+        assert book(["run", "rank", "--results", str(tmp_path), *more]) == cli.INCOMPLETE
+    assert [wanted["experiment"] for _, wanted in asked] == ["rank-2of3", "rank-live-2of3", "rank"]
+    assert [(wanted["executor"], wanted["ray_address"]) for _, wanted in asked] == [
+        ("local", None), ("local", None), ("ray", "head:6379")]
+    assert 0 < len(asked[0][0]) < len(asked[2][0])
+    assert book(["run", "rank", "--results", str(tmp_path), "--shard", "4/3"]) == 1
