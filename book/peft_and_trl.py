@@ -17,6 +17,40 @@ trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
 trainer.train()
 # [/rank]
 
+# [layers]
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+mlp = ["gate_proj", "up_proj", "down_proj"]
+alone = LoraConfig(r=26, lora_alpha=32, target_modules=attention)
+other = LoraConfig(r=16, lora_alpha=32, target_modules=mlp)  # as many weights
+both = LoraConfig(r=10, lora_alpha=32, target_modules=attention + mlp)
+for adapter in (alone, other, both):
+    settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+                         max_steps=steps, report_to="none")
+    trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
+                         peft_config=adapter)
+    trainer.train()
+# [/layers]
+
+# [experts]
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+mixture = AutoModelForCausalLM.from_pretrained(model)
+experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+share = 16 // mixture.config.num_experts_per_tok  # by active experts
+adapter = LoraConfig(
+    r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+    target_parameters=experts, rank_pattern=dict.fromkeys(experts, share))
+settings = SFTConfig(learning_rate=2e-4, max_steps=steps, report_to="none")
+trainer = SFTTrainer(model=mixture, args=settings, train_dataset=data,
+                     peft_config=adapter)
+trainer.train()
+# [/experts]
+
 # [learning-rate]
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer

@@ -18,11 +18,13 @@ def names(tmp_path_factory):
 
     import lorakit as lk
 
-    folder = tmp_path_factory.mktemp("model")
-    for part in lk.load_model("tiny-w32-s0"):
-        part.save_pretrained(folder)
+    folders = {}
+    for name in ("tiny-w32-s0", "tiny-moe"):
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        for part in lk.load_model(name):
+            part.save_pretrained(folders[name])
     rows = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}", "answer": str(2 * n)} for n in range(8)]
-    return {"model": str(folder), "data": Dataset.from_list(rows), "steps": 1}
+    return {"model": folders["tiny-w32-s0"], "mixture": folders["tiny-moe"], "data": Dataset.from_list(rows), "steps": 1}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -32,7 +34,8 @@ def test_a_part_runs(part, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("SFTConfig", "GRPOConfig"):  # their default, bfloat16, asks for a GPU
         monkeypatch.setattr(trl, name, functools.partial(getattr(trl, name), use_cpu=True, bf16=False))
-    exec(compile(PARTS[part], f"peft_and_trl.py [{part}]", "exec"), dict(names))  # noqa: S102
+    given = names | ({"model": names["mixture"]} if part == "experts" else {})
+    exec(compile(PARTS[part], f"peft_and_trl.py [{part}]", "exec"), given)  # noqa: S102
 
 
 def test_the_pages_include_parts_that_are_there_and_every_part_is_shown():

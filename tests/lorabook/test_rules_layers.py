@@ -6,10 +6,19 @@ import pandas
 import pytest
 from synthetic_records import BASE, METRICS, RATES, STEPS, curve_loss, jitter
 
+from lorabook.benchmarks.gradient_shares import Shares
 from lorabook.claims.evidence import Evidence
-from lorabook.claims.layers import _same_ratio, contrasts, expert_ratios, mlp_carries_it, pairs, same_ratio
+from lorabook.claims.layers import (
+    _same_ratio,
+    contrasts,
+    expert_ratios,
+    kernel_shares,
+    mlp_carries_it,
+    pairs,
+    same_ratio,
+)
 from lorakit.analysis.frames import runs, tidy
-from lorakit.records import Record
+from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec
 from lorakit.theory.configs import known_config
 from lorakit.theory.shapes import ModelShape
@@ -124,6 +133,17 @@ def test_contrasts_are_differences_by_seed():
     assert list(found) == [("apart", "rank 18, attention − rank 16, mlp"), ("added", "rank 16, mlp − rank 16")]
     assert found["apart", "rank 18, attention − rank 16, mlp"].span.mean == pytest.approx(20, abs=1)
     assert gain.mean == pytest.approx(GAIN, abs=0.05)
+
+
+def test_shares_of_the_kernel_are_means_over_draws_and_an_adapter_has_a_column_of_its_own(tmp_path):
+    records = Store(tmp_path)
+    for seed, rank, trace in ((0, None, 0.4), (1, None, 0.6), (0, 16, 0.9)):
+        one = Shares("base@1", "text@1", 64, 16, seed, targets=rank and "all-linear", rank=rank)
+        metrics = {"mlp parameters": 9.0, "mlp parameter_share": 0.7, "mlp kernel_share": trace,
+                   "mlp gradient_share": 0.2}
+        records.append("cpu", "gradient-shares", Record.from_run(one, "ok", metrics, {}, {}))
+    found = kernel_shares(records).loc[("base", "text", "mlp")]
+    assert found.to_dict() == pytest.approx({"weights": 0.7, "trace": 0.5, "sum": 0.2, "adapter": 0.9})
 
 
 def test_c7_is_arithmetic():

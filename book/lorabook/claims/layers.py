@@ -18,6 +18,7 @@ from lorakit.analysis.statistics import Interval, Size
 from lorakit.theory.shapes import ModelShape
 
 if TYPE_CHECKING:
+    from lorakit.analysis.sweep import Sweep
     from lorakit.records import Store
 
 MATCHED = 0.05  # arms whose weights differ by no more than this share are compared as equally large
@@ -66,6 +67,30 @@ def contrasts(curves: pd.DataFrame, metrics: pd.DataFrame,
     return {(question, f"{a} − {b}"): QUESTIONS[question].measured(
         f"{a} − {b}", paired(by_seed(best, a), by_seed(best, b), 100 / gain.mean))
         for question, a, b in pairs(metrics)}, gain
+
+
+def questions(sweep: Sweep) -> dict[str, Interval]:
+    """C6's two comparisons of one model and dataset, without the head, in % of full fine-tuning's improvement."""
+    found, _ = contrasts(sweep.curves, sweep.runs, sweep.size)
+    return {question: limit.span for (question, arms), limit in found.items() if "head" not in arms}
+
+
+def kernel_shares(store: Store) -> pd.DataFrame:
+    """What each component has of a base's weights and of its tangent kernel, means over the recorded draws of tokens.
+
+    Returns:
+        One row a base, dataset and component, each share 0 to 1: `weights`; `trace` and `sum` of the kernel; `adapter`,
+        the trace over the weights of an adapter at its start, missing where none was measured.
+    """
+    names = {"parameter_share": "weights", "kernel_share": "trace", "gradient_share": "sum"}
+    rows = []
+    for record in store.records("cpu", "gradient-shares"):
+        for metric, value in record.metrics.items():
+            component, _, share = metric.partition(" ")
+            name = names.get(share) if record.spec["rank"] is None else {"kernel_share": "adapter"}.get(share)
+            rows += [(*(record.spec[key].partition("@")[0] for key in ("model", "dataset")), component, name, value)]
+    frame = pd.DataFrame(rows, columns=["base", "dataset", "component", "share", "value"]).dropna()
+    return frame.pivot_table("value", ["base", "dataset", "component"], "share", sort=False)
 
 
 @claim("C6", source=ARTICLE, chapter="05-layers", experiments=("layers", "moe"), limits=[APART, ADDED],
@@ -121,7 +146,7 @@ def expert_ratios(shape: ModelShape, share: float) -> dict[str, float]:
     return {"attention": expert / attention, "a dense MLP": expert / dense}
 
 
-@claim("C7", source=ARTICLE, chapter="05-layers", computed=True, written="2026-11-22T03:00",
+@claim("C7", source=ARTICLE, chapter="13-experts", computed=True, written="2026-11-22T03:00",
        scope="Mixtures of experts; Qwen3-30B-A3B with 8 active experts.")
 def same_ratio(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """an adapter for each expert, of the total rank divided by the number of active experts, keeps the ratio of adapter

@@ -27,7 +27,7 @@ MODULES = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, reci
 EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment in module.EXPERIMENTS}
 # Start of an experiment's name to the chapter that it belongs to; the longest start that fits counts.
 CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",
-            "dataset-bits": "capacity", "rank-forecast": "capacity", "layers": "layers", "moe": "layers",
+            "dataset-bits": "capacity", "rank-forecast": "capacity", "layers": "layers", "moe": "experts",
             "smollm2-layers": "layers", "learning-rate": "learning-rate", "learning-rate-alpha": "alpha",
             "learning-rate-scale": "alpha", "learning-rate-invariance": "alpha", "batch-size": "batch-size",
             "smollm2-batch": "batch-size", "smollm2-capacity": "capacity",
