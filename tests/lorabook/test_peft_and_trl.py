@@ -24,7 +24,8 @@ def names(tmp_path_factory):
         for part in lk.load_model(name):
             part.save_pretrained(folders[name])
     rows = [{"prompt": f"{n} + {n} =", "completion": f" {2 * n}", "answer": str(2 * n)} for n in range(8)]
-    return {"model": folders["tiny-w32-s0"], "mixture": folders["tiny-moe"], "data": Dataset.from_list(rows), "steps": 1}
+    return {"model": folders["tiny-w32-s0"], "mixture": folders["tiny-moe"], "data": Dataset.from_list(rows),
+            "steps": 1}
 
 
 @pytest.mark.parametrize("part", PARTS)
