@@ -24,7 +24,7 @@ from trl import SFTConfig, SFTTrainer
 attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
 mlp = ["gate_proj", "up_proj", "down_proj"]
 alone = LoraConfig(r=26, lora_alpha=32, target_modules=attention)
-other = LoraConfig(r=16, lora_alpha=32, target_modules=mlp)  # as many weights
+other = LoraConfig(r=16, lora_alpha=32, target_modules=mlp)  # as large
 both = LoraConfig(r=10, lora_alpha=32, target_modules=attention + mlp)
 for adapter in (alone, other, both):
     settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
@@ -43,7 +43,8 @@ mixture = AutoModelForCausalLM.from_pretrained(model)
 experts = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 share = 16 // mixture.config.num_experts_per_tok  # by active experts
 adapter = LoraConfig(
-    r=16, lora_alpha=32, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
+    r=16, lora_alpha=32,
+    target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
     target_parameters=experts, rank_pattern=dict.fromkeys(experts, share))
 settings = SFTConfig(learning_rate=2e-4, max_steps=steps, report_to="none")
 trainer = SFTTrainer(model=mixture, args=settings, train_dataset=data,
