@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup, Tag
 TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
 NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
 NOTHING = {"", "–", "—", "-", "nan", "none"}
+LONG = 160  # characters of a cell that is read, not looked up
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
 
 
@@ -44,6 +45,8 @@ def arranged(text: str) -> str:
             body = [row[1:] for row in body]
         for place in range(max(map(len, rows))):
             arrange([row[place] for row in rows if place < len(row)], [row[place] for row in body if place < len(row)])
+    if max(len(words(cell)) for row in rows for cell in row) > LONG:
+        table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
         del row["style"]  # pandas aligns all heads to the right
     return f'<div class="table-scroll" tabindex="0">{soup}</div>'  # it scrolls by keyboard, too
