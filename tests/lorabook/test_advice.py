@@ -17,4 +17,5 @@ def test_an_advised_rate_is_held_against_the_best_one_and_priced():
     assert full.cost != full.cost, "7e-5 lies below the grid"
     text = repr(advice.table([full, lora]))
     assert "off the grid" in text
-    assert f"{lora.cost:+.1%}" in text
+    assert "a base, text, 128 steps  " in text
+    assert f"{lora.cost:+.0%}" in text

@@ -51,15 +51,15 @@ def advised() -> list[Advised]:
     short = Sweep([r for seed in ratios.SEEDS for r in recorded(f"learning-rate-smollm2-{seed}")])
     long, tiny, text = Sweep(ratios.on_gpu()), recorded("learning-rate"), recorded("rank")
     ladder = Sweep([*recorded("learning-rate-width"), *recorded("learning-rate-width-256")])
-    found = [*_of(long, "SmolLM2-135M", "real text, H200", "smollm2-135m", False, **WINDOW),
-             *_of(short, "SmolLM2-135M", "real text", "smollm2-135m", True, reach=REACH),
-             *_of(tiny, "tiny", "reworded skills, replay", "tiny", True, reach=REACH)]
+    found = [*_of(long, "SmolLM2-135M", "text, H200", "smollm2-135m", False, **WINDOW),
+             *_of(short, "SmolLM2-135M", "text", "smollm2-135m", True, reach=REACH),
+             *_of(tiny, "tiny", "skills, replay", "tiny", True, reach=REACH)]
     for data in ("real-text", "reworded-skills", "random-associations"):
         found += _of(text.only(data), "tiny", data.replace("-", " "), "tiny", False)
     for width in (32, 64, 256):
         model = next(record.spec["model"] for record in ladder if f"-w{width}-" in record.spec["model"])
         config = {"model_type": "llama", "hidden_size": pretraining_facts(model)["hidden_size"]}
-        found += _of(ladder.only(model=model), f"tiny, {width} wide", "reworded skills, replay", config, False, rank=4)
+        found += _of(ladder.only(model=model), f"tiny, {width} wide", "skills, replay", config, False, rank=4)
     return found
 
 
@@ -74,10 +74,13 @@ def _of(part: Sweep, base: str, setting: str, model: Any, in_fit: bool, rank: in
 
 
 def table(found: list[Advised]) -> Table:
-    """One row an arm of a sweep."""
+    """One row an arm of a sweep; an asterisk marks runs that had a part in the rule's fit."""
     return Table([{
-        "base": one.base, "runs": one.setting, "arm": one.arm, "advised": f"{one.advised:.2g}",
-        "best": f"{one.best:.2g}", "advised / best": f"{one.factor:.1f}",
-        "costs": "off the grid" if one.cost != one.cost else f"{one.cost:+.1%}".replace("-", "−"),
-        "in its fit": "yes" if one.in_fit else "no"} for one in found],
-        "Advised and best learning rates; cost as a share of the arm's improvement over the base")
+        "runs": f"{one.base}, {one.setting}" + "*" * one.in_fit, "arm": one.arm, "advised": _rate(one.advised),
+        "best": _rate(one.best), "advised / best": f"{one.factor:.1f}",
+        "costs": "off the grid" if one.cost != one.cost else f"{one.cost:+.0%}".replace("-", "−")} for one in found],
+        "Advised and best rates; cost as a share of the arm's improvement over the base. *: had a part in the fit")
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1e}".replace("e-0", "e-")
