@@ -87,7 +87,7 @@ def test_every_base_and_hub_dataset_of_the_profiles_has_a_stand_in():
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.1-8B", "Qwen/Qwen3-30B-A3B", "smollm2-135m-instruct-q4"])
 def test_a_small_base_is_of_the_same_architecture_and_tokenizer_type(name):
     known, kind, more = BASES[name]
-    tokenizer = tokenizer_of(kind, texts()[:500])
+    tokenizer = tokenizer_of(kind, texts(kind)[:500])
     model = small_model(known, tokenizer, more)
     assert sum(p.numel() for p in model.parameters()) < 2e6
     text = "Ana has 12,345 apples.\n"
@@ -172,7 +172,7 @@ def test_the_command_ends_with_what_became_of_the_classes(monkeypatch, capsys, d
 
 
 def test_rows_that_are_too_long_are_left_out_where_the_data_say_so():
-    tokenizer = tokenizer_of("gpt2", texts()[:50])
+    tokenizer = tokenizer_of("gpt2", texts("gpt2")[:50])
     splits = {split: [[("a", False), (" b", True)]] for split in ("validation", "test")}
     data = TextData("long", splits | {"train": [[("a", False), (text, True)] for text in (" b", " b" * 99)]})
     with pytest.raises(DatasetError, match="1 of 4 rows have more tokens than max_length=8"):

@@ -134,7 +134,7 @@ def _base(pinned: str, hub: Path) -> str:
         raise ValueError(f"no small base stands for {name}: give it a row in lorabook.rehearsal.stand_ins.BASES "
                          f"(it has {', '.join(BASES)})")
     known, kind, more = BASES[name]
-    tokenizer = tokenizer_of(kind, texts())
+    tokenizer = tokenizer_of(kind, texts(kind))
     model = small_model(known, tokenizer, more)
     if "/" not in name:
         return register_model(f"small-{name}", model, tokenizer)
@@ -145,10 +145,15 @@ def _base(pinned: str, hub: Path) -> str:
 
 
 @cache
-def texts() -> list[str]:
-    """What the tokenizers learn from: all datasets of the book that are made here, and the stand-ins' rows."""
+def texts(kind: str) -> list[str]:
+    """What a tokenizer learns from: datasets of the book that are made here, and the stand-ins' rows.
+
+    The real ones have a token for each of the random words, or for most pairs of letters; so what a row must fit into
+    is learnt from the more often.
+    """
     found = [json.dumps(row) for _, splits in ROWS.values() for rows in splits.values() for row in rows]
-    for data, times in ((datasets.real_text(), 1), (datasets.random_words(122), 20), (datasets.random_strings(1536), 1),
+    for data, times in ((datasets.real_text(), 1), (datasets.random_words(122), 20 * (kind == "gpt2")),
+                        (datasets.random_strings(1536), 1 if kind == "gpt2" else 4),
                         (datasets.random_associations(), 1)):
         found += times * ["".join(text for text, _ in row) for row in data.splits["train"] if isinstance(row, list)]
     return found
