@@ -41,23 +41,26 @@ size = "record"
 ```{{code-cell}} ipython3
 import json
 from pathlib import Path
-for line in sorted(Path("results/cpu/first.jsonl").read_text().splitlines()):
+for line in sorted(Path(f"results/{{profile}}/first.jsonl").read_text().splitlines()):
     record = json.loads(line)
     print("{title}", record["id"], record["status"], round(record["metrics"]["test_loss"], 5))
 ```
 """
-REFRESH = """
+LORABOOK = """
 import sys
 from lorabook import experiments
 from lorabook.cli import main
 from lorabook.experiments import Experiment
+from lorabook.rehearsal import classes
 from lorakit.specs import LoRASpec, SFTSpec, vary
 base = SFTSpec(model="tiny-w32-s0", dataset="random-associations", learning_rate=1e-3, steps=30, batch_size=2,
                evaluations=2, evaluation_tokens=64, lora=LoRASpec(rank=2))
-first = Experiment("first", "Is it there?", {("cpu", "record"): lambda: vary(base, rank=[2, None], seed=range(2))},
-                   probes=())
-experiments.of_chapter = lambda topic: [first] if topic == "first" else []
-sys.exit(main(["refresh", *sys.argv[1:]]))
+first = Experiment("first", "Is it there?", {(profile, "record"): lambda: vary(base, rank=[2, None], seed=range(2))
+                                             for profile in ("cpu", "gpu")}, probes=())
+experiments.EXPERIMENTS = {"first": first}
+experiments.CHAPTERS = {"first": "first"}
+classes.trained_by_trl = lambda spec: False
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -72,8 +75,8 @@ def small_book(folder: Path) -> Path:
 def start(root: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
     """A refresh of a book, as a process."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", REFRESH, *arguments], cwd=root, text=True, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+    return subprocess.Popen([sys.executable, "-c", LORABOOK, "refresh", *arguments], cwd=root, text=True,
+                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
 def left_by(root: Path) -> tuple[dict[str, object], dict[str, str]]:

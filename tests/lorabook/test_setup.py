@@ -96,6 +96,11 @@ def test_conda_environment_installs_the_pinned_extras():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
     assert pip == ["-c constraints.txt", "-e .[train,dev,vllm]", "-e ./book/lorabook"]
+    (python,) = [entry.partition("=")[2] for entry in environment["dependencies"] if str(entry).startswith("python=")]
+    assert python in SpecifierSet(PROJECT["requires-python"])
+    assert f"python_version >= '{python}'" in PROJECT["optional-dependencies"]["vllm"][0], "the oldest that vLLM takes"
+    named = {re.split(r"[=<>]", entry)[0] for entry in environment["dependencies"] if isinstance(entry, str)}
+    assert named == {"python", "pip", "make", "git"}, "all packages come from pip, at the versions of constraints.txt"
 
 
 def test_ci_runs_what_the_readme_says():
@@ -182,15 +187,18 @@ def test_gpu_workflow_never_runs_for_a_pull_request():
     assert propose["permissions"] == {"actions": "write", "contents": "write", "pull-requests": "write"}
     assert all(step["with"]["persist-credentials"] is False for job in (refresh, propose) for step in job["steps"]
                if "actions/checkout" in step.get("uses", ""))
-    assert any("lorabook refresh --profile gpu" in step.get("run", "") for step in refresh["steps"])
+    scripts = [step["run"] for step in refresh["steps"] if "run" in step]
+    order = [next(i for i, script in enumerate(scripts) if words in script) for words in (
+        "make .venv/.ready", "pytest -m gpu", "lorabook rehearse --profile gpu", "lorabook refresh --profile gpu")]
+    assert order == sorted(order)
 
 
 def test_gpu_workflow_keeps_its_environment_tests_the_gpu_and_starts_the_checks_of_its_pull_request():
     workflow = yaml.safe_load((ROOT / ".github/workflows/gpu.yml").read_text(encoding="utf-8"))
     refresh, propose = (workflow["jobs"][name]["steps"] for name in ("refresh", "propose"))
     assert refresh[0]["with"]["clean"] is False
-    assert "--exclude=.venv" in refresh[1]["run"]
-    assert "setup-python" in refresh[2]["uses"]
+    assert "--exclude=.venv" in refresh[2]["run"]
+    assert "setup-python" in refresh[3]["uses"]
     (tested,) = (step for step in refresh if "-m gpu" in step.get("run", ""))
     assert tested["env"] == {"LORAKIT_GPU": "1"}
     started = set(re.findall(r"gh workflow run (\w+)\.yml", propose[-1]["run"]))
