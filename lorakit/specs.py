@@ -14,7 +14,7 @@ from lorakit.names import UnknownNameError as UnknownNameError
 from lorakit.names import known_names as known_names
 from lorakit.names import resolve_name as resolve_name
 from lorakit.run_spec import RunSpec
-from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, near, pinned, shown, spec
+from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, allowed, near, pinned, require, shown, spec
 from lorakit.spec_fields import SpecError as SpecError
 
 T = TypeVar("T", bound=RunSpec)
@@ -47,6 +47,8 @@ class SFTSpec(RunSpec):
         evaluation_tokens: tokens of the validation set and of the test set, each; prompts count, padding does not.
         final_evaluation_tokens: of the sets on which base and final weights are measured (the metrics), where those of
             the curve would be too small; None takes the curve's.
+        gpus: processors that hold the run together, each a share of its weights, gradients and moments, and that divide
+            the rows of each pass among them; a divisor of these. More than 1: engine trl, for what one GPU cannot hold.
         full_targets: what full fine-tuning trains: `all`, or `all-linear`, the layers that LoRA's `all-linear` adapts
             (embedding, head and norms stay as they are).
 
@@ -56,6 +58,7 @@ class SFTSpec(RunSpec):
     """
 
     kind: ClassVar[str] = "sft"
+    unhashed: ClassVar[tuple[str, ...]] = (*RunSpec.unhashed, "gpus")
 
     dataset: Annotated[str, pinned("datasets"), CHECK_DEFAULT] = "reworded-skills"
     steps: Count = 300
@@ -64,10 +67,13 @@ class SFTSpec(RunSpec):
     max_length: Count = 64
     evaluation_tokens: Count = 2048
     final_evaluation_tokens: CountOrNone = None
+    gpus: Annotated[Count, allowed("1, or a divisor of the rows of one pass (micro_batch, else batch_size)")] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_micro_batch(self.batch_size, f"batch_size={self.batch_size}")
+        rows = self.micro_batch or self.batch_size
+        require(self, "gpus", rows % self.gpus == 0, f"1, or a divisor of the {rows} rows of one pass")
 
 
 SPECS: dict[str, type[SFTSpec] | type[GRPOSpec]] = {kind.kind: kind for kind in (SFTSpec, GRPOSpec)}

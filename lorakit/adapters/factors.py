@@ -70,11 +70,16 @@ def relative_change(base: nn.Module, trained: Any) -> float:
     if config is None or config.use_dora or config.init_lora_weights == "pissa" or config.target_parameters \
             or any(hasattr(module, "parametrizations") for module in trained.modules()):
         after = dict((trained if config is None else _merged(trained)).named_parameters())
-        change = sum(float((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
+        change = sum(_number((after[name].double() - p.double()).square().sum()) for name, p in matrices.items())
     else:
-        change = sum(float(layer.get_delta_weight("default").double().square().sum())
+        change = sum(_number(layer.get_delta_weight("default").double().square().sum())
                      for layer in adapted_layers(trained).values())
-    return delta_norm(change, sum(float(p.double().square().sum()) for p in matrices.values()))
+    return delta_norm(change, sum(_number(p.double().square().sum()) for p in matrices.values()))
+
+
+def _number(value: torch.Tensor) -> float:
+    """Of a tensor that may lie in shares."""
+    return float(value.full_tensor() if hasattr(value, "full_tensor") else value)
 
 
 def _merged(model: Any) -> nn.Module:

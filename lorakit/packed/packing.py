@@ -29,7 +29,8 @@ def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:
                 spec.full_targets, spec.recompute, spec.micro_batch)
     return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
             spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens,
-            spec.final_evaluation_tokens, bucket, targets, spec.full_targets, spec.recompute, spec.micro_batch)
+            spec.final_evaluation_tokens, bucket, targets, spec.full_targets, spec.recompute, spec.micro_batch,
+            spec.gpus)
 
 
 def group(specs: Iterable[AnySpec]) -> list[list[AnySpec]]:

@@ -25,6 +25,7 @@ from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
 from lorakit.reference.at_points import AtPoints
 from lorakit.reference.resuming import Resumable, writing
+from lorakit.reference.sharded import base_of, gathered, over_processes, shard, whole
 from lorakit.result import (
     CURVE,
     HELD_OUT,
@@ -69,13 +70,16 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
                          "tokenize with the spec's own max_length (rows are never cut silently)")
     refuse_unknown_tracker(report_to)
     started = time.perf_counter()
-    base, trained = model, require_gradients(copy.deepcopy(model), spec)
+    base, trained = model, require_gradients(copy.deepcopy(model) if spec.gpus == 1 else model, spec)
     if spec.lora is not None:
         trained = attach(trained, spec.lora, spec.seed)
         if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
             raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
                              "weight directly, so its adapter would never learn: run this spec with engine='packed'")
     start = start_of(trained, spec.lora)
+    if spec.gpus > 1:
+        shard(trained, spec.gpus)
+        base = base_of(trained, spec)
     held_out = {name: splits[name].head(spec.evaluation_tokens) for name in HELD_OUT}
     final = {name: splits[name].head(spec.final_evaluation_tokens or spec.evaluation_tokens) for name in held_out}
     subject = Subject([spec], trained, tokenizer, lambda split: [mean_loss(trained, split)], held_out)
@@ -107,8 +111,10 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         sum(p.numel() for p in trained.parameters() if p.requires_grad), relative_change(base, trained),
         trainer.first_norm) | probed[0]
     weights = weights_of(trained, start) if keep_weights else {}
+    if spec.gpus > 1:
+        weights = gathered(weights)
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
-                     trainer.tokens)
+                     int(over_processes([trainer.tokens], spec.gpus)[0]))
 
 
 def refuse_unknown_tracker(report_to: str) -> None:
@@ -165,14 +171,16 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
             self.last_loss = loss * spec.accumulation
             self.recent.append(loss)  # a share of the step's mean, since TRL divides by the tokens of the whole step
             if self.state.global_step == 0:
-                norms = [torch.linalg.vector_norm(p.grad) for p in model.parameters() if p.grad is not None]
+                norms = [whole(torch.linalg.vector_norm(p.grad)) for p in model.parameters() if p.grad is not None]
                 self.first_norm = float(torch.linalg.vector_norm(torch.stack(norms)))
             return loss
 
         def close(self, step: int, losses: dict[str, float]) -> None:
             """Close a row of the curve."""
-            train_loss = float(torch.stack(self.recent).sum()) / (step - self.since)
-            for name, value in {"step": step, "tokens": self.tokens, "train_loss": train_loss, **losses}.items():
+            of_mine = float(torch.stack(self.recent).sum()) / (step - self.since)
+            summed, tokens = over_processes([of_mine, self.tokens], spec.gpus)  # each is `gpus` times its own share
+            for name, value in {"step": step, "tokens": int(tokens), "train_loss": summed / spec.gpus,
+                                **losses}.items():
                 self.curve[name].append(value)
             self.since, self.latest = step, losses
             self.recent.clear()
@@ -199,6 +207,8 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
     trainer = Measured(model=model, args=options, train_dataset=_rows(spec, train), processing_class=tokenizer,
                        callbacks=[AtPoints(points, measure, lambda *found: trainer.close(*found))],
                        optimizers=(optimizer, None))
+    if spec.gpus > 1:
+        trainer.accelerator.prepare_model = lambda model, **_: model  # it is cut; copies of it would be made here
     trainer.run = spec, model, optimizer
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -209,7 +219,7 @@ def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to:
     micro = spec.micro_batch or spec.batch_size
     return {
         "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
-        "per_device_train_batch_size": micro,
+        "per_device_train_batch_size": micro // spec.gpus,
         "gradient_accumulation_steps": spec.accumulation * spec.batch_size // micro,
         "learning_rate": spec.learning_rate, **schedule_options(spec),
         "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,

@@ -35,6 +35,8 @@ def check_specs(specs: Any) -> list[AnySpec]:
         raise ValueError("no specs to run: the list is empty")
     if len({spec.kind for spec in listed}) > 1:
         raise ValueError("the list holds supervised and RL specs: run them in two calls")
+    if len({getattr(spec, "gpus", 1) for spec in listed}) > 1:
+        raise ValueError("the list holds runs on different numbers of GPUs (gpus): run them in several calls")
     return list({spec.id: spec for spec in listed}.values())
 
 
@@ -44,6 +46,9 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
         raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}, or None")
     for spec in specs:
         chosen, experts = engine or engine_of(spec), spec.lora is not None and "experts" in spec.lora.targets
+        if chosen != "trl" and getattr(spec, "gpus", 1) > 1:
+            raise ValueError(f"gpus={getattr(spec, 'gpus', 1)}: only TRL trains one run on several GPUs; allowed: "
+                             "engine='trl'")
         if chosen == "peft" and isinstance(spec, GRPOSpec):
             raise ValueError("engine='peft' runs no RL; allowed: packed, trl")
         if chosen == "packed" and isinstance(spec, GRPOSpec) and spec.use_vllm:
@@ -62,6 +67,8 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
 def engine_of(spec: AnySpec) -> str:
     """The engine of a new run where the caller names none: the packed one, or what can run this spec."""
     lora = spec.lora
+    if getattr(spec, "gpus", 1) > 1:
+        return "trl"
     if isinstance(spec, GRPOSpec) and (spec.use_vllm or (lora is not None and lora.only_peft)):
         return "trl"
     return "peft" if lora is not None and ("experts" in lora.targets or lora.only_peft) else "packed"

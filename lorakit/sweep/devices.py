@@ -74,8 +74,23 @@ class Devices:
             return [None] * (self.wanted or _cores())
         return list(islice(cycle(self.gpus), self.wanted or len(self.gpus)))
 
-    def workers(self, runs: int) -> list[Worker]:
-        """One for each process, not yet started; never more than there are runs."""
+    def workers(self, runs: int, gpus: int = 1) -> list[Worker]:
+        """One for each process, not yet started; never more than there are runs.
+
+        Args:
+            gpus: that one run takes together; on a CPU as many processes.
+
+        Raises:
+            DeviceError: there are fewer.
+        """
+        if gpus > 1:
+            if self.device == "cpu":
+                return [Worker("cpu", shards=gpus)]
+            if len(self.gpus) < gpus:
+                raise DeviceError(f"nothing was trained: one run asks for gpus={gpus}, and {len(self.gpus)} are "
+                                  "visible here: show it more (CUDA_VISIBLE_DEVICES, device='cuda'), or take fewer")
+            groups = [self.gpus[i : i + gpus] for i in range(0, len(self.gpus) - gpus + 1, gpus)]
+            return [Worker("cuda", visible=",".join(group), shards=gpus) for group in groups[:runs]]
         return [Worker(self.device.partition(":")[0], visible=gpu) for gpu in self.processes[:runs]]
 
     @property

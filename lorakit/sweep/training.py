@@ -201,8 +201,8 @@ class Training:
             return self._after_loss(pack, error)
         finally:
             self.progress.leave(id(worker), through, amount if through else 0.0)
-            if any(getattr(spec, "use_vllm", False) for spec in pack.specs):
-                worker.stop()  # vLLM gives its memory and its process group back only when its process ends
+            if any(getattr(spec, "use_vllm", False) or getattr(spec, "gpus", 1) > 1 for spec in pack.specs):
+                worker.stop()  # vLLM gives its memory back only when its process ends; shares have trained the base
         return []
 
     def _after_error(self, worker: Worker, pack: Pack, event: dict[str, Any]) -> list[Pack]:

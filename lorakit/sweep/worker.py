@@ -20,6 +20,7 @@ the user's script.
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -122,8 +123,9 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
         The records, and the ids of the runs that could not be exported, with the reason.
     """
     made = provenance(engine, specs[0].kind, device, len(specs) if engine == "packed" else 1)
-    model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, device), save_to is not None
-    data = _load(specs[0], device)
+    place = "cpu" if getattr(specs[0], "gpus", 1) > 1 else device  # shares are cut before they are moved
+    model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, place), save_to is not None
+    data = _load(specs[0], place)
     reset_peak(device)
     packs = [specs] if engine == "packed" else [[spec] for spec in specs]
     points = [None if checkpoint is None else checkpoint(pack, made) for pack in packs]
@@ -147,7 +149,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
                if point is not None and point.resumed_at for spec in pack}
     records = [to_record(result, device, made | resumed.get(result.spec.id, {})) for result in results]
     unsaved: dict[str, str] = {}
-    if save_to is not None:
+    if save_to is not None and int(os.environ.get("RANK", "0")) == 0:
         from lorakit.adapters.export import export
 
         for result, record in zip(results, records, strict=True):
@@ -224,15 +226,19 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         if request["do"] == "probe":
             emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
             return
-        _load(specs[0], device)
+        _load(specs[0], "cpu" if getattr(specs[0], "gpus", 1) > 1 else device)
         probes = [load_probe(name) for name in request.get("probes", ())]
         if engine == "packed" and len(specs) > 1 and (fits := _fits(specs, share, device)) < len(specs):
             emit({"fits": fits})
             return
         shared = False
-        records, unsaved = fitted(specs, lambda some: run_specs(
-            list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
-            request.get("report_to", "none"), request.get("save_to"), probes, _checkpoints(request, emit)))
+        if getattr(specs[0], "gpus", 1) > 1:  # what one process decided by its own clock or memory, others would not
+            records, unsaved = run_specs(specs, engine, device, _watch(specs[0], None, emit),
+                                         request.get("report_to", "none"), request.get("save_to"), probes)
+        else:
+            records, unsaved = fitted(specs, lambda some: run_specs(
+                list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
+                request.get("report_to", "none"), request.get("save_to"), probes, _checkpoints(request, emit)))
         emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
     except OverBudgetError as error:
         emit({"over_budget": error.seconds})

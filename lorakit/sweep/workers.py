@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lorakit.sources import sources
 from lorakit.sweep.host_memory import killed_for_memory
+
+SEVERAL_GPUS = Path(__file__).with_name("several_gpus.yaml")  # accelerate's configuration
 
 
 class WorkerError(RuntimeError):
@@ -41,10 +44,11 @@ class Worker:
         device: `cpu` or `cuda`.
         threads: of the process.
         visible: `CUDA_VISIBLE_DEVICES` of the process, None for that of this one.
+        shards: processes that train one run together, each with a share of its weights; the first speaks for all.
     """
 
-    def __init__(self, device: str, threads: int = 1, visible: str | None = None) -> None:
-        self.device, self.threads, self.visible = device, threads, visible
+    def __init__(self, device: str, threads: int = 1, visible: str | None = None, shards: int = 1) -> None:
+        self.device, self.threads, self.visible, self.shards = device, threads, visible, shards
         self._process: subprocess.Popen[str] | None = None
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
 
@@ -115,15 +119,25 @@ class Worker:
         last = self._log.read()[-600:].strip()
         raise WorkerError(f"the training process {how}. {last}".strip(), out_of_memory)
 
+    def launcher(self) -> list[str]:
+        """What starts the process, or all that share a run: accelerate on GPUs; on a CPU it would start one alone."""
+        if self.shards == 1:
+            return [sys.executable]
+        if self.device == "cpu":
+            return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.shards}"]
+        return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SEVERAL_GPUS),
+                "--num_processes", str(self.shards)]
+
     def _start(self) -> subprocess.Popen[str]:
         threads = str(self.threads)
         paths = [os.environ.get("PYTHONPATH"), *sys.path]  # it finds what we find
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
-                                    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+                                    "LORAKIT_SHARDS_ON": self.device, "TOKENIZERS_PARALLELISM": "false",
+                                    "PYTHONUNBUFFERED": "1",
                                     "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         if self.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.visible
-        return subprocess.Popen([sys.executable, "-m", "lorakit.sweep.worker_process", str(os.getpid())],
+        return subprocess.Popen([*self.launcher(), "-m", "lorakit.sweep.worker_process", str(os.getpid())],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
                                 encoding="utf-8", env=environment)
 
