@@ -151,8 +151,11 @@ class Cluster(AbstractContextManager["Cluster"]):
         """How many packs share one memory, at the most."""
         return 1 if self.device == "cuda" else max(_units(node, "cpu") for node in _nodes())
 
-    def workers(self, runs: int) -> list[Worker]:
+    def workers(self, runs: int, gpus: int = 1) -> list[Worker]:
         """One for each pack that may be at work at once, also when more nodes have joined."""
+        if gpus > 1:
+            raise ValueError(f"gpus={gpus}: the processes of one machine train one run on several GPUs; allowed: "
+                             "executor='local'")
         from lorakit.sweep.ray_workers import RayWorker
 
         return [RayWorker(self) for _ in range(min(runs, self.wanted or MOST_PACKS))]

@@ -184,12 +184,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
                 packs += [*killed, *packs_of(rest, by, count, devices.device)]
                 again += len(killed)
             reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
-            gpus = getattr(todo[0], "gpus", 1)
-            if gpus > 1 and isinstance(devices, Cluster):
-                raise ValueError(f"gpus={gpus}: one run on several GPUs is trained by the processes of one machine; "
-                                 "allowed: executor='local'")
-            workers = [stack.enter_context(worker) for worker in (
-                devices.workers(len(todo)) if isinstance(devices, Cluster) else devices.workers(len(todo), gpus))]
+            workers = [stack.enter_context(worker)
+                       for worker in devices.workers(len(todo), getattr(todo[0], "gpus", 1))]
             training = Training(
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
                           "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,
