@@ -17,6 +17,39 @@ trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
 trainer.train()
 # [/rank]
 
+# [capacity]
+from math import log
+
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+settings = SFTConfig(learning_rate=1e-3, lr_scheduler_type="constant",
+                     num_train_epochs=1, per_device_train_batch_size=4,
+                     logging_steps=1, report_to="none")
+trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
+                     peft_config=adapter)
+trainer.train()
+losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+bits_a_token = sum(losses) / len(losses) / log(2)
+# [/capacity]
+
+# [cost]
+import torch
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+                     max_steps=steps, per_device_train_batch_size=4,
+                     max_length=1024, gradient_checkpointing=True,
+                     report_to="none")
+trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
+                     peft_config=adapter)
+trainer.train()
+gigabytes = torch.cuda.max_memory_allocated() / 1e9  # of tensors, at the peak
+# [/cost]
+
 # [layers]
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer

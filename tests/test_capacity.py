@@ -118,4 +118,6 @@ def test_advice_takes_a_config_and_wants_exactly_one_quantity():
 
 
 def test_a_notebook_shows_advice_as_text_that_wraps():
-    assert recommend_rank("tiny", tokens=10_000)._repr_html_().startswith("<p>take rank 8 to 16, four to eight times")
+    page = recommend_rank("tiny", tokens=10_000)._repr_html_()
+    assert page.startswith("<p class='lorakit-words'>take rank 8 to 16, four to eight times")
+    assert page.count("<br>") == 2

@@ -26,7 +26,7 @@ const available = (place) => (place.clientWidth || document.documentElement.clie
 const isNarrow = () => document.documentElement.clientWidth < NARROW;
 
 function wrapped(text, most) {
-  if (text === undefined) return text;
+  if (text === undefined || text.expr) return text; // what is computed in the chart stays one line
   const lines = [""];
   for (const word of [text].flat().join(" ").split(" ")) {
     if (lines.at(-1) && lines.at(-1).length + word.length >= most) lines.push("");

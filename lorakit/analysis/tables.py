@@ -24,6 +24,17 @@ class Table:
     def __init__(self, rows: Sequence[Mapping[str, str]], caption: str = "") -> None:
         self.rows, self.caption = [dict(row) for row in rows], caption
 
+    @classmethod
+    def of(cls, found: Mapping[str, object], name: str, value: str, form: str = "", caption: str = "") -> Table:
+        """Two columns, from values by name.
+
+        >>> Table.of({"rank 1": 2577.4, "rank 2": 4727.0}, "arm", "bits", ",.0f")
+        arm      bits
+        rank 1  2,577
+        rank 2  4,727
+        """
+        return cls([{name: one, value: format(number, form)} for one, number in found.items()], caption)
+
     def __repr__(self) -> str:
         columns = list(self.rows[0]) if self.rows else []
         widths = [max(len(column), *(len(row[column]) for row in self.rows)) for column in columns]

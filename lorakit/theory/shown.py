@@ -9,4 +9,4 @@ class InWords:
     """What says itself in words (`str`)."""
 
     def _repr_html_(self) -> str:
-        return f"<p>{'<br>'.join(map(html.escape, str(self).splitlines()))}</p>"
+        return f"<p class='lorakit-words'>{'<br>'.join(map(html.escape, str(self).splitlines()))}</p>"

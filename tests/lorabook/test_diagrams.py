@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from lorabook.page import memory_diagram
+from lorakit.theory.capacity import recommend_rank
 
 FOLDER = Path(__file__).parents[2] / "book" / "_static" / "diagrams"
-NAMES = {"lora", "layers", "grpo", "merge", "alpha", "first-step", "batch"}
+NAMES = {"lora", "layers", "grpo", "merge", "alpha", "first-step", "batch", "capacity", "step"}
 PHONE, LEAST = 358, 11  # the column of a phone of 390 pixels, and how high a letter is at least
 
 
@@ -46,3 +47,15 @@ def test_the_weights_of_the_first_drawing_are_counted():
     assert f"{weights / 1e6:.1f} million" in text
     assert f"{trained / 1e3:.0f} thousand" in text
     assert f"{trained / weights:.1%}".replace("%", " %") in text
+
+
+def test_the_bars_of_capacity_are_the_calculators():
+    advice = recommend_rank("qwen3-4b", tokens=20_000_000)
+    unit = recommend_rank("qwen3-4b", bits=1).bits_held
+    text = drawings()["capacity"]
+    assert "rank {} is the floor; take {} to {}".format(advice.rank, *advice.advised) in text
+    assert f"{unit / 2e6:.2f} million weights" in text
+    assert f"{unit / 1e6:.2f} million bits" in text
+    one, need = (float(re.search(rf'class="{kind}" x="4" y="\d+" width="([\d.]+)"', text).group(1))
+                 for kind in ("train", "data"))
+    assert need / one == pytest.approx(20e6 / unit, rel=1e-3)
