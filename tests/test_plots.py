@@ -81,8 +81,7 @@ def test_loss_against_steps_draws_the_mean_of_each_arm_at_its_best_rate():
 
 def test_every_chart_of_runs_shows_mean_and_interval_and_names_the_lines():
     frame = sweep_frame()
-    for chart in (plots.loss_against_steps(frame), plots.u_curve(frame),
-                  plots.early_steps(frame, learning_rate=1e-3, reference="rank 4")):
+    for chart in (plots.loss_against_steps(frame), plots.u_curve(frame)):
         assert marks(chart)[:3] == ["area", "line", "point"]
         band, mean, points = chart.to_dict()["layer"][:3]
         assert {band["encoding"][end]["field"] for end in ("y", "y2")} == {"low", "high"}
@@ -162,11 +161,8 @@ def test_counts_refuse_what_is_no_count(found):
 
 def test_every_chart_takes_a_title():
     frame, parts = sweep_frame(), pd.DataFrame({"component": ["mlp"], "parameters": [20]})
-    modules = pd.DataFrame({"module": ["q", "q"], "index": [1, 2], "singular_value": [2.0, 1.0]})
     for chart in (plots.loss_against_steps(frame, title="T"), plots.u_curve(frame, title="T"),
-                  plots.bars(parts, title="T"), plots.spectrum(modules, title="T"),
-                  plots.early_steps(frame, learning_rate=1e-3, reference="rank 4", title="T"),
-                  plots.dots(SPANS, x_title="%", title="T")):
+                  plots.bars(parts, title="T"), plots.dots(SPANS, x_title="%", title="T")):
         assert chart.to_dict()["title"]["text"] == ["T"]
 
 
@@ -202,28 +198,6 @@ def test_u_curve_puts_runs_above_the_ceiling_with_the_diverged():
     assert (rows["lost"] > 0).any()
     assert (rows["lost"] == 0).any()
     assert rows["test_loss"].max() <= 2.6
-
-
-def test_early_steps_subtracts_the_reference_seed_by_seed():
-    rows = embedded(plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 4"))
-    assert (rows.loc[rows["arm"] == "rank 4", "test_loss_difference"] == 0).all()
-    late = rows[(rows["arm"] == "full") & (rows["step"] == 10)].iloc[0]
-    assert [late["test_loss_difference"], late["low"], late["high"]] == pytest.approx([-0.5] * 3), "no noise: paired"
-
-
-def test_early_steps_names_the_arms_that_there_are():
-    with pytest.raises(plots.PlotError, match=r"no run of arm 'rank 16' at learning rate 0\.001; arms .*full, rank 4"):
-        plots.early_steps(sweep_frame(), learning_rate=1e-3, reference="rank 16")
-
-
-def test_spectrum_has_a_line_per_module_and_a_middle_one():
-    values = [4, 2, 0, 3, 2, 1]
-    frame = pd.DataFrame({"module": ["q"] * 3 + ["k"] * 3, "index": [1, 2, 3] * 2, "singular_value": values})
-    chart = plots.spectrum(frame)
-    thin, thick = chart.to_dict()["layer"]
-    assert thin["encoding"]["detail"]["field"] == "module"
-    assert thick["encoding"]["y"]["aggregate"] == "median"
-    assert len(embedded(chart)) == 5, "a zero has no place on a logarithmic axis"
 
 
 def test_axes_say_quantity_and_unit():

@@ -31,9 +31,6 @@ TITLES = {
     "learning_rate": "learning rate (AdamW, constant)",
     "rank": "rank (columns of B)",
     "parameters": "trainable parameters (count)",
-    "index": "position in the spectrum (rank of the singular value)",
-    "singular_value": "singular value of ΔW (absolute)",
-    "energy": "energy kept (share of ‖ΔW‖²)",
     "batch_size": "batch (sequences per step)",
 }
 

@@ -111,66 +111,6 @@ def u_curve(
     return layered([*mean_and_band(lines, rows, vertical, y, "arm"), named, ring, cross], text, title, note)
 
 
-def early_steps(
-    frame: pd.DataFrame,
-    *,
-    learning_rate: float,
-    reference: str,
-    y: str = "test_loss",
-    last_step: int = 30,
-    title: str | None = None,
-    description: str | None = None,
-    note: str | None = None,
-) -> alt.LayerChart:
-    """First steps at one learning rate: each arm's `y` minus that of the arm `reference`, seed by seed.
-
-    Args:
-        learning_rate: one rate that every arm has run.
-        reference: the arm that is subtracted, such as "rank 16"; it lies on zero.
-        last_step: steps beyond it are left out.
-    """
-    require(frame, "arm", "seed", "learning_rate", "step", y)
-    near = (frame["learning_rate"] / learning_rate - 1).abs() < 1e-6
-    rows = frame[near & (frame["step"] <= last_step)]
-    if reference not in set(rows["arm"]):
-        raise PlotError(f"no run of arm {reference!r} at learning rate {learning_rate:g}; arms there: {_names(rows)}")
-    pivot = rows[rows["arm"] == reference].groupby(["seed", "step"])[y].first().rename("reference_loss")
-    joined = rows.join(pivot, on=["seed", "step"]).dropna(subset=[y, "reference_loss"])
-    difference = f"{y}_difference"
-    joined = joined.assign(**{difference: joined[y] - joined["reference_loss"]})
-    text = description or f"Difference in {axis_title(y)} from {reference} over the first {last_step} steps."
-    return lines(joined, "step", difference, log_x=False, title=title, description=text, note=note, rules=(0,),
-                 y_title=f"difference from {reference} (nats per label token)")
-
-
-def spectrum(
-    frame: pd.DataFrame,
-    *,
-    y: str = "singular_value",
-    title: str | None = None,
-    description: str | None = None,
-    note: str | None = None,
-) -> alt.LayerChart:
-    """Spectrum of ΔW: one thin line per module, their median as a thick one.
-
-    Args:
-        frame: one row per (module, index): module, index (1 is the largest singular value) and the column `y`:
-            `singular_value` (log axis) or `energy` (share of the squared Frobenius norm kept by the first ones).
-    """
-    require(frame, "module", "index", y)
-    rows = checked(frame[["module", "index", y]])
-    log = y != "energy"
-    rows = rows[rows[y] > 0] if log else rows
-    text = description or f"{axis_title(y)} for {rows['module'].nunique()} modules against the index."
-    vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(type="log" if log else "linear", zero=False))
-    base = alt.Chart(rows).encode(x=x_axis("index", True))
-    thin = base.mark_line(strokeWidth=1, opacity=0.55, color="#7a63d8").encode(
-        y=vertical, detail="module:N", tooltip=["module", "index", y])
-    middle = alt.Y(f"median({y}):Q", title=axis_title(y))
-    thick = base.mark_line(strokeWidth=2.5, color=INK).encode(y=middle)
-    return alt.LayerChart(layer=[thin, thick], description=text, title=heading(title, note))
-
-
 def lines(
     frame: pd.DataFrame,
     x: str,
