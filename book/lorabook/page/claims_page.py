@@ -16,6 +16,7 @@ SCALE_WORDS = {
     OPEN: "inconclusive",
     UNTESTED: "not tested",
 }
+CLASSES = {HOLDS: "holds", FAILS: "fails", DEPENDS: "open", OPEN: "open", UNTESTED: "untested"}  # of the page's style
 LATE = "rule changed after its records, to be judged on new seeds or bases"
 
 
@@ -86,13 +87,13 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
         "Each claim has a rule, and a table below says which were written or changed after their first record, and "
         "why. The verdict is computed from the records at each build and is about the scale that is named: a small "
         "model can illustrate a claim about a large one or cast doubt on it, it cannot refute it. Where records exist "
-        "at several scales, the first row of a claim is the largest of them.",
+        "at several scales, the row of a claim is the largest of them; its section has all.",
         "",
         f"{len(verdicts)} claims: {counts}. †: {LATE}.",
         "",
-        "| claim | source | verdict | effect | seeds | scale | chapter |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        *[_row(one) for verdict in verdicts for one in (verdict, *verdict.others)],
+        "| claim | verdict | effect | measured on |",
+        "| --- | --- | --- | --- |",
+        *map(_row, verdicts),
         "",
         "## When each rule was written",
         "",
@@ -108,13 +109,11 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
 def _row(verdict: Verdict) -> str:
     claim = verdict.claim
     cells = [
-        f"**{claim.id}** {claim.statement}",
-        f"{{cite}}`{claim.source}`",
-        f"**{outcome_words(verdict)}**" + ("†" if verdict.after_records and claim.changed else ""),
+        f"**{claim.id}** {claim.statement} {{cite}}`{claim.source}`, {{doc}}`{claim.chapter}`",
+        f"[{outcome_words(verdict).removesuffix(' at this scale')}]{{.lk-verdict .lk-{CLASSES[verdict.outcome]}}}"
+        + ("**†**" if verdict.after_records and claim.changed else ""),
         effect_text(verdict) or "–",
-        str(verdict.seeds) if verdict.seeds else "–",
-        str(verdict.scale) if verdict.scale else _where(verdict),
-        f"{{doc}}`{claim.chapter}`",
+        _where(verdict),
     ]
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

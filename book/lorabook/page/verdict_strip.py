@@ -5,9 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
-from lorabook.page.claims_page import outcome_words
+from lorabook.page.claims_page import CLASSES, outcome_words
 
 # A claim in a few words, in the strip's order; the page of claims has all of each.
 IN_SHORT = {
@@ -24,7 +23,6 @@ IN_SHORT = {
     "T2": "RL: rank 1 saves memory", "O1": "RL: at full's rate LoRA falls behind",
     "O2": "RL: LoRA as such is worse", "P1": "RL: rank 1 is a bottleneck",
 }
-CLASSES = {HOLDS: "holds", FAILS: "fails", DEPENDS: "open", OPEN: "open", UNTESTED: "untested"}
 
 
 def strip(verdicts: Sequence[Verdict]) -> str:
