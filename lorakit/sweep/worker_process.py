@@ -39,7 +39,7 @@ def end_with(parent: int) -> queue.Queue[str]:
     def listen() -> None:
         for line in sys.stdin:
             lines.put(line)
-        os._exit(0)
+        os._exit(int(together))  # a launcher ends the others when one of them fails
 
     threading.Thread(target=listen, daemon=True).start()
     return lines
