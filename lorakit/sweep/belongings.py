@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.machinery
 import json
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,7 +54,9 @@ def _grader(task: Path) -> str | None:
 
 def _file_of(module: str) -> Path | None:
     """The file of a module that is no part of a package, nor installed."""
-    spec = importlib.machinery.PathFinder.find_spec(module) if "." not in module and module != "__main__" else None
+    if "." in module or module == "__main__" or module in sys.stdlib_module_names:
+        return None
+    spec = importlib.machinery.PathFinder.find_spec(module)
     if spec is None or spec.origin is None or spec.submodule_search_locations or not spec.origin.endswith(".py"):
         return None
     path = Path(spec.origin)
