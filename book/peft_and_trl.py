@@ -155,3 +155,40 @@ rewards = [row.get("reward", 0) for row in trainer.state.log_history]
 bits = sum(-16 * (p * log2(p) + (1 - p) * log2(1 - p))
            for p in rewards if 0 < p < 1)
 # [/reward]
+
+# [precision]
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16)
+before = {name: weight.clone() for name, weight in base.state_dict().items()}
+adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear",
+                     init_lora_weights=False)  # as if it had learnt
+policy = get_peft_model(base, adapter)
+policy.merge_adapter()    # here a sampler takes the weights
+policy.unmerge_adapter()
+policy.unload()           # the base, without its adapter
+moved = max(((weight - before[name]).norm() / weight.norm()).item()
+            for name, weight in base.state_dict().items())  # not 0
+# [/precision]
+
+# [disagreement]
+from peft import LoraConfig
+from trl import GRPOConfig, GRPOTrainer
+
+def right(completions, answer, **_):
+    return [float(a.strip() == b) for a, b in zip(completions, answer)]
+
+settings = GRPOConfig(
+    learning_rate=8e-5, lr_scheduler_type="constant", max_steps=steps,
+    per_device_train_batch_size=64, num_generations=8,  # 8 prompts a step
+    max_completion_length=8, loss_type="dr_grpo", scale_rewards="none",
+    logging_steps=1, report_to="none")
+adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
+trainer = GRPOTrainer(model, right, settings, data, peft_config=adapter)
+trainer.train()
+silent = [row["frac_reward_zero_std"]  # 1: no group teaches
+          for row in trainer.state.log_history
+          if "frac_reward_zero_std" in row]
+# [/disagreement]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -19,6 +20,7 @@ from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expec
 from lorabook.experiments.results import MissingRecordsError, Results, recorded, results, store
 from lorabook.page.claims_page import outcome_words, sentence
 from lorabook.page.rendering import RenderingError, glue, setup
+from lorakit.local_models import cache_folder
 from lorakit.records import Record
 
 ABSENT = "(not in the live size)"
@@ -65,6 +67,35 @@ class Chapter:
         if self.size == "live":
             return Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         return store().root.parent / "do-it" / self.profile / self.name
+
+    @property
+    def trains(self) -> bool:
+        """Whether this build may train what has no record, and so needs the base's weights."""
+        return self.size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
+
+    @property
+    def weights(self) -> Path | None:
+        """The folder for what the page's runs learn; None where nothing is trained, since records hold no weights."""
+        if not self.trains:
+            return None
+        return self.runs if self.size == "live" else cache_folder() / "do-it" / self.profile / self.name
+
+    def recorded(self, name: str, make: Callable[[], Any] | None = None) -> Any:
+        """What `make()` returned when the page's runs were made: the output of a cell that needs their weights.
+
+        Args:
+            name: of the record, `page.runs/NAME.json`.
+            make: returns what JSON can hold; without it None stands for what nothing has written yet.
+
+        Raises:
+            MissingRecordsError: there is no record, and this build may not make one.
+        """
+        path = self.runs / f"{name}.json"
+        if not path.exists() and make is not None:
+            if not self.trains:
+                raise MissingRecordsError(f"{path.name} of this page lacks: `lorabook refresh {self.name}` makes it")
+            write_recorded(path, make())
+        return json.loads(path.read_text(encoding="utf-8"))["value"] if path.exists() else None
 
     def made(self, runs: Iterable[Record]) -> Markdown:
         """When and where these runs of `page.runs` were made, as a line to show under them.
@@ -167,6 +198,13 @@ class Chapter:
         peaks = [p["peak_bytes"] for p in made if p["peak_bytes"]]  # None where nobody counts
         self.glue(megabytes=f"{max(peaks) / 1e6:,.0f}" if peaks else "an unknown number of")
         self.glue(made=min(p["date"] for p in made)[:10])
+
+
+def write_recorded(path: Path, value: Any) -> None:
+    """Write what `Chapter.recorded` reads, with its date."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"date": datetime.now(UTC).isoformat(timespec="seconds"), "value": value}, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def chapter(name: str, profile: str = "cpu", size: str = "record") -> Chapter:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from lorabook.claims.rl_tasks import FORM_PAID
+from lorabook.experiments.results import Results
 from lorakit.grpo_spec import GRPOSpec
 
 NOT_THE_RECIPE: dict[str, Any] = {"seed": 0, "steps": 2, "evaluations": 2, "evaluation_problems": 1}
@@ -17,20 +18,26 @@ LEARNT_FORM, LEARNT_ANSWER = 0.9, 0.5
 MILESTONES = ("form", "answer")
 
 
-def name_recipes(frame: pd.DataFrame, specs: Iterable[GRPOSpec], recipes: Mapping[str, GRPOSpec]) -> pd.DataFrame:
-    """The rows of runs that follow one of the recipes, whatever their seed and length, with the column `recipe`.
+class Recipes(Results):
+    """The runs of an experiment that follow one of some recipes, whatever their seed and length; an arm is a recipe.
 
-    `arm` does not tell recipes apart that differ in more than the adapter, and nothing is parsed back from a name:
-    a run is known by its spec.
+    A run is known by its spec, and nothing is parsed back from a name.
 
     Args:
-        frame: of `tidy` or `runs`, with the column `id`.
-        specs: of the experiment that the runs belong to.
+        ran: the experiment's records.
         recipes: name to spec, as `lorabook.experiments.recipes` lists them.
     """
-    names = {replace(spec, **NOT_THE_RECIPE): name for name, spec in recipes.items()}
-    found = {spec.id: names.get(replace(spec, **NOT_THE_RECIPE)) for spec in specs}
-    return frame.assign(recipe=frame["id"].map(found)).dropna(subset="recipe").reset_index(drop=True)
+
+    def __init__(self, ran: Results, recipes: Mapping[str, GRPOSpec]) -> None:
+        names = {replace(spec, **NOT_THE_RECIPE): name for name, spec in recipes.items()}
+        found = {spec.id: names.get(replace(spec, **NOT_THE_RECIPE)) for spec in ran.specs}
+        self.names = {key: name for key, name in found.items() if name is not None}
+        super().__init__(ran.name, ran.profile, ran.size, [spec for spec in ran.specs if spec.id in self.names],
+                         [record for record in ran if record.id in self.names])
+
+    def _whole(self, frame: pd.DataFrame, rows: Sequence[int]) -> pd.DataFrame:
+        whole = super()._whole(frame, rows)
+        return whole.assign(arm=whole["id"].map(self.names))
 
 
 def milestones(curves: pd.DataFrame) -> pd.DataFrame:
@@ -61,3 +68,9 @@ def milestones(curves: pd.DataFrame) -> pd.DataFrame:
                 row[f"{name}_{unit}"] = math.nan if unknown else at
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def learnt(curves: pd.DataFrame, what: str) -> dict[str, tuple[int, int]]:
+    """How many runs of each arm learnt the `form` or the `answer`, of how many: what `plots.counts` draws."""
+    steps = milestones(curves).groupby("arm", sort=False)[f"{what}_step"]
+    return {str(arm): (int((found < math.inf).sum()), len(found)) for arm, found in steps}

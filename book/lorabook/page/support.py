@@ -8,8 +8,8 @@ from lorabook.experiments.results import recorded, store
 from lorabook.page import ratios
 from lorabook.page.calculator_form import Support
 from lorabook.page.public import RL_QUOTED, kept
-from lorabook.page.recipes import name_recipes
-from lorakit.analysis.statistics import Interval, paired_difference
+from lorabook.page.recipes import Recipes
+from lorakit.analysis.statistics import Interval
 from lorakit.analysis.sweep import Sweep
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.theory.learning_rate import recommend_learning_rate
@@ -118,7 +118,4 @@ def rounding_alone() -> Interval:
 
 def _apart(experiment: str, recipes: dict[str, GRPOSpec], one: str, other: str) -> Interval:
     """Points of accuracy of a recipe minus another's, paired by seed."""
-    tried = recorded(experiment)
-    named = name_recipes(tried.runs, tried.specs, recipes)
-    by_seed = {recipe: rows.set_index("seed")["test_accuracy"].to_dict() for recipe, rows in named.groupby("recipe")}
-    return paired_difference(by_seed[one], by_seed[other]).scaled(100)
+    return Recipes(recorded(experiment), recipes).compare(other)[one]
