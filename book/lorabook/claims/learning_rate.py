@@ -51,8 +51,6 @@ GROWN = Limit("spectral norm of B over that of A at the last step, at the best t
 RISE = Limit("LoRA's loss minus full fine-tuning's, each in % of its own improvement over the base", (0, math.inf),
              replace(PERCENT, words="% of the improvement"))
 
-ratio_text = RATIO.text  # `3.2 (2.9 to 3.6)`
-
 
 def _in_post_training(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.DataFrame], Finding]) -> Finding:
     """`judge` on every dataset inside the gate, combined; the regimes of all in words."""
