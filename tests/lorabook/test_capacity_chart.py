@@ -35,5 +35,7 @@ def test_the_chart_prints_the_answer_and_draws_without_a_server():
     svg = mimebundle(spec | {"config": theme()["config"]})["image/svg+xml"]
     assert "You need rank 5" in svg
     assert "take 20 to 40" in svg
+    rounded_up = rank_needed(adapter_weights(["gemma-3-12b"]), model="gemma-3-12b", description="2.44 units").to_dict()
+    assert "You need rank 3" in mimebundle(rounded_up | {"config": theme()["config"]})["image/svg+xml"]
     small = rank_needed(adapter_weights(["tiny"]), model="tiny", description="bits held by rank").to_dict()
     assert "You need more than rank 128" in mimebundle(small | {"config": theme()["config"]})["image/svg+xml"]
