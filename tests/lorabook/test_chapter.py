@@ -149,3 +149,10 @@ def test_a_page_that_only_reads_finds_its_own_runs_or_says_that_it_trained(monke
     assert live.runs == live.runs
     assert not list(live.runs.iterdir())
     assert "made just now" in live.made([new]).data
+
+
+def test_a_refresh_on_one_profile_never_trains_the_runs_of_another(monkeypatch):
+    monkeypatch.setenv("LORAKIT_MISSING", "train")
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", lambda *_, **__: pytest.fail("it trains"))
+    with pytest.raises(MissingRecordsError, match="lorabook run rank --profile gpu"):
+        Chapter("rank").sweep("rank", "gpu", "record")

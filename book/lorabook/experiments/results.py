@@ -112,7 +112,8 @@ def _finished(specs: Sequence[Any], found: Mapping[str, Record]) -> list[Record]
     return [found[spec.id] for spec in specs if spec.id in found and found[spec.id].status != "failed"]
 
 
-def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False) -> Results:
+def results(name: str, profile: str = "cpu", size: str = "record", *, optional: bool = False,
+            train: bool = True) -> Results:
     """The records of an experiment; what is missing is trained only at the live size or when a refresh allows it.
 
     Args:
@@ -120,9 +121,10 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         profile: `cpu`, `gpu` or `paper`.
         size: `record` or `live`; `$LORAKIT_SIZE` (set by `make book SIZE=live`) goes before it on cpu.
         optional: return what there is, even nothing, instead of failing: for runs that need a GPU.
+        train: False never trains, whatever a refresh allows: for runs of another profile than the page's.
 
     Raises:
-        MissingRecordsError: records are missing and `$LORAKIT_MISSING` is not `train`.
+        MissingRecordsError: records are missing, and nothing may train them.
 
     Warns:
         StaleRecordsWarning: records belong to another numerical epoch.
@@ -135,7 +137,7 @@ def results(name: str, profile: str = "cpu", size: str = "record", *, optional: 
         defined = ", ".join(f"{p}/{s}" for p, s in experiment.runs)
         raise ValueError(f"{name} is not defined for profile {profile!r}, size {size!r}; defined: {defined}")
     place, file = place_of(name, size, store())
-    may_train = size == "live" or os.environ.get("LORAKIT_MISSING") == "train"
+    may_train = size == "live" or (train and os.environ.get("LORAKIT_MISSING") == "train")
     engine = experiment.engine_for(specs)
     found = place.find((spec.id for spec in specs), engine)
     if specs and may_train and not optional and (len(found) < len(specs) or stale(found.values())):

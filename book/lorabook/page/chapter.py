@@ -47,13 +47,15 @@ class Chapter:
 
         Args:
             experiment: its name, or the names of several that make one sweep, such as one of each seed.
-            profile: of the runs; a chapter reads those of cpu unless it says otherwise.
+            profile: of the runs; a chapter reads those of cpu unless it says otherwise. Runs of another profile than
+                its own are read and never trained.
             size: None for the chapter's own; `record` at any size of the build.
             optional: return what there is, even nothing, instead of failing.
         """
         names = [experiment] if isinstance(experiment, str) else experiment
         parts = [recorded(name, profile) if size == "record" and self.size == "live" else
-                 results(name, profile, size or self.size, optional=optional) for name in names]
+                 results(name, profile, size or self.size, optional=optional, train=profile == self.profile)
+                 for name in names]
         self.results |= {name if profile == "cpu" else f"{name}, {profile}": part
                          for name, part in zip(names, parts, strict=True)}
         return reduce(add, parts)
