@@ -25,7 +25,7 @@ def blocks() -> list[str]:
 def test_the_calculators_answer_as_the_readme_calls_them(capsys):
     exec(compile(blocks()[1], "README.md", "exec"), {})  # noqa: S102 - it is our own text
     out = capsys.readouterr().out
-    assert all(word in out for word in ("take rank 8 to 16", "fits", "learning_rate=", "Translation"))
+    assert all(word in out for word in ("take rank 8 to 16", "fits", "; sweep ", "tinker: alpha 32, learning rate"))
 
 
 def test_its_speeds_are_the_last_recorded_ones():
