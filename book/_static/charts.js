@@ -61,12 +61,17 @@ function forPhone(specification, whole, beside) {
   return narrow;
 }
 
-/* What stands beside a panel, axis and names of lines, is known once it is drawn: then the panel gets the rest. */
+/* What stands beside a panel, axis and names of lines, is known once it is drawn: then the panel gets the rest. Words
+   within a panel may move out of it as it shrinks, so it is measured again. */
 async function drawForPhone(holder, specification, whole) {
-  const { view } = await vegaEmbed(holder, forPhone(specification, whole, AXIS), options);
-  const beside = AXIS + Number(holder.querySelector("svg.marks").getAttribute("width")) - whole;
-  view.finalize();
-  await vegaEmbed(holder, forPhone(specification, whole, beside), options);
+  let beside = AXIS;
+  for (let turn = 0; ; turn += 1) {
+    const { view } = await vegaEmbed(holder, forPhone(specification, whole, beside), options);
+    const excess = Number(holder.querySelector("svg.marks").getAttribute("width")) - whole;
+    if (turn === 4 || (turn > 0 && excess <= 0)) return;
+    view.finalize();
+    beside += excess;
+  }
 }
 
 /* One table of all the rows that the chart was given: RFC 4180. */
