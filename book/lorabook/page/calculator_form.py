@@ -15,7 +15,7 @@ from lorakit.theory.memory import CONTEXT_BYTES
 
 # A line of the answer: what to set, and the words around its numbers; {name} stands for a value of `shown`.
 LINES = {
-    "rank": "{rank} (rank {floor} holds the bits; take four to eight times that)",
+    "rank": "{rank} (rank {floor} can hold the bits of the data; take four to eight times that)",
     "layers": "all linear ones: attention and MLP",
     "alpha": "{alpha}, at every rank",
     "learning rate": "{rate}; also try {below} and {above}",
@@ -172,16 +172,16 @@ def memory_bar() -> str:
 
 def defaults_table(models: Sequence[str]) -> str:
     """The answers to the first question for several models, for a browser without script."""
-    heads = ("model", "rank", "alpha", "learning rate", "full's rate", "rank, RL", "rate, RL", "GB", "time on an H100")
+    heads = ("model", "rank", "alpha", "learning rate", "full's rate", "GB", "time on an H100", "RL: rank", "RL: rate")
     rows = []
     for name in models:
         question = Question(model=name)
         found, paid = advise(question), advise(Question(model=name, task="rl", amount=80_000))
         cells = shown(question, found)
-        rows.append([name, cells["rank"], cells["alpha"], cells["rate"], cells["full-rate"], str(paid.rank),
-                     rate(paid.rate), cells["memory"], cells["time"]])
+        rows.append([name, cells["rank"], cells["alpha"], cells["rate"], cells["full-rate"], cells["memory"],
+                     cells["time"], str(paid.rank), rate(paid.rate)])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     top = "".join(f"<th scope='col'>{head}</th>" for head in heads)
     return (f'<p>The calculator needs JavaScript. These are its answers for {Question().amount:,} label tokens, and '
-            'for 80,000 episodes (RL):</p><table class="numbers">'
+            'for 80,000 episodes (RL; 10,000 prompts with 8 samples each):</p><table class="numbers">'
             f'<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')

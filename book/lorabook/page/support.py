@@ -53,7 +53,7 @@ def supervised() -> dict[str, Support]:
     factor = max(time["most"], 1 / time["least"])
     return {
         "rank": Support(f"{room['cells']} adapters on models from 1B up (others' runs); four datasets on tiny",
-                        f"medium: at 4 to 8 times the floor they ended {room['median']['4 to 8'][0]:.1f} % above the "
+                        f"medium: at 4 to 8 times the floor, runs ended {room['median']['4 to 8'][0]:.1f} % above the "
                         "best loss; always rank 8 was right as often on our four", CHAPTERS["capacity"]),
         "layers": Support("two datasets on tiny", "medium: which half matters more changed with the data",
                           CHAPTERS["layers"]),
@@ -68,8 +68,8 @@ def supervised() -> dict[str, Support]:
             "low: one model; the article says ten, tiny says three", CHAPTERS["rate"]),
         "batch": Support("tiny, batches of 4 to 32", "low: no reason was seen to leave full fine-tuning's batch",
                          CHAPTERS["batch"]),
-        "memory": Support(f"{memory['rows']} public measurements", f"high: all within {100 * margin:.0f} %",
-                          CHAPTERS["cost"]),
+        "memory": Support(f"{memory['rows']} public measurements",
+                          f"high: every estimate within {100 * margin:.0f} % of it", CHAPTERS["cost"]),
         "time": Support(f"{time['rows']} public timings", f"medium: all within a factor {factor:.1f}; one pass over "
                         "full sequences", CHAPTERS["cost"]),
         "full fine-tuning": Support("as LoRA's", "medium: all weights, with float32 masters", CHAPTERS["cost"]),
