@@ -15,7 +15,7 @@ def readings(part: str) -> list[dict[str, str]]:
     """Rows of `demonstrations` (prompt, completion) or of `problems` (prompt, answer); no number is in both.
 
     >>> readings("demonstrations")[0]
-    {'prompt': 'power: two thousand three hundred twenty-eight\\n', 'completion': 'power,2328'}
+    {'prompt': 'The water meter says six thousand one hundred sixty.\\n', 'completion': 'water,6160'}
     """
     draw = generator("readings", "meters")
     numbers = draw.sample(range(1000, 10_000), DEMONSTRATIONS + PROBLEMS)
