@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CHAPTER = """---
+HEAD = """---
 jupytext:
   text_representation:
     format_name: myst
@@ -36,7 +36,8 @@ kernelspec:
 
 profile = "cpu"
 size = "record"
-```
+"""
+CHAPTER = HEAD + """```
 
 ```{{code-cell}} ipython3
 import json

@@ -3,7 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kill_refresh import kill_and_compare
+from kill_refresh import HEAD, kill_and_compare
 from leaks import leaks
 
 from lorabook import experiments
@@ -17,23 +17,7 @@ from lorakit.sweep.devices import DeviceError
 from lorakit.sweep.sweeps import SweepError
 from lorakit.theory.hardware import find_gpu
 
-HEAD = """---
-jupytext:
-  text_representation:
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
----
-
-# {title}
-
-```{{code-cell}} ipython3
-:tags: [parameters]
-
-profile = "cpu"
-size = "record"
-rank: int = 4
+CHAPTER = HEAD + """rank: int = 4
 ```
 
 ```{{code-cell}} ipython3
@@ -45,7 +29,7 @@ rank: int = 4
 def write_chapter(root: Path, stem: str, code: str) -> Path:
     (root / "book" / "results" / "cpu").mkdir(parents=True, exist_ok=True)
     path = root / "book" / f"{stem}.md"
-    path.write_text(HEAD.format(title=stem, code=code), encoding="utf-8")
+    path.write_text(CHAPTER.format(title=stem, code=code), encoding="utf-8")
     return path
 
 
