@@ -32,13 +32,13 @@ from lorabook.claims.rank import ARTICLE, by_rank, plain
 from lorabook.claims.regime import regime_of
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at, optima
 from lorakit.analysis.statistics import Interval, mean_interval
-from lorakit.analysis.sweep import REACH
 
 TEN, ABOUT = 10.0, 1.5
 HIGH_RANK, MIDDLE_RANK = 16, 4
 SHIFT = 2.0
 SHORT, LONG, END = 100, 200, 1000  # steps: of a short run, of one to compare it with, of a long one
 A1_STEPS = 2
+REACH = 2  # rates on either side of the least mean loss; a rule's own, whatever a sweep takes by default
 SMOLLM2_RATES = tuple(f"learning-rate-smollm2-{seed}" for seed in range(5))
 
 TENFOLD = Limit("best rate of a high rank over full fine-tuning's", (TEN / ABOUT, TEN * ABOUT), RATIO)
