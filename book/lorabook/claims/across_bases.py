@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from lorabook.claims.decisions import Finding, Limit, decide, over_seeds
 from lorabook.claims.ledger import Verdict
 
+ADDED = "2026-11-26"  # when this reading was written: its first records were there
 LEAST_BASES = 3
 
 

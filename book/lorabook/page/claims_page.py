@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from lorabook.claims.across_bases import across_bases
+from lorabook.claims.across_bases import ADDED, across_bases
 from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
 
@@ -154,5 +154,6 @@ def _section(verdict: Verdict) -> str:
         found, bases = together
         names = ", ".join(one.scale.model.partition("@")[0] for one in bases if one.scale)
         lines += [f"**Over {len(bases)} bases ({names}): {found.outcome}.** Each base's mean over its seeds counts "
-                  f"once, so these intervals range over bases, and those above over seeds. {found.reason}", ""]
+                  f"once, so these intervals range over bases, and those above over seeds. {found.reason} (Added on "
+                  f"{ADDED}, after these records; it heads no claim.)", ""]
     return "\n".join(lines)
