@@ -90,7 +90,7 @@ def same_first_steps(evidence: Evidence) -> Finding:
     seeds = min(rows[rows["arm"] == arm]["seed"].nunique() for arm in arms)
     if seeds < smollm2.CONFIRMED:
         raise NotYetError(f"Needs {smollm2.CONFIRMED} fresh seeds of the first steps at {rate:g}; there are {seeds}.")
-    at = {step: losses_at(rows, step) for step in range(1, smollm2.EARLY_STEPS + 1)}
+    at = {step: losses_at(rows, step) for step in sorted(rows.loc[rows["step"] > 0, "step"].unique())}
     gain = improvement(by_seed(at[smollm2.EARLY_STEPS], TOP), runs.metrics)
     if gain.low <= 0:
         raise NotYetError(f"By step {smollm2.EARLY_STEPS} {TOP} has not clearly improved on the base.")

@@ -82,8 +82,16 @@ def _on_smollm2() -> list[Claim]:
         (grpo.mlp_carries_it_in_rl, real_base_rl.mlp_carries_it_in_rl, f"{e3} {smollm2.E3_C6_RULE}", E3_LAYERS),
     )
     return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
-                    written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE, changed="", why="")
+                    written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE,
+                    **_changed(rule))
             for claim, rule, text, names in rows]
+
+
+def _changed(rule: Rule) -> dict[str, str]:
+    """When one of these rules was changed after its records were there, and why."""
+    if rule is real_base.same_first_steps:
+        return {"changed": smollm2.E1_C4_CHANGED, "why": smollm2.E1_C4_WHY}
+    return {"changed": "", "why": ""}
 
 
 def _on_new_runs() -> list[Claim]:

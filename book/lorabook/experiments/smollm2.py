@@ -64,8 +64,8 @@ def confirm(arms: Mapping[str, Any], rates: Mapping[str, float], seeds: Iterable
 
 
 # Least mean validation loss of the screened seeds (a test chooses again from the records); no end of a grid among them.
-# Full fine-tuning of the linear layers is not screened yet.
-CHOSEN: dict[str, dict[str, float]] = {"gpu": {FULL: 2.15e-5, **{f"rank {rank}": 2.15e-4 for rank in RANKS}}}
+CHOSEN: dict[str, dict[str, float]] = {"gpu": {FULL: 2.15e-5, LINEAR: 4.64e-5,
+                                               **{f"rank {rank}": 2.15e-4 for rank in RANKS}}}
 
 
 def _confirmed(profile: str) -> list[SFTSpec]:
