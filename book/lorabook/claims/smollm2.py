@@ -43,8 +43,8 @@ E1_C3_RULE = (
     "Bonferroni's correction, otherwise inconclusive."
 )
 E1_C4_RULE = (
-    f"Runs of {EARLY_STEPS} steps, evaluated at 1 to 6, 8 and 10, of every rank at rank 16's chosen rate with the eight "
-    "fresh seeds: each rank's test loss minus rank 64's at every such step, paired by seed. Margin: "
+    f"Runs of {EARLY_STEPS} steps, evaluated at 1 to 6, 8 and 10, of every rank at rank 16's chosen rate with the "
+    "eight fresh seeds: each rank's test loss minus rank 64's at every such step, paired by seed. Margin: "
     f"{MARGIN:.0%} of rank 64's improvement over the base by the last of these steps. Holds if every 95 % interval "
     "lies within it; does not hold if one lies wholly beyond it after Bonferroni's correction; otherwise inconclusive."
 )
