@@ -61,6 +61,11 @@ def _plain(spec: Any) -> bool:
     return bool(spec.full_targets == "all")
 
 
+# Rules changed after their records were there: when, and why.
+_CHANGED: dict[Rule, tuple[str, str]] = {
+    real_base.same_first_steps: (smollm2.E1_C4_CHANGED, smollm2.E1_C4_WHY)}
+
+
 def _on_smollm2() -> list[Claim]:
     """Claims on SmolLM2-135M, by the rules of `smollm2`; runs on two cores and on a GPU are judged apart."""
     e1, e2, e3, e4, e5 = (f"{text} {smollm2.GPU_PROTOCOL}" for text in (
@@ -83,15 +88,9 @@ def _on_smollm2() -> list[Claim]:
     )
     return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
                     written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE,
-                    **_changed(rule))
+                    changed=_CHANGED.get(rule, ("", ""))[0], why=_CHANGED.get(rule, ("", ""))[1])
             for claim, rule, text, names in rows]
 
-
-def _changed(rule: Rule) -> dict[str, str]:
-    """When one of these rules was changed after its records were there, and why."""
-    if rule is real_base.same_first_steps:
-        return {"changed": smollm2.E1_C4_CHANGED, "why": smollm2.E1_C4_WHY}
-    return {"changed": "", "why": ""}
 
 
 def _on_new_runs() -> list[Claim]:
