@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 
@@ -70,24 +69,22 @@ def test_missing_runs_are_counted(study, tmp_path):
 def test_a_session_trains_what_is_missing_writes_it_down_and_resumes(study, tmp_path, capsys, monkeypatch):
     middle = {FULL: 1e-3, "rank 2": 1e-3}
     monkeypatch.setattr(screening, "choose", lambda *_: middle)  # two steps choose nothing sensible
-    store, new = Store(tmp_path / "store"), tmp_path / "new.jsonl"
+    store, new = Store(tmp_path / "store"), tmp_path / "new"
     session([study], "cpu", 600, store, new, device="cpu")
     assert not store.missing(SCREEN)
     assert not store.missing(confirm(ARMS, middle, [7]))
-    lines = [json.loads(line) for line in new.read_text().splitlines()]
-    assert sorted({line["experiment"] for line in lines}) == ["confirmed", "screen"]
-    assert len(lines) == len({line["record"]["id"] for line in lines}) == len(SCREEN) + 2
+    assert {name: len(store.records("cpu", name)) for name in ("screen", "confirmed")} == {"screen": 12, "confirmed": 2}
     session([study], "cpu", 600, store, new, device="cpu")
-    assert len(new.read_text().splitlines()) == len(lines)
+    assert len(store.records("cpu", "screen")) == 12
     assert "confirmed: 0 of 2 runs missing" in capsys.readouterr().out
     other = Store(tmp_path / "other")
-    assert take(new, other) == len(lines)
-    assert take(new, other) == 0
+    assert take(Store(new), other, [study], "cpu") == 14
+    assert take(Store(new), other, [study], "cpu") == 0
     assert not other.missing(SCREEN)
 
 
 def test_no_time_trains_nothing(study, tmp_path, capsys):
-    session([study], "cpu", 0, Store(tmp_path), device="cpu")
+    session([study], "cpu", 0, Store(tmp_path), tmp_path / "new", device="cpu")
     assert "screen: 12 of 12 runs missing" in capsys.readouterr().out
 
 

@@ -1,18 +1,17 @@
 """Screen rates, choose, confirm: what the studies of SmolLM2-135M lack, in as many seconds as a machine is there for.
 
-    python -m lorabook.experiments.screening --profile gpu --seconds 540 --new $OUT/records.jsonl
-    python -m lorabook.experiments.screening --take records.jsonl
+    python -m lorabook.experiments.screening --profile gpu --seconds 540 --processes 6 --new $OUT
+    python -m lorabook.experiments.screening --profile gpu --take FOLDER
 
-The first trains in a store and writes every new record also to one file, the second adds such a file to the store.
+The first writes new records to a folder and adds them to the book's, the second adds such a folder to the book's.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,57 +78,61 @@ def _cost(record: Record) -> float:
     return math.inf if record.status != "ok" or value is None or not math.isfinite(value) else value
 
 
-def session(studies: list[Study], profile: str, seconds: float, store: Store, new: Path | None = None,
+def session(studies: list[Study], profile: str, seconds: float, store: Store, new: Path,
             processes: int | None = None, device: str | None = None) -> None:
-    """Train what the studies lack, one after another, until the time is up; says what was chosen and what is left.
+    """Train what the studies lack, all that can be trained at once, until the time is up; says what was chosen.
+
+    Runs that confirm follow as soon as the rates of their study can be chosen, in a second call of `lorakit.run`.
 
     Args:
         seconds: for everything; a pack that is predicted to end later is not started.
-        new: gets a line for each new record, with the name of its experiment.
+        new: a folder for the new records, each written as its pack ends; one that has some goes on from them.
         processes: worker processes; several share a GPU.
     """
     from lorakit.sweep.sweeps import run
 
-    end = time.monotonic() + seconds
-    known = {record.id for place in store.files for record in store.records(*place)}
-
-    def train(name: str, specs: list[Any]) -> None:
-        left = end - time.monotonic()
-        if left > 0 and store.missing(specs):
-            records = run(specs, store, profile=profile, experiment=name, time_budget=left, processes=processes,
-                          device=device, probes=functions(("base text",), profile))
-            fresh = [record for record in records if record.id not in known]
-            known.update(record.id for record in fresh)
-            if new is not None:
-                with new.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps({"profile": profile, "experiment": name, "record": record.to_json()})
-                                    + "\n" for record in fresh)
-        print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing", flush=True)
-
+    end, fresh = time.monotonic() + seconds, Store(new)
+    take(fresh, store, studies, profile)
+    while (left := end - time.monotonic()) > 0 and (specs := store.missing(_wanted(studies, profile, store))):
+        run(specs, fresh, profile=profile, experiment="session", time_budget=left, processes=processes, device=device,
+            probes=functions(("base text",), profile))
+        if not take(fresh, store, studies, profile):
+            break
     for study in studies:
-        for name in study.screens:
-            train(name, experiments.get(name).specs(profile, "record"))
         try:
-            rates = choose(study, profile, store)
+            print(f"{study.name}: chosen {choose(study, profile, store)}")
         except NotScreenedError as error:
-            print(error, flush=True)
-            continue
-        print(f"{study.name}: chosen {rates}", flush=True)
-        for name, specs in study.confirm(profile, rates).items():
-            train(name, specs)
+            print(error)
+        for name, specs in _by_experiment(study, profile, store).items():
+            print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing", flush=True)
 
 
-def take(file: Path, store: Store) -> int:
-    """Add the records of such a file that the store lacks; returns how many."""
+def _by_experiment(study: Study, profile: str, store: Store) -> dict[str, list[Any]]:
+    """What screens, and once rates can be chosen what confirms."""
+    found = {name: experiments.get(name).specs(profile, "record") for name in study.screens}
+    try:
+        return {**found, **study.confirm(profile, choose(study, profile, store))}
+    except NotScreenedError:
+        return found
+
+
+def _wanted(studies: list[Study], profile: str, store: Store) -> list[Any]:
+    specs = [spec for study in studies for some in _by_experiment(study, profile, store).values() for spec in some]
+    return list({spec.id: spec for spec in specs}.values())
+
+
+def take(new: Store, store: Store, studies: Sequence[Study], profile: str) -> int:
+    """Add the records of a session's folder that the store lacks, each to its experiment; returns how many."""
     count = 0
-    for line in file.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        record = Record.from_json(entry["record"])
-        if store.find([record.id], record.provenance.get("engine")):
-            continue
-        store.append(entry.get("profile", "gpu"), entry["experiment"], record)
-        count += 1
-    return count
+    while True:
+        before = count
+        for study in studies:
+            for name, specs in _by_experiment(study, profile, store).items():
+                for record in new.find(spec.id for spec in store.missing(specs)).values():
+                    store.append(profile, name, record)
+                    count += 1
+        if count == before:
+            return count
 
 
 def _rank(profile: str, rates: Mapping[str, float]) -> dict[str, list[Any]]:
@@ -179,15 +182,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540)
     parser.add_argument("--processes", type=int)
     parser.add_argument("--device")
-    parser.add_argument("--new", type=Path)
+    parser.add_argument("--new", type=Path, default=Path("screened"), help="folder for new records")
     parser.add_argument("--only", nargs="*", help="names of studies: " + "; ".join(study.name for study in STUDIES))
     parser.add_argument("--take", type=Path)
     given = parser.parse_args()
     store = book_store()
-    if given.take:
-        print(f"{take(given.take, store)} records added")
-        return
     wanted = [study for study in STUDIES if not given.only or study.name in given.only]
+    if given.take:
+        print(f"{take(Store(given.take), store, wanted, given.profile)} records added")
+        return
     session(wanted, given.profile, given.seconds, store, given.new, given.processes, given.device)
 
 
