@@ -1,30 +1,10 @@
 import pytest
 
 from lorakit.specs import LoRASpec
-from lorakit.theory.compute import adapted_matrices, break_even_rank, forward_flops, lora_over_full, training_flops
+from lorakit.theory.compute import adapted_matrices, forward_flops, training_flops
 from lorakit.theory.shapes import ModelShape
 
 LLAMA = ModelShape.of("llama-3.1-8b")
-
-
-@pytest.mark.parametrize("rank", [1, 16, 256, 683])
-def test_a_square_matrix_follows_the_article(rank):
-    n = 4096
-    assert lora_over_full(n, n, rank) == pytest.approx((2 * n**2 + 6 * n * rank) / (3 * n**2))
-    assert lora_over_full(n, n, rank, recompute=True) == pytest.approx((3 * n**2 + 8 * n * rank) / (4 * n**2))
-
-
-def test_a_matrix_that_is_not_square_saves_less():
-    assert lora_over_full(1024, 4096, 256) == pytest.approx(2 / 3 + 256 * 5120 / (1024 * 4096))
-    assert break_even_rank(1024, 4096) == pytest.approx(1024 * 4096 / (3 * 5120))
-    assert lora_over_full(1024, 4096, 1) > lora_over_full(4096, 4096, 1)
-
-
-@pytest.mark.parametrize(("d_out", "d_in"), [(600, 600), (192, 576), (1536, 576)])
-def test_at_the_break_even_rank_nothing_is_saved(d_out, d_in):
-    for factor, cheaper in ((0.5, True), (2, False)):
-        rank = max(1, round(factor * break_even_rank(d_out, d_in)))
-        assert (lora_over_full(d_out, d_in, rank) < 1) == cheaper
 
 
 def test_full_fine_tuning_costs_six_flops_a_weight_and_the_scores():

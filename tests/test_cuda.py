@@ -16,7 +16,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
 from lorakit.sweep import sweeps
-from lorakit.sweep.devices import DeviceError, Devices, device_of
+from lorakit.sweep.devices import DeviceError, Devices
 from lorakit.sweep.workers import Worker
 
 SFT = SFTSpec(model="tiny-w32-s0", dataset="new-skills", learning_rate=1e-3, steps=2, batch_size=2,
@@ -150,14 +150,6 @@ def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, m
                            str(Path(__file__).parent / "test_gpu.py"), "-k", "sft-packed and float32"],
                           capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
     assert ends in done.stdout, done.stdout[-3000:]
-
-
-def test_a_chapter_computes_where_its_profile_is(machine, monkeypatch):
-    machine(HOPPER)
-    monkeypatch.setattr("lorakit.sweep.devices._usable_gpus", lambda: [HOPPER])
-    assert (device_of("cpu"), device_of("gpu"), device_of("paper")) == ("cpu", "cuda", "cuda")
-    monkeypatch.setenv("LORAKIT_DEVICE", "cpu")
-    assert device_of("gpu") == "cpu"
 
 
 def test_no_worker_takes_the_stand_in_for_its_own():

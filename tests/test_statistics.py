@@ -88,7 +88,7 @@ def test_optimum_finds_the_vertex_between_grid_points():
     low, high = stats.t.interval(0.95, 2, loc=-2.2, scale=stats.sem(vertices))
     assert (math.log10(found.low), math.log10(found.high)) == pytest.approx((low, high))
     assert found.learning_rate == pytest.approx(10**-2.2)
-    assert (found.grid_rate, found.at_edge) == (1e-2, False)
+    assert (found.grid_rate, found.edge) == (1e-2, None)
 
 
 def test_optimum_does_not_need_sorted_rates_or_several_seeds():
@@ -103,7 +103,7 @@ def test_optimum_does_not_need_sorted_rates_or_several_seeds():
 def test_a_diverged_rate_counts_as_infinite_and_stays_in_the_grid(broken):
     # without the diverged rate, 1e-2 would be the end of the grid
     found = optimum(RATES, [[3.0, 2.0, 1.0, broken], [3.0, 2.0, 1.0, broken]])
-    assert not found.at_edge
+    assert found.edge is None
     assert found.learning_rate == pytest.approx(1e-2)
 
 
@@ -125,7 +125,7 @@ def test_an_optimum_at_the_edge_fails_a_record_and_warns_live(losses, side, more
         optimum(RATES, [losses, losses], arm="rank 4")
     with pytest.warns(GridEdgeWarning, match=side):
         found = optimum(RATES, [losses, losses], size="live")
-    assert found.at_edge
+    assert found.edge == {"downwards": "lowest", "upwards": "highest"}[side]
 
 
 def test_what_cannot_be_fitted_says_why():

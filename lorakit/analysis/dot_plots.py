@@ -29,7 +29,6 @@ def dots(
     form: str = ".3g",
     title: str | None = None,
     note: str | None = None,
-    description: str | None = None,
 ) -> alt.LayerChart | alt.VConcatChart:
     """A row for each name: the mean as a dot, its interval as a bar, and a word or number after it.
 
@@ -63,7 +62,7 @@ def dots(
     written = alt.Axis(tickCount=6, format=axis_format(ends, log_x)) if log_x else alt.Axis(tickCount=6)
     said = {panel: ", ".join(f"{name} {span:{form}}" for name, span in part.items()) for panel, part in groups.items()}
     listed = "; ".join(f"{panel}: {words}" if panel else words for panel, words in said.items())
-    text = description or f"{x_title}: {listed}."
+    text = f"{x_title}: {listed}."
     parts = []
     for place, (panel, part) in enumerate(rows.items()):
         ends_it = place == len(rows) - 1  # the title of the axis stands once
@@ -102,19 +101,12 @@ def _panel(rows: pd.DataFrame, across: Mapping[str, alt.X], lines: Mapping[float
     return [*band, *rule_marks(lines, "x"), spans, words, points]
 
 
-def counts(
-    found: Mapping[str, tuple[int, int]],
-    *,
-    x_title: str = "runs",
-    title: str | None = None,
-    note: str | None = None,
-    description: str | None = None,
-) -> alt.LayerChart:
+def counts(found: Mapping[str, tuple[int, int]], *, title: str | None = None,
+           note: str | None = None) -> alt.LayerChart:
     """How many runs of each arm succeeded, a circle a run: for outcomes with two peaks, of which a mean says little.
 
     Args:
         found: successes and runs by arm: `{"full": (6, 10), "rank 8": (2, 10)}`.
-        x_title: what a circle stands for.
         title: what was found.
         note: a line beneath it: what counts as a success.
 
@@ -134,12 +126,12 @@ def counts(
     sums = pd.DataFrame([{"arm": arm, "run": runs, "text": f"{successes} of {runs}"}
                          for arm, (successes, runs) in found.items()])
     place = alt.Y("arm:N", sort=list(found), title=None, axis=alt.Axis(ticks=False, domain=False))
-    across = alt.X("run:Q", title=x_title, axis=None, scale=alt.Scale(zero=False, padding=12))
+    across = alt.X("run:Q", axis=None, scale=alt.Scale(zero=False, padding=12))
     circles = alt.Chart(rows).mark_point(size=150, opacity=1, strokeWidth=1.8).encode(
         x=across, y=place, tooltip=["arm", "run", "ended"],
         stroke=alt.value(PLAIN), fill=alt.Color("ended:N", legend=None, scale=alt.Scale(
             domain=["succeeded", "did not"], range=[PLAIN, "transparent"])))
     words = alt.Chart(sums).mark_text(align="left", dx=16).encode(x=across, y=place, text="text:N")
     said = ", ".join(f"{arm} {successes} of {runs}" for arm, (successes, runs) in found.items())
-    return layered([circles, words], description or f"{x_title} that succeeded: {said}.", title, note).properties(
+    return layered([circles, words], f"runs that succeeded: {said}.", title, note).properties(
         height=alt.Step(ROW), width=min(WIDTH, CIRCLE * max(runs for _, runs in found.values())))

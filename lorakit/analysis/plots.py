@@ -29,13 +29,12 @@ from lorakit.analysis.marks import (
 )
 from lorakit.analysis.palette import INK, arm_order, axis_title
 
+CHOSEN_BY = "validation_loss"
 CROSS = "M-0.7,-0.7L0.7,0.7M0.7,-0.7L-0.7,0.7"
 
 
-def loss_against_steps(
-    frame: pd.DataFrame, *, y: str = "test_loss", title: str | None = None, description: str | None = None,
-    note: str | None = None
-) -> alt.LayerChart:
+def loss_against_steps(frame: pd.DataFrame, *, y: str = "test_loss", title: str | None = None,
+                       note: str | None = None) -> alt.LayerChart:
     """Loss of each arm at its best learning rate for every training length: the mean over seeds, with its interval.
 
     Args:
@@ -50,7 +49,7 @@ def loss_against_steps(
     require(frame, "arm", "seed", "learning_rate", "step", y)
     best = pointwise_minimum(frame) if "id" in frame.columns else frame
     best = best[["arm", "seed", "learning_rate", "step", y]]
-    text = description or f"{axis_title(y)} against {axis_title('step')}, best rate of each arm: {_names(best)}."
+    text = f"{axis_title(y)} against {axis_title('step')}, best rate of each arm: {_names(best)}."
     return lines(best, "step", y, title=title, description=text, note=note)
 
 
@@ -58,10 +57,8 @@ def u_curve(
     frame: pd.DataFrame,
     *,
     y: str = "test_loss",
-    chosen_by: str = "validation_loss",
     ceiling: float | None = None,
     title: str | None = None,
-    description: str | None = None,
     note: str | None = None,
 ) -> alt.LayerChart:
     """Final result against learning rate, per arm: the mean as a line, 95 % intervals as bands, best rates ringed.
@@ -75,7 +72,7 @@ def u_curve(
         ceiling: the top of a chart of losses, in the unit of `y`; None takes the highest loss of the first curve
             points (the untrained model, or nearly) plus a tenth of the range.
     """
-    require(frame, "id", "arm", "seed", "learning_rate", "step", "status", y, chosen_by)
+    require(frame, "id", "arm", "seed", "learning_rate", "step", "status", y, CHOSEN_BY)
     rows = frame.replace(math.inf, math.nan).sort_values("step")
     last = rows.groupby("id", as_index=False).tail(1).copy()
     finite = last.loc[last["status"] == "ok", y].dropna()
@@ -88,8 +85,8 @@ def u_curve(
         ceiling = top + 0.1 * (top - finite.min())
     lost = (last["status"] != "ok") | last[y].isna() | (last[y] > ceiling)
     whole = last[~lost.groupby([last["arm"], last["learning_rate"]]).transform("any")]
-    means = whole.groupby(["arm", "learning_rate"])[chosen_by].mean().reset_index()
-    best = means.loc[means.groupby("arm")[chosen_by].idxmin()].groupby("arm")["learning_rate"].first()
+    means = whole.groupby(["arm", "learning_rate"])[CHOSEN_BY].mean().reset_index()
+    best = means.loc[means.groupby("arm")[CHOSEN_BY].idxmin()].groupby("arm")["learning_rate"].first()
     drawn = over_seeds_at(whole, "learning_rate", y, "arm").assign(lost=0)
     drawn["best"] = drawn["learning_rate"] == drawn["arm"].map(best)
     floor = float(min(finite.min(), ceiling))
@@ -98,7 +95,7 @@ def u_curve(
     gone = last[lost].groupby(["arm", "learning_rate"]).size().rename("lost").reset_index()
     shift = {arm: 0.03 * i * inwards * (ceiling - floor) for i, arm in enumerate(arm_order(last["arm"]))}
     gone[y] = [edge + shift[arm] for arm in gone["arm"]]  # failures at one rate: side by side
-    text = description or f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(last)}."
+    text = f"{axis_title(y)} against learning rate, best rate of each arm ringed: {_names(last)}."
     rows = pd.concat([drawn, gone], ignore_index=True) if len(gone) else drawn
     vertical = alt.Y(f"{y}:Q", title=axis_title(y), scale=alt.Scale(domain=domain, nice=False, zero=False))
     across, hues = x_axis("learning_rate", True, values=last["learning_rate"]), colors(rows["arm"], "arm")
@@ -165,12 +162,9 @@ def bars(
     frame: pd.DataFrame,
     *,
     x: str = "parameters",
-    y: str = "component",
     color: str | None = None,
     x_title: str | None = None,
     title: str | None = None,
-    description: str | None = None,
-    note: str | None = None,
 ) -> alt.Chart:
     """Counts per component as horizontal bars, in the frame's order; the description lists the numbers.
 
@@ -178,15 +172,16 @@ def bars(
     >>> bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]})).description
     'trainable parameters (count): attention 10, mlp 20.'
     """
-    require(frame, x, y, *([color] if color else []))
-    rows = checked(frame[list(dict.fromkeys([y, x, *([color] if color else [])]))])
-    listed = ", ".join(f"{name} {value:,.4g}" for name, value in zip(rows[y], rows[x], strict=True))
-    text = description or f"{x_title or axis_title(x)}: {listed}."
-    order = list(dict.fromkeys(rows[y]))
+    columns = ["component", x, *([color] if color else [])]
+    require(frame, *columns)
+    rows = checked(frame[list(dict.fromkeys(columns))])
+    listed = ", ".join(f"{name} {value:,.4g}" for name, value in zip(rows["component"], rows[x], strict=True))
+    text = f"{x_title or axis_title(x)}: {listed}."
+    order = list(dict.fromkeys(rows["component"]))
     fill = colors(rows[color], color, legend=True) if color else alt.value("#2a78d6")
-    return alt.Chart(rows, title=heading(title, note)).mark_bar(height=16, opacity=0.9).encode(
+    return alt.Chart(rows, title=heading(title)).mark_bar(height=16, opacity=0.9).encode(
         x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s")),
-        y=alt.Y(f"{y}:N", sort=order, title=None),
+        y=alt.Y("component:N", sort=order, title=None),
         color=fill,
         tooltip=list(rows.columns),
         **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}),

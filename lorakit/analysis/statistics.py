@@ -184,11 +184,6 @@ class Optimum:
     edge: Literal["lowest", "highest"] | None
 
     @property
-    def at_edge(self) -> bool:
-        """Whether the optimum may lie outside the grid."""
-        return self.edge is not None
-
-    @property
     def interval(self) -> Interval:
         """The rate with its interval; from 0 to ∞ with a single seed."""
         low, high = (0.0, math.inf) if self.low is None or self.high is None else (self.low, self.high)
@@ -226,8 +221,8 @@ def optimum(
         ValueError: shapes that do not match, fewer than three rates, or every rate diverged for some seed.
 
     >>> best = optimum([1e-4, 1e-3, 1e-2], [[2.0, 1.0, 2.0], [3.0, 2.0, 3.0]])
-    >>> round(best.learning_rate, 9), best.at_edge
-    (0.001, False)
+    >>> round(best.learning_rate, 9), best.edge
+    (0.001, None)
     """
     rates = np.asarray(learning_rates, dtype=float)
     table = np.atleast_2d(np.asarray(losses, dtype=float))
@@ -257,9 +252,7 @@ def optimum(
                    float(rates[best]), per_seed, edge)
 
 
-def edge_of(
-    rates: Sequence[float], best: float, *, arm: str, size: Size, stacklevel: int = 3
-) -> Literal["lowest", "highest"] | None:
+def edge_of(rates: Sequence[float], best: float, *, arm: str, size: Size) -> Literal["lowest", "highest"] | None:
     """Which end of the grid the best rate is, or None; says so as a warning (`live`) or an error (`record`).
 
     Raises:
@@ -276,7 +269,7 @@ def edge_of(
             f"{more[0]:.3g} and {more[1]:.3g}")
     if size == "record":
         raise GridEdgeError(text)
-    warnings.warn(text, GridEdgeWarning, stacklevel=stacklevel)
+    warnings.warn(text, GridEdgeWarning, stacklevel=3)
     return side
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from lorakit.data.data_files import SPLITS
 
-WORDINGS = 4
 HELD_OUT_WORDING = 3
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

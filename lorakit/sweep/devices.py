@@ -99,15 +99,6 @@ class Devices:
         return -(-len(self.processes) // max(1, len(self.gpus)))
 
 
-def device_of(profile: str) -> str:
-    """Where the code of a notebook itself computes: `cpu` on the profile of that name, else on the first GPU, if any.
-
-    Raises:
-        DeviceError: there is a GPU that torch cannot use.
-    """
-    return "cpu" if profile == "cpu" or not Devices().gpus else "cuda"
-
-
 def default_device() -> str:
     """`cuda` where an NVIDIA GPU answers, else `cpu`."""
     if shutil.which("nvidia-smi") is None:

@@ -13,32 +13,6 @@ from lorakit.theory.shapes import Matrix, ModelShape
 INTO_ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 
 
-def lora_over_full(d_out: int, d_in: int, rank: int, recompute: bool = False) -> float:
-    """FLOPs of training one (d_out, d_in) matrix with LoRA divided by full fine-tuning's.
-
-    Multiply-adds a token: full 3 · d_in · d_out (forward, input gradient, weight gradient), LoRA 2 · d_in · d_out +
-    3 · rank · (d_in + d_out). For N × N that is (2 N² + 6 N R) / 3 N² (Schulman et al. 2025). Recompute adds a forward
-    pass to both.
-
-    >>> round(lora_over_full(4096, 4096, 256), 4)  # 2/3 + 2 · 256 / 4096
-    0.7917
-    >>> lora_over_full(600, 600, 100)  # at N / 6 nothing is saved
-    1.0
-    """
-    passes = 4 if recompute else 3
-    square, sides = d_in * d_out, rank * (d_in + d_out)
-    return ((passes - 1) * square + passes * sides) / (passes * square)
-
-
-def break_even_rank(d_out: int, d_in: int) -> float:
-    """The rank at which LoRA's matrix products cost as much as full fine-tuning's: d_in · d_out / 3 (d_in + d_out).
-
-    >>> break_even_rank(4096, 4096)  # N / 6
-    682.6666666666666
-    """
-    return d_in * d_out / (3 * (d_in + d_out))
-
-
 def adapted_matrices(shape: ModelShape, lora: LoRASpec) -> list[tuple[Matrix, int]]:
     """The matrices that an adapter sits on, each with its rank there; experts as PEFT lays them out, or shared-outer.
 

@@ -71,7 +71,6 @@ NARROW = Limit("test accuracy of rank 1 minus the highest rank's, in % of full f
 LESS_OFTEN = Limit("share of seeds that get to the upper heap, rank 1 minus the highest rank",
                    (-math.inf, -PER_CENT / 100), SEEDS)
 
-points_text = POINTS.text  # `+1.2 points (−0.3 to +2.8)`
 Judge = Callable[[pd.DataFrame, pd.DataFrame], Finding]
 
 
