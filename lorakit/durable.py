@@ -60,6 +60,14 @@ def require_writable(folder: Path, file: Path | None = None) -> None:
             pass
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Put a text into a file, whole or not at all, whatever else writes or reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """The file, made if need be and held by this process alone."""

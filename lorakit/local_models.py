@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lorakit.durable import write_whole
+
 CHECKPOINT = "checkpoint"
 AS_PATH = re.compile(r"(~|\.{1,2})?[/\\]|[A-Za-z]:[/\\]")  # /x, ./x, ../x, ~/x, C:\x
 # What training leaves beside a model; it says nothing about the model's numbers.
@@ -80,10 +82,7 @@ def name_checkpoint(folder: str | Path) -> str:
     pin = _hash(place, tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats))
     note = _note(pin)
     if checkpoint_folder(pin) != place:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{os.getpid()}")
-        partial.write_text(str(place), encoding="utf-8")
-        partial.replace(note)
+        write_whole(note, str(place))
     return f"{CHECKPOINT}@{pin}"
 
 

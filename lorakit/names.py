@@ -25,6 +25,16 @@ class UnknownNameError(KeyError):
         return str(self.args[0])
 
 
+def near(name: object, known: Iterable[str]) -> str:
+    """A question that names the nearest known name, or nothing.
+
+    >>> near("tinny", ["tiny", "copy"]), near("x", ["tiny"])
+    ("did you mean 'tiny'? ", '')
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
 def known_names() -> dict[str, dict[str, str]]:
     """Names of models, datasets and RL tasks of all sources, each with its content hash or its commit on the hub.
 
@@ -67,10 +77,8 @@ def resolve_name(kind: str, name: str | Path) -> str:
         raise UnknownNameError(
             f"{kind[:-1]} {name!r} has no revision: write '{name}@COMMIT', so that the record says which weights"
         )
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
     raise UnknownNameError(
-        f"unknown {kind[:-1]} {name!r}; {hint}known: {', '.join(sorted(names))}; "
+        f"unknown {kind[:-1]} {name!r}; {near(name, names)}known: {', '.join(sorted(names))}; "
         f"your own: pass what {REGISTER[kind]}(…) returns; of the hub: 'org/name@COMMIT'"
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from dataclasses import fields
 from functools import partial, wraps
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
@@ -11,7 +9,7 @@ from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, ValidationError
 from pydantic.dataclasses import dataclass
 
-from lorakit.names import resolve_name
+from lorakit.names import near, resolve_name
 
 T = TypeVar("T")
 SETTINGS = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -90,12 +88,6 @@ def _in_words(cls: Any, given: dict[str, Any], error: ValidationError) -> SpecEr
 def non_defaults(spec: Any) -> dict[str, Any]:
     """The fields of a spec that differ from their defaults, also within its adapter."""
     return spec.__pydantic_serializer__.to_python(spec, exclude_defaults=True)
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A question that names the nearest known name, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def shown(value: object) -> str:

@@ -12,9 +12,10 @@ from lorakit.lora_spec import LoRASpec as LoRASpec
 from lorakit.names import PACKAGE as PACKAGE
 from lorakit.names import UnknownNameError as UnknownNameError
 from lorakit.names import known_names as known_names
+from lorakit.names import near
 from lorakit.names import resolve_name as resolve_name
 from lorakit.run_spec import RunSpec
-from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, allowed, near, pinned, require, shown, spec
+from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, allowed, pinned, require, shown, spec
 from lorakit.spec_fields import SpecError as SpecError
 
 T = TypeVar("T", bound=RunSpec)

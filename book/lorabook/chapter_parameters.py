@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lorakit.names import near
 
 
 class ParameterError(ValueError):
@@ -33,14 +34,8 @@ def parse_parameters(pairs: Sequence[str]) -> dict[str, Any]:
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
     """The value, if it is one of those allowed; else a ParameterError that names them and the nearest."""
     if value not in allowed:
-        raise ParameterError(f"{name}={value!r}; {nearest(value, allowed)}allowed: {', '.join(allowed)}")
+        raise ParameterError(f"{name}={value!r}; {near(value, allowed)}allowed: {', '.join(allowed)}")
     return value
-
-
-def nearest(name: Any, known: Sequence[str]) -> str:
-    """`did you mean …? `, or nothing where no name is near."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]!r}? " if close else ""
 
 
 def check_parameters(chapter: str, notebook: Any, passed: Mapping[str, Any]) -> None:
@@ -58,7 +53,7 @@ def check_parameters(chapter: str, notebook: Any, passed: Mapping[str, Any]) -> 
                 if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant)}
     for name, value in passed.items():
         if name not in known:
-            raise ParameterError(f"chapter {chapter} has no parameter {name!r}; {nearest(name, known)}"
+            raise ParameterError(f"chapter {chapter} has no parameter {name!r}; {near(name, known)}"
                                  f"its parameters: {', '.join(known)}")
         default = defaults[name].value if name in defaults else None
         alike = (int, float) if type(default) is float else type(default)

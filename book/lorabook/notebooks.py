@@ -90,11 +90,3 @@ def _shortener(root: Path) -> Callable[[Any], Any]:
         return value
 
     return shorten
-
-
-def write(path: Path, text: str) -> None:
-    """Put a text into a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lorabook.chapter_parameters import ParameterError, check_parameters, nearest, one_of, parse_parameters
+from lorabook.chapter_parameters import ParameterError, check_parameters, one_of, parse_parameters
 from lorabook.claims.flips import Verdicts
 from lorabook.experiments.completion import complete
 from lorabook.notebooks import execute as _execute
-from lorabook.notebooks import read, strip, write
+from lorabook.notebooks import read, strip
 from lorakit.codehash import code_hash
+from lorakit.durable import write_whole
+from lorakit.names import near
 from lorakit.records import Store
 from lorakit.specs import PACKAGE
 
@@ -121,10 +123,10 @@ def refresh(
                 report(f"{source.stem}: failed")
                 failures.append(f"{source.stem}: {_reason(error)}")
                 continue
-            write(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+            write_whole(target, json.dumps(strip(executed, root), indent=1, ensure_ascii=False, sort_keys=True) + "\n")
             # Taken after the run: what the chapter itself added to the records must not make it stale.
             common = chapter_inputs(root / "book")
-            write(target.with_suffix(".json"), json.dumps(_inputs(source, passed) | common, indent=1) + "\n")
+            write_whole(target.with_suffix(".json"), json.dumps(_inputs(source, passed) | common, indent=1) + "\n")
         done.append(Refreshed(chapter=source.stem, notebook=target, changed=() if late else changed,
                               trained=made.trained, missing=made.missing, left=late))
     for line in verdicts.flips():
@@ -146,7 +148,7 @@ def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
     for given in chapters:
         name = Path(given).name.removesuffix(".md").removesuffix(".ipynb")
         if name not in names:
-            raise ParameterError(f"no chapter {given!r}; {nearest(name, list(names))}chapters: {', '.join(sources)}")
+            raise ParameterError(f"no chapter {given!r}; {near(name, names)}chapters: {', '.join(sources)}")
         chosen.add(names[name] or name)
     return [path for stem, path in sources.items() if stem in chosen or not chapters]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lorakit.adapters.shared_outer import share_outer
+from lorakit.names import near
 from lorakit.specs import LoRASpec
 from lorakit.theory.shapes import Matrix, RankWasteWarning, waste_message
 
@@ -91,10 +91,8 @@ def _listed(targets: tuple[str, ...], model: nn.Module) -> tuple[list[str], list
         else:
             found = next((type(m).__name__ for n, m in model.named_modules() if n and _matches(n, target)), None)
             known = sorted({name.rpartition(".")[2] for name in linear} | {".".join(n.split(".")[-3:]) for n in fused})
-            close = difflib.get_close_matches(target, known, n=1)
             what = f"has type {found}, not a linear layer" if found else "matches no module of this model"
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TargetsError(f"target {target!r} {what}; {hint}available: {', '.join(known)}")
+            raise TargetsError(f"target {target!r} {what}; {near(target, known)}available: {', '.join(known)}")
     return layers, parameters
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from lorakit.bases.models import cache_folder
 from lorakit.data.data_files import DatasetError
 from lorakit.data.rows import Row, rows_of
 from lorakit.data.splitting import DatasetWarning, divide, remarks
+from lorakit.durable import write_whole
 from lorakit.names import UnknownNameError, check_new_name, hub_loader, resolve_name
 
 
@@ -116,11 +116,7 @@ def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
     if said := remarks(splits):
         warnings.warn(f"{name}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
     registered = TextData(name, splits, end=end)
-    path = cache_folder() / "datasets" / f"{registered.hash}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps({"splits": splits, "end": end}), encoding="utf-8")
-    partial.replace(path)
+    write_whole(cache_folder() / "datasets" / f"{registered.hash}.json", json.dumps({"splits": splits, "end": end}))
     return f"{name}@{registered.hash}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from lorakit.bases.models import cache_folder
 from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.rows import refuse_half_characters
 from lorakit.data.tokens import encode
+from lorakit.durable import write_whole
 from lorakit.names import UnknownNameError, check_new_name, hub_loader, resolve_name
 from lorakit.rewards import scheme
 
@@ -167,12 +167,8 @@ def _check_grader(name: str, rows: Sequence[Problem], grader: str, stop: str | N
 
 def keep(task: Task) -> None:
     """Put a task into the cache, from which it is loaded by its hash from now on."""
-    path = cache_folder() / "tasks" / f"{task.hash}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
     settings = {"splits": task.splits, "grader": task.grader, "stop": task.stop, "chat": task.chat}
-    unfinished.write_text(json.dumps(settings), encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(cache_folder() / "tasks" / f"{task.hash}.json", json.dumps(settings))
 
 
 def encode_prompts(task: Task, split: str, tokenizer: Any, context: int, max_completion_length: int) -> list[list[int]]:

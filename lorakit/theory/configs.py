@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from lorakit.local_models import checkpoint_config
-from lorakit.specs import UnknownNameError
+from lorakit.names import UnknownNameError, near
 from lorakit.theory.known import KNOWN as KNOWN
 
 # Words in a hub id that leave a model's shape as it is. "awq", "gptq", "4bit" and the like are not among them.
@@ -40,9 +39,7 @@ def known_config(name: str) -> dict[str, Any]:
         for pattern, instead in _SAME:
             short = re.sub(pattern, instead, short)
     if short not in KNOWN:
-        close = difflib.get_close_matches(short, KNOWN, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UnknownNameError(f"unknown shape {name!r}; {hint}known: {', '.join(sorted(KNOWN))}; "
+        raise UnknownNameError(f"unknown shape {name!r}; {near(short, KNOWN)}known: {', '.join(sorted(KNOWN))}; "
                                "any other: pass its Hugging Face config or the loaded model")
     return dict(KNOWN[short])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lorakit.durable import write_whole
 from lorakit.records import Store
 
 
@@ -52,10 +53,7 @@ class Verdicts:
         return noted if isinstance(noted, dict) and noted.keys() == {"records", "outcomes"} else None
 
     def _note(self, outcomes: dict[str, str]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(self.path.name + ".partial")
-        partial.write_text(json.dumps({"records": self._hash(), "outcomes": outcomes}, indent=1), encoding="utf-8")
-        partial.replace(self.path)
+        write_whole(self.path, json.dumps({"records": self._hash(), "outcomes": outcomes}, indent=1))
 
     def _hash(self) -> str:
         digest = hashlib.sha256()

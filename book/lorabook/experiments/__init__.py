@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from lorabook.experiments import (
     alpha,
     batch_size,
@@ -18,7 +16,7 @@ from lorabook.experiments import (
     smollm2,
 )
 from lorabook.experiments.definition import PROFILES, SIZES, Experiment
-from lorakit.specs import UnknownNameError
+from lorakit.names import UnknownNameError, near
 
 __all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get", "of_chapter"]
 
@@ -51,7 +49,6 @@ def get(name: str) -> Experiment:
         UnknownNameError: there is none; the message lists those that exist.
     """
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UnknownNameError(f"no experiment {name!r}; {hint}experiments: {', '.join(EXPERIMENTS)}")
+        raise UnknownNameError(f"no experiment {name!r}; {near(name, EXPERIMENTS)}"
+                               f"experiments: {', '.join(EXPERIMENTS)}")
     return EXPERIMENTS[name]

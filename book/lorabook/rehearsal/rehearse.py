@@ -13,6 +13,7 @@ from typing import Any
 
 from lorabook.probes import functions
 from lorabook.rehearsal.classes import AnySpec, SpecClass, count
+from lorakit.durable import write_whole
 from lorakit.records import Record, Store
 from lorakit.sweep import sweeps
 
@@ -88,9 +89,7 @@ def note(done: Rehearsal, path: Path) -> None:
     """Add the classes that ran to a JSON file, and take out those that failed."""
     known = rehearsed(path) | done.ran
     text = json.dumps({key: known[key] for key in sorted(known.keys() - done.failed.keys())}, indent=1)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text + "\n")
 
 
 def rehearsed(path: Path) -> dict[str, dict[str, Any]]:
