@@ -162,12 +162,8 @@ class _GradingProcess:
     def _stop(self) -> None:
         child, self._child = self._child, None
         if child is not None and self._owner == os.getpid():
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                with contextlib.suppress(OSError):  # what was not sent is lost
-                    if pipe is not None:
-                        pipe.close()
+            with contextlib.suppress(OSError), child:  # what was not sent is lost
+                child.kill()
 
 
 _process = _GradingProcess()

@@ -68,12 +68,8 @@ class Worker:
         """End the process and give all it held back; the next request starts a new one."""
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):  # what was not sent is lost
-                    if pipe is not None:
-                        pipe.close()
+            with contextlib.suppress(OSError), process:  # what was not sent is lost
+                process.kill()
 
     def placed(self) -> contextlib.AbstractContextManager[None]:
         """While a pack trains: here a processor waits for the worker already."""
