@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import shutil
 import subprocess
@@ -12,42 +11,19 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
-from typing import Any, BinaryIO
 
 from lorakit.log import log
 from lorakit.names import PACKAGE
 from lorakit.specs import SFTSpec
 from lorakit.sweep.belongings import belongings
 from lorakit.sweep.call import AnySpec
+from lorakit.sweep.scripts import template
 
 CLONE = PACKAGE.parent
 NAME = PACKAGE.name
 PLATFORM = re.compile(r"manylinux_2_(\d+)_(x86_64|aarch64)")
 OLD_NAMES = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}  # by glibc 2.N
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")  # of a base of the hub
-
-
-class _Text(Template):
-    delimiter = "@@"  # a shell has its own use for $
-
-
-SET_UP = _Text("""\
-#!/usr/bin/env bash
-# Installs @@name for Python @@python from the parts beside this file, without a network:  bash set-up.sh [FOLDER]
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-folder=$(mkdir -p "${1:-@@name-offline}" && cd "${1:-@@name-offline}" && pwd)
-(cd "$here" && sha256sum --check --quiet SHA256SUMS)
-cat "$here"/part-* | tar --extract --directory "$folder"
-"${PYTHON:-python@@python}" -m venv "$folder/environment"
-"$folder/environment/bin/python" -m pip install --quiet --no-index --no-deps "$folder"/wheels/*.whl
-cat > "$folder/activate" <<END
-. "$folder/environment/bin/activate"
-export LORAKIT_CACHE="$folder/cache" HF_HUB_CACHE="$folder/hub" HF_HUB_OFFLINE=1
-END
-echo "Ready:  . $folder/activate"
-""")
 
 
 class BundleError(RuntimeError):
@@ -141,56 +117,18 @@ def _from_hub(model: str, cache: Path) -> None:
     snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=list(HUB_FILES))
 
 
-class _Parts(io.RawIOBase):
-    """A file that is written in parts of one size, each with its checksum."""
-
-    def __init__(self, folder: Path, size: int) -> None:
-        super().__init__()
-        self.folder, self.size = folder, size
-        self.sums: dict[str, str] = {}
-        self._part: BinaryIO | None = None
-        self._left, self._digest = 0, hashlib.sha256()
-
-    def writable(self) -> bool:
-        """It is, and nothing else."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Put bytes into the part that is open, and into as many new ones as it takes."""
-        view = memoryview(data)
-        while view:
-            if self._part is None:
-                self._part = (self.folder / f"part-{len(self.sums):04d}").open("wb")
-                self._left, self._digest = self.size, hashlib.sha256()
-            now, view = view[: self._left], view[self._left:]
-            self._part.write(now)
-            self._digest.update(now)
-            self._left -= len(now)
-            if not self._left:
-                self._end()
-        return len(data)
-
-    def close(self) -> None:
-        """End the last part."""
-        self._end()
-        super().close()
-
-    def _end(self) -> None:
-        if self._part is not None:
-            self._part.close()
-            self.sums[Path(self._part.name).name] = self._digest.hexdigest()
-            self._part = None
-
-
 def pack(content: Path, folder: Path, python: str, part_mb: int) -> list[Path]:
     """Put a folder into parts, with checksums and the set-up script; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _Parts(folder, part_mb * 10**6) as parts, tarfile.open(fileobj=parts, mode="w|") as archive:
-        archive.add(content, arcname=".", filter=_of_nobody)
-    (folder / "set-up.sh").write_text(SET_UP.substitute(name=NAME, python=python), encoding="utf-8")
+    with tempfile.TemporaryFile() as whole:
+        with tarfile.open(fileobj=whole, mode="w") as archive:
+            archive.add(content, arcname=".", filter=_of_nobody)
+        whole.seek(0)
+        for number, part in enumerate(iter(lambda: whole.read(part_mb * 10**6), b"")):
+            (folder / f"part-{number:04d}").write_bytes(part)
+    (folder / "set-up.sh").write_text(template("set-up.sh").substitute(name=NAME, python=python), encoding="utf-8")
     (folder / "set-up.sh").chmod(0o755)
-    sums = parts.sums | {"set-up.sh": hashlib.sha256((folder / "set-up.sh").read_bytes()).hexdigest()}
-    lines = (f"{digest}  {name}\n" for name, digest in sums.items())
+    lines = (f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.iterdir()))
     (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
     return sorted(folder.iterdir())
 

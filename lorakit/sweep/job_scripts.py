@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from string import Template
 from textwrap import indent
 from typing import cast
 
 from lorakit.specs import SFTSpec, UnknownNameError
 from lorakit.sweep.belongings import belongings
 from lorakit.sweep.call import AnySpec
+from lorakit.sweep.scripts import template
 from lorakit.sweep.shards import shard_of
 from lorakit.theory.estimate import Estimate, EstimateError, estimate
 from lorakit.theory.fitting import require_fit
@@ -29,84 +29,6 @@ FLAVORS = {"T4": "t4-small", "L4": "l4x1", "A10": "a10g-small", "L40S": "l40sx1"
            "H200": "h200"}  # of `hf jobs run`, with one card
 SKYPILOT = {"A100 40GB": "A100", "A100 80GB": "A100-80GB", "RTX A6000": "RTXA6000", "RTX 4090": "RTX4090",
             "RTX 3090": "RTX3090", "RTX 5090": "RTX5090"}  # where its names are not ours
-
-
-class _Text(Template):
-    delimiter = "@@"  # a shell has its own use for $
-
-
-SLURM = _Text("""\
-#!/usr/bin/env bash
-#SBATCH --job-name=@@experiment
-#SBATCH --array=1-@@shards
-#SBATCH --gres=gpu:1
-#SBATCH --cpus-per-task=2
-#SBATCH --mem=@@{gigabytes}G
-#SBATCH --time=@@minutes
-#SBATCH --output=@@experiment-%A_%a.log
-#SBATCH --requeue
-@@about
-# Submit it in the folder of the specs, on a disk that all nodes see, with the environment of @@name active. Name the
-# card as your cluster does: --gres=gpu:NAME:1, or a partition.
-set -euo pipefail
-exec @@name run @@file --shard "$SLURM_ARRAY_TASK_ID/@@shards" @@options
-""")
-# What a machine does that has nothing yet: install, get what others pushed, train, push.
-WORK = _Text("""\
-set -euo pipefail
-python3 -m venv environment
-. environment/bin/activate
-pip install --quiet uv
-uv pip install --quiet '@@name[train] @ @@package'
-base64 --decode <<< "$SPECS" > @@file
-python -c 'import @@name; @@name.pull("@@repo", "@@store")' || echo 'no records there yet'
-status=0
-@@name run @@file --shard "$SHARD" @@options || status=$?
-for _ in 1 2 3 4 5; do
-  if python -c 'import @@name; @@name.push("@@store", "@@repo")'; then exit "$status"; fi
-  sleep $((RANDOM % 30))  # another shard pushed meanwhile
-done
-exit 1
-""")
-EACH_SHARD = _Text("""\
-#!/usr/bin/env bash
-@@about
-set -euo pipefail
-: "${HF_TOKEN:?is needed to push the records: export a token of the Hub that may write}"
-specs=$(base64 < @@file | tr -d '\\n')
-@@ready
-for shard in @@numbers; do
-  @@start
-done
-""")
-HF_READY = _Text("""\
-work=$(cat <<'END'
-@@work
-END
-)""")
-HF_START = _Text("""\
-hf jobs run --detach --flavor @@flavor --timeout @@{minutes}m --secrets HF_TOKEN --env SPECS="$specs" \\
-    --env SHARD="$shard/@@shards" python:3.12 bash -c "$work\"""")
-SKY_READY = _Text("""\
-folder=$(mktemp -d)
-trap 'rm -r "$folder"' EXIT
-cat > "$folder/task.yaml" <<'END'
-resources:
-  accelerators: @@card:1
-  cpus: 2+
-  memory: @@gigabytes+
-  use_spot: true
-envs:
-  SPECS: ''
-  SHARD: ''
-secrets:
-  HF_TOKEN: null
-run: |
-@@work
-END""")
-SKY_START = _Text("""\
-sky jobs launch --yes --detach-run --name "@@experiment-$shard" --env SPECS="$specs" \\
-    --env SHARD="$shard/@@shards" --secret HF_TOKEN "$folder/task.yaml\"""")
 
 
 class JobScriptError(ValueError):
@@ -195,42 +117,37 @@ class Job:
                            f"--time-budget {self.seconds - LAST}"}
 
 
-def slurm(job: Job) -> str:
-    """A job array for `sbatch`, one shard a task, on a disk that all nodes see."""
-    hours, minutes = divmod(job.seconds // 60, 60)
-    return SLURM.substitute(job.values(), file=quote(str(job.file)), minutes=f"{hours:02d}:{minutes:02d}:00")
-
-
-def hf_jobs(job: Job, package: str, repo: str) -> str:
-    """A script that starts a job of Hugging Face for each shard; records go to a repository of the Hub.
+def script(kind: str, job: Job, package: str | None = None, repo: str | None = None) -> str:
+    """A script that trains each shard: a job array of `slurm`, or jobs that a loop starts, of `hf-jobs` or `skypilot`.
 
     Args:
-        package: what pip is to install, such as `git+https://host/name@COMMIT` or the address of a wheel.
-        repo: `owner/name`, of the records.
+        package: where there is no common disk, what pip is to install, such as `git+https://host/name@COMMIT` or the
+            address of a wheel.
+        repo: there, `owner/name` of the records on the Hub.
 
     Raises:
-        JobScriptError: a card that they do not have, or specs that name what lies on this machine alone.
+        JobScriptError: another kind, a card that it does not have, or specs that name what lies on this machine alone.
     """
     card = find_gpu(job.gpu).name
-    if card not in FLAVORS:
+    values = job.values() | {"file": quote(str(job.file)), "numbers": " ".join(map(str, range(1, job.shards + 1)))}
+    if kind == "slurm":
+        hours, minutes = divmod(job.seconds // 60, 60)
+        return template("slurm.sh").substitute(values, limit=f"{hours:02d}:{minutes:02d}:00")
+    if kind not in ("hf-jobs", "skypilot"):
+        raise JobScriptError(f"kind={kind!r}; allowed: slurm, hf-jobs, skypilot")
+    if package is None or repo is None:
+        raise JobScriptError(f"{kind} needs --package (what pip installs there, such as git+https://host/name@COMMIT) "
+                             "and --repo (owner/name on the Hub, where the records go)")
+    if kind == "hf-jobs" and card not in FLAVORS:
         raise JobScriptError(f"Hugging Face Jobs have no single {card}; allowed: {', '.join(FLAVORS)}")
-    ready = HF_READY.substitute(work=_work(job, package, repo))
-    return _each_shard(job, ready, HF_START.substitute(job.values(), flavor=FLAVORS[card], minutes=job.seconds // 60))
-
-
-def skypilot(job: Job, package: str, repo: str) -> str:
-    """A script that starts a managed job of SkyPilot for each shard; arguments and errors as of `hf_jobs`."""
-    card, work = find_gpu(job.gpu).name, indent(_work(job, package, repo), "  ")
-    ready = SKY_READY.substitute(job.values(), card=SKYPILOT.get(card, card), work=work)
-    return _each_shard(job, ready, SKY_START.substitute(job.values()))
-
-
-def _each_shard(job: Job, ready: str, start: str) -> str:
-    return EACH_SHARD.substitute(job.values(), file=quote(str(job.file)), ready=ready, start=start,
-                                 numbers=" ".join(map(str, range(1, job.shards + 1))))
+    work = _work(job, package, repo)
+    if kind == "hf-jobs":
+        return template("hf-jobs.sh").substitute(values, work=work, flavor=FLAVORS[card], minutes=job.seconds // 60)
+    return template("skypilot.sh").substitute(values, work=indent(work, "  "), card=SKYPILOT.get(card, card))
 
 
 def _work(job: Job, package: str, repo: str) -> str:
+    """What a machine does that has nothing yet: install, get what others pushed, train, push."""
     if own := sorted(belongings(job.specs)):
         raise JobScriptError(f"these specs name what lies on this machine alone ({', '.join(own)}): train them with "
                              "Ray, which sends it, or with Slurm on a disk that all nodes see")
@@ -239,16 +156,5 @@ def _work(job: Job, package: str, repo: str) -> str:
     if not re.fullmatch(r"[\w.+:/@=&?#~-]+", package):
         raise JobScriptError(f"package={package!r}; allowed: what pip installs, such as git+https://host/name@COMMIT "
                              "or the address of a wheel")
-    return WORK.substitute(job.values(), package=package, repo=repo, file=f"specs{job.file.suffix}").rstrip()
-
-
-def script(kind: str, job: Job, package: str | None = None, repo: str | None = None) -> str:
-    """The script for `slurm`, `hf-jobs` or `skypilot`; those without a common disk need a package and a repository."""
-    if kind == "slurm":
-        return slurm(job)
-    if kind not in ("hf-jobs", "skypilot"):
-        raise JobScriptError(f"kind={kind!r}; allowed: slurm, hf-jobs, skypilot")
-    if package is None or repo is None:
-        raise JobScriptError(f"{kind} needs --package (what pip installs there, such as git+https://host/name@COMMIT) "
-                             "and --repo (owner/name on the Hub, where the records go)")
-    return (hf_jobs if kind == "hf-jobs" else skypilot)(job, package, repo)
+    values = job.values() | {"package": package, "repo": repo, "file": f"specs{job.file.suffix}"}
+    return template("work.sh").substitute(values).rstrip()
