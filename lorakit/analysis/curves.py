@@ -63,7 +63,7 @@ def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
 
     Args:
         step: an evaluated step; None for the last one.
-        window: `reach` and `one_bend` of `optimum`.
+        window: `reach` of `optimum`.
 
     Raises:
         GridEdgeError: at the record size, an optimum at the grid's edge.

@@ -25,29 +25,31 @@ def vertex(x: np.ndarray, y: np.ndarray) -> float:
     return float(x[least]) if curvature <= 0 else float(x[least] - slope / (2 * curvature))
 
 
-def common_minima(x: np.ndarray, table: np.ndarray, reach: int, one_bend: bool = False) -> list[float]:
-    """Each seed's minimum of a parabola over one window for all seeds, held inside it.
+def common_minima(x: np.ndarray, table: np.ndarray, reach: int) -> list[float]:
+    """The minimum of a parabola through the mean losses of a window, with a value for each seed.
+
+    The mean of the values is that minimum, and their t interval is the jackknife's: each says how far the minimum moves
+    when its seed is left out. A bend that is taken as known would give intervals that are too narrow (on five made-up
+    seeds 80 to 90 % hold the truth instead of 95 %).
 
     Args:
         x: of the points, in rising order.
         table: a row of losses for each seed; points at which one is not finite take no part.
         reach: points of the window on either side of the least mean.
-        one_bend: give every seed the bend of the mean losses: the mean of the minima is then that of the mean.
 
-    >>> common_minima(np.array([1.0, 2, 3]), np.array([[2.0, 1, 2], [1.5, 1, 2.5]]), reach=1)
-    [2.0, 1.75]
+    >>> common_minima(np.array([1.0, 2, 3]), np.array([[2.0, 1, 2], [2.0, 1, 2]]), reach=1)
+    [2.0, 2.0]
     """
     means = table.mean(axis=0)
     best = int(np.argmin(means))
     window = [i for i in range(max(0, best - reach), min(len(x), best + reach + 1)) if np.isfinite(means[i])]
     if len(window) < 3:
         return [float(x[best])] * len(table)
-    near = x[window] - x[best]
-    mean_bend = float(np.polyfit(near, means[window], 2)[0])
-    minima = []
-    for row in table:
-        bend = mean_bend if one_bend else float(np.polyfit(near, row[window], 2)[0])
-        slope = float(np.polyfit(near, row[window] - bend * near**2, 1)[0])
-        minimum = -slope / (2 * bend) if bend > 0 else near[np.argmin(row[window])]
-        minima.append(float(x[best] + np.clip(minimum, near[0], near[-1])))
-    return minima
+    near, inside = x[window] - x[best], table[:, window]
+
+    def minimum(rows: np.ndarray) -> float:
+        return float(x[best] + np.clip(vertex(near, rows.mean(axis=0)), near[0], near[-1]))
+
+    whole, n = minimum(inside), len(table)
+    without = np.array([minimum(np.delete(inside, i, axis=0)) for i in range(n)]) if n > 1 else np.array([whole])
+    return [float(one) for one in whole + (n - 1) * (without.mean() - without)]

@@ -20,7 +20,7 @@ def best_by_length(curves: pd.DataFrame, **window: Any) -> pd.DataFrame:
 
     Args:
         curves: of `tidy`, of one model, dataset and batch size.
-        **window: `reach` and `one_bend` of `optimum`.
+        **window: `reach` of `optimum`.
     """
     rows = []
     for step in sorted(int(step) for step in curves["step"].unique() if step > 0):

@@ -199,7 +199,6 @@ def optimum(
     arm: str = "this arm",
     confidence: float = 0.95,
     reach: int | None = None,
-    one_bend: bool = False,
 ) -> Optimum:
     """Best learning rate of a U-shaped sweep, with its interval over seeds.
 
@@ -214,7 +213,7 @@ def optimum(
         seeds: labels of the rows; 0, 1, … if None.
         size: at an edge of the grid, `record` raises and `live` warns.
         arm: its name, for messages.
-        reach, one_bend: instead, parabolas over one window for all seeds, see `common_minima`.
+        reach: instead, one parabola over one window for all seeds, so many rates on either side: see `common_minima`.
 
     Raises:
         GridEdgeError: size `record`, and the least mean loss is at the first or last rate.
@@ -244,7 +243,7 @@ def optimum(
     best = int(np.argmin(means))
     edge = edge_of(rates.tolist(), float(rates[best]), arm=arm, size=size)
     minima = ([seed_minimum(np.log10(rates), row) for row in table] if reach is None
-              else common_minima(np.log10(rates), table, reach, one_bend))
+              else common_minima(np.log10(rates), table, reach))
     per_seed = {label: 10**minimum for label, minimum in zip(labels, minima, strict=True)}
     logs = [math.log10(rate) for rate in per_seed.values()]
     span = mean_interval(logs, confidence) if len(logs) > 1 else None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lorakit.analysis.sweep_plots import SweepPlots
     from lorakit.records import Record
 
-REACH = 2  # trained rates on either side of the best one that a parabola is fitted to
+REACH = 1  # trained rates on either side of the best one that a parabola is fitted to: further out no loss is one
 
 
 class Sweep(Sequence["Record"]):
@@ -165,7 +165,7 @@ class Sweep(Sequence["Record"]):
         Args:
             step: an evaluated step; None for the last one.
             **window: of `lorakit.analysis.statistics.optimum`. Without it, all seeds share one, of `REACH` rates on
-                either side; take `reach=1` where a run diverges as near as that to the best rate.
+                either side; a wider one is pulled away from the minimum where the loss rises more steeply on one side.
 
         Raises:
             ValueError: fewer than three rates, or an arm whose every rate diverged.

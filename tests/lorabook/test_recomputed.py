@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from lorabook.claims.ledger import ledger, on_first_runs
+from lorabook.claims.ledger import on_first_runs, verdict
 from lorakit.records import Store
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
@@ -76,44 +76,40 @@ def interval(values, confidence=0.95):
     return values.mean(), values.mean() - half, values.mean() + half
 
 
-def vertex(losses):
-    """The rate at the parabola's minimum through the least loss of one seed and its neighbours, in log10."""
-    x, y = np.log10(losses.index.to_numpy(float)), losses.to_numpy(float)
-    k = int(y.argmin())
-    if k in (0, len(y) - 1):
-        return x[k]
-    a, b, _ = np.polyfit(x[k - 1 : k + 2] - x[k], y[k - 1 : k + 2], 2)
-    return x[k] - b / (2 * a)
+def vertex(losses, near):
+    """Where the parabola through the means over seeds at three neighbouring rates has its minimum, in log10."""
+    x, y = np.log10(losses.columns.to_numpy(float))[near], losses.mean().to_numpy()[near]
+    a, b, _ = np.polyfit(x - x[1], y, 2)
+    return x[1] + min(max(-b / (2 * a), x[0] - x[1]), x[2] - x[1])
 
 
-def in_window(losses):
-    """Each seed's vertex, in log10, of a parabola through the five rates around the one of least mean loss."""
-    x = np.log10(losses.columns.to_numpy(float))
+def best_rates(losses):
+    """Of all seeds, and with each of them left out: where the minimum lies, over one window for all."""
     k = int(losses.mean().to_numpy().argmin())
-    near = slice(max(0, k - 2), k + 3)
-    fits = [np.polyfit(x[near], row[near], 2) for row in losses.to_numpy(float)]
-    return pd.Series([min(max(-b / (2 * a), x[near][0]), x[near][-1]) for a, b, _ in fits], index=losses.index)
+    near = slice(k - 1, k + 2)
+    return vertex(losses, near), np.array([vertex(losses.drop(index=seed), near) for seed in losses.index])
 
 
-def ratio(over, under, column, error=lambda value: value, common=False):
-    """Geometric mean over seeds of the ratio of two best rates, with its interval."""
-    tables = [at_end(rows, column).map(error) for rows in (over, under)]
-    logs = [in_window(table) if common else table.apply(vertex, axis=1) for table in tables]
-    return tuple(10**value for value in interval(logs[0] - logs[1]))
+def ratio(over, under, column, error=lambda value: value):
+    """The ratio of two best rates with the interval of the jackknife."""
+    (a, a_without), (b, b_without) = (best_rates(at_end(rows, column).map(error)) for rows in (over, under))
+    without, n = a_without - b_without, len(a_without)
+    half = stats.t.ppf(0.975, n - 1) * math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    return tuple(10**value for value in (a - b, a - b - half, a - b + half))
 
 
 @pytest.fixture(scope="module")
 def verdicts():
     """By claim and base, the verdict of the claim's own rule on its first runs."""
-    found = {verdict.claim.id: verdict for verdict in ledger(Store(RESULTS))}
-    return lambda claim, base="tiny": on_first_runs(found[claim], base)
+    records = Store(RESULTS)
+    return lambda claim, base="tiny": on_first_runs(verdict(claim, records), base)
 
 
-def same(verdict, outcome, span, scale=1.0):
+def same(found, outcome, span, scale=1.0):
     """The verdict's outcome and interval are these."""
-    assert verdict.outcome == outcome
-    found = verdict.interval
-    assert (found.mean, found.low, found.high) == pytest.approx(tuple(scale * v for v in span), rel=2e-4, abs=2e-3)
+    assert found.outcome == outcome
+    effect = found.interval
+    assert (effect.mean, effect.low, effect.high) == pytest.approx(tuple(scale * v for v in span), rel=2e-4, abs=2e-3)
 
 
 LORA = (5.62e-4, 1e-3, 1.78e-3, 3.16e-3, 5.62e-3)
@@ -142,7 +138,7 @@ def rates_of(base, **fields):
 
 def test_c3_on_smollm2(verdicts):
     arms = rates_of(SMOLLM2, dataset="real-text", steps=100, batch_size=2, evaluations=7)
-    spans = {pair: ratio(arms[pair[0]], arms[pair[1]], "validation_loss", common=True)
+    spans = {pair: ratio(arms[pair[0]], arms[pair[1]], "validation_loss")
              for pair in ((16, 0), (16, 4), (1, 16))}
     inside = (spans[16, 0][1] > 10 / 1.5 and spans[16, 0][2] < 15, spans[16, 4][2] < 2, spans[1, 16][2] < 1)
     same(verdicts("C3", SMOLLM2), "holds" if all(inside) else "inconclusive", spans[16, 0])
@@ -150,9 +146,9 @@ def test_c3_on_smollm2(verdicts):
 
 def test_c3_on_tiny(verdicts):
     arms = rates_of("tiny", **REPLAY)
-    spans = {rank: ratio(arms[rank], arms[0], "validation_loss", common=True) for rank in (16, 64)}
-    assert max(span[2] for span in spans.values()) < 10 / 1.5, "so the claim fails at any correction near 95 %"
-    same(verdicts("C3"), "does not hold", spans[16])
+    spans = {rank: ratio(arms[rank], arms[0], "validation_loss") for rank in (16, 64)}
+    assert spans[64][2] < 10 / 1.5, "so the claim fails at any correction near 95 %"
+    same(verdicts("C3"), "does not hold", spans[64])
 
 
 def test_c5_has_no_batches_of_the_claim_eight_times_apart(verdicts):
@@ -179,7 +175,6 @@ def test_c6_attention_against_the_mlp(verdicts):
 
 
 COPY = {"task": "copy", "steps": 300, "evaluations": 10, "batch_size": 4, "max_length": 64}
-FORM = COPY | {"task": "maximum-reworded", "steps": 250, "evaluations": 14, "reward": "osmosis-line"}
 
 
 def policies(rank, rates=6, **fields):
@@ -242,10 +237,8 @@ def test_c8_on_copying(verdicts):
     assert verdicts("C8").outcome == "inconclusive"
 
 
-def test_c3_rl_on_a_new_form(verdicts):
-    full, top = policies(0, **FORM), policies(32, 7, **FORM)
-    top = top[top["learning_rate"] != 0.000998]  # of an arm that takes full fine-tuning's rate (`grpo-recipes`)
-    span = ratio(top, full, "validation_accuracy", lambda value: 1 - value)
+def test_c3_rl_on_copying(verdicts):
+    span = ratio(policies(4), policies(0), "validation_accuracy", lambda value: 1 - value)
     assert span[2] < 10 / 1.5
     same(verdicts("C3-RL"), "does not hold", span)
 

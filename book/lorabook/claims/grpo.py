@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pandas as pd
 
-from lorabook.claims import rl_tasks
+from lorabook.claims import rl_tasks, window
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import (
     OPEN,
@@ -97,20 +97,19 @@ def _equal_in_a_wider_band(curves: pd.DataFrame, metrics: pd.DataFrame) -> Findi
 
 
 @claim("C3-RL", source=ARTICLE, chapter="09-grpo", experiments=EXPERIMENTS, limits=[IN_RL],
-       written="2026-11-22T05:49",
+       written="2026-11-22T05:49", changed=window.CHANGED, why=window.WHY,
        scope="The same runs as C8.")
 def ten_times_in_rl(evidence: Evidence) -> Finding:
     """in reinforcement learning, as in supervised training, LoRA's best learning rate is about ten times full
     fine-tuning's
 
-    Data: every RL task of the experiments. An arm's best rate is the minimum of its U-curve of validation error at the
-    last step, seed by seed; ratios are geometric means over seeds with paired intervals.
+    Data: every RL task of the experiments; the loss is the validation error at the last step. {window.WORDS}
     """
     return _on_each(evidence, _ten_times_in_rl, gain=False)
 
 
 def _ten_times_in_rl(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-    best = optima(curves)
+    best = optima(curves, **window.WINDOW)
     return decide([IN_RL.measured(f"best rate of {arm} / full", ratio_of(best[arm], best["full"]))
                    for arm in best if arm != "full"])
 

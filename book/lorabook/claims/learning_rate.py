@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lorabook.claims import regime
+from lorabook.claims import regime, window
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import (
     HOLDS,
@@ -38,7 +37,6 @@ HIGH_RANK, MIDDLE_RANK = 16, 4
 SHIFT = 2.0
 SHORT, LONG, END = 100, 200, 1000  # steps: of a short run, of one to compare it with, of a long one
 A1_STEPS = 2
-REACH = 2  # rates on either side of the least mean loss; a rule's own, whatever a sweep takes by default
 SMOLLM2_RATES = tuple(f"learning-rate-smollm2-{seed}" for seed in range(5))
 
 TENFOLD = Limit("best rate of a high rank over full fine-tuning's", (TEN / ABOUT, TEN * ABOUT), RATIO)
@@ -65,26 +63,22 @@ def _in_post_training(evidence: Evidence, judge: Callable[[pd.DataFrame, pd.Data
 
 
 @claim("C3", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate", *SMOLLM2_RATES),
-       limits=[TENFOLD, STEADY, LOWER], written="2026-11-22T02:38", changed=regime.CHANGED,
-       why="Parabolas over one window for all seeds use the same records twice as well as the three rates around each "
-       "seed's own best one. " + regime.WHY,
+       limits=[TENFOLD, STEADY, LOWER], written="2026-11-22T02:38", changed=window.CHANGED,
+       why=f"{window.WHY} {regime.WHY}",
        scope="Post-training on Tulu 3 and OpenThoughts 3, Llama 3 and Qwen3 models, alpha 32, ranks 1 to 512.")
 def ten_times(evidence: Evidence) -> Finding:
     """the best learning rate of high-rank LoRA is about ten times that of full fine-tuning, moves by less than a factor
     of two from rank 4 upwards, and is lower at rank 1
 
-    Data: every dataset of the experiment where the regime gate says post-training, runs with alpha 32. An arm's best
-    rate is the minimum of a parabola, seed by seed, in the logarithm of the rate, through the validation losses at the
-    last step, over one window for all seeds: the rate of least mean loss and {REACH} on either side; ratios of best
-    rates are geometric means over seeds with paired intervals. High ranks are those of {HIGH_RANK} or more, middle ones
-    those of {MIDDLE_RANK} or more. Inconclusive also where the ranks that a limit needs were not trained. No dataset in
-    post-training: not tested.
+    Data: every dataset of the experiment where the regime gate says post-training, runs with alpha 32, losses at the
+    last step. {window.WORDS} High ranks are those of {HIGH_RANK} or more, middle ones those of {MIDDLE_RANK} or more.
+    Inconclusive also where the ranks that a limit needs were not trained. No dataset in post-training: not tested.
     """
     return _in_post_training(evidence, _ten_times)
 
 
 def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-    best = optima(curves, reach=REACH)
+    best = optima(curves, **window.WINDOW)
     ranks = {rank: best[arm] for rank, arm in by_rank(curves).items()}
     high = [rank for rank in ranks if rank >= HIGH_RANK]
     if "full" not in best or not high:
@@ -106,7 +100,7 @@ APART = "The halves of the claim are judged apart: one interval decided for both
 
 
 @claim("C14", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[FALL],
-       written="2026-11-22T02:38", changed=regime.CHANGED, why=APART + regime.WHY,
+       written="2026-11-22T02:38", changed=window.CHANGED, why=f"{APART}{window.WHY} {regime.WHY}",
        scope="Runs of about 100 steps against longer ones (anecdotal, the source says); Tulu 3 and OpenThoughts 3.")
 def shorter_means_more(evidence: Evidence) -> Finding:
     """the shorter the run, the larger the ratio of the best learning rates of LoRA and full fine-tuning
@@ -126,15 +120,15 @@ def _shorter_means_more(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
         return Finding(OPEN, f"Needs LoRA runs of {LONG} steps or more.")
     early = int(curves.loc[curves["step"] <= SHORT, "step"].max())
     return decide([FALL.measured(f"{lora[-1]}, ratio at step {early} / ratio at step {last}",
-                                 fall_of_ratio(curves, lora[-1], early, reach=REACH))])
+                                 fall_of_ratio(curves, lora[-1], early))])
 
 
-def fall_of_ratio(curves: pd.DataFrame, arm: str, early: int, **window: Any) -> At:
+def fall_of_ratio(curves: pd.DataFrame, arm: str, early: int) -> At:
     """The ratio of best rates, an arm's over full fine-tuning's, at an early step over the same at the last step."""
     pair = curves[curves["arm"].isin(["full", arm])]
     logs: list[dict[int, float]] = []
     for step in (early, int(curves["step"].max())):
-        best = optima(pair, step=step, **window)
+        best = optima(pair, step=step, **window.WINDOW)
         logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[arm].per_seed.items()})
     return _exp(paired(logs[0], logs[1]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from lorabook.claims import layers, learning_rate, rank, smollm2
 from lorabook.claims.decisions import (
@@ -29,9 +28,9 @@ from lorabook.claims.decisions import (
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
 from lorabook.claims.real_runs import ONE, NotYetError, Runs
+from lorabook.claims.window import WINDOW
 from lorakit.analysis.curves import losses_at, optima
 
-WINDOW: dict[str, Any] = {"reach": 1, "one_bend": True}  # three rates around the least mean, one parabola
 PER_CENT = 100 * smollm2.MARGIN
 LINEAR, HIGH, TOP = "full, all-linear", f"rank {smollm2.HIGH_RANK}", "rank 64"
 MIDDLE = f"rank {smollm2.MIDDLE_RANK}"
@@ -103,7 +102,7 @@ def shorter_means_more(evidence: Evidence) -> Finding:
     """E1's rule for C14, its part (a)."""
     curves = _only(evidence).screen("full", HIGH)
     early = int(curves.loc[curves["step"] <= smollm2.SHORT, "step"].max())
-    fall = learning_rate.fall_of_ratio(curves, HIGH, early, **WINDOW)
+    fall = learning_rate.fall_of_ratio(curves, HIGH, early)
     label = f"{HIGH}, ratio at step {early} / ratio at step {curves['step'].max()}"
     return decide([learning_rate.FALL.measured(label, fall)], seeds=fall(0.95).n)
 

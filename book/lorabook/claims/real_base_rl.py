@@ -10,8 +10,9 @@ from lorabook.claims import grpo, learning_rate, rl_tasks, smollm2
 from lorabook.claims.decisions import UNTESTED, Finding, by_data, decide, paired, ratio_of
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed
-from lorabook.claims.real_base import ATTENTION, HIGH, MLP, WINDOW
+from lorabook.claims.real_base import ATTENTION, HIGH, MLP
 from lorabook.claims.real_runs import ONE, NotYetError, RLRuns
+from lorabook.claims.window import WINDOW
 from lorabook.experiments.smollm2 import E3_TASKS
 from lorakit.analysis.curves import losses_at, optima
 

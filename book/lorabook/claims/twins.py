@@ -17,6 +17,7 @@ from lorabook.claims import (
     real_base_memory,
     real_base_rl,
     smollm2,
+    window,
 )
 from lorabook.claims.claim import Claim
 from lorabook.claims.decisions import UNTESTED, Finding
@@ -63,7 +64,9 @@ def _plain(spec: Any) -> bool:
 
 # Rules changed after their records were there: when, and why.
 _CHANGED: dict[Rule, tuple[str, str]] = {
-    real_base.same_first_steps: (smollm2.E1_C4_CHANGED, smollm2.E1_C4_WHY)}
+    real_base.same_first_steps: (smollm2.E1_C4_CHANGED, smollm2.E1_C4_WHY),
+    **dict.fromkeys((real_base.ten_times, real_base.shorter_means_more, real_base_rl.ten_times_in_rl),
+                    (window.CHANGED_AT, window.ON_SMOLLM2))}
 
 
 def _on_smollm2() -> list[Claim]:
@@ -74,15 +77,16 @@ def _on_smollm2() -> list[Claim]:
         (rank.equal_to_full, real_base.equal_to_full, f"{e1} {smollm2.E1_C1_RULE}", E1),
         (rank.same_first_steps, real_base.same_first_steps, f"{e1} {smollm2.E1_C4_RULE}",
          _named(*E1_RATES, "smollm2-rank-early")),
-        (learning_rate.ten_times, real_base.ten_times, f"{e1} {smollm2.E1_C3_RULE}", E1_RATES),
-        (learning_rate.shorter_means_more, real_base.shorter_means_more, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
+        (learning_rate.ten_times, real_base.ten_times, f"{e1} {smollm2.E1_C3_RULE} {window.WORDS}", E1_RATES),
+        (learning_rate.shorter_means_more, real_base.shorter_means_more,
+         f"{e1} {smollm2.E1_C14_RULE} {window.WORDS}", E1_RATES),
         (learning_rate.b_outgrows_a, real_base.b_outgrows_a, f"{e1} {smollm2.E1_C14_RULE}", E1_RATES),
         (batch_size.gap_grows_with_batch, real_base.gap_grows_with_batch, f"{e5} {smollm2.E5_C5_RULE}", E5),
         (rank.rank_sets_departure, real_base_memory.rank_sets_departure, f"{e4} {smollm2.E4_C2_RULE}", E4),
         (capacity.bits_of_weights, real_base_memory.bits_of_weights, f"{e4} {smollm2.E4_C10_RULE}", E4),
         (layers.mlp_carries_it, real_base.mlp_carries_it, f"{e2} {smollm2.E2_C6_RULE}", E2),
         (grpo.equal_in_a_wider_band, real_base_rl.equal_in_rl, f"{e3} {smollm2.E3_C8_RULE}", E3),
-        (grpo.ten_times_in_rl, real_base_rl.ten_times_in_rl, f"{e3} {smollm2.E3_C3_RULE}", E3),
+        (grpo.ten_times_in_rl, real_base_rl.ten_times_in_rl, f"{e3} {smollm2.E3_C3_RULE} {window.WORDS}", E3),
         (grpo.ten_times_at_rank_one, real_base_rl.ten_times_at_rank_one, f"{e3} {smollm2.E3_T1_RULE}", E3),
         (grpo.mlp_carries_it_in_rl, real_base_rl.mlp_carries_it_in_rl, f"{e3} {smollm2.E3_C6_RULE}", E3_LAYERS),
     )
@@ -90,7 +94,6 @@ def _on_smollm2() -> list[Claim]:
                     written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE,
                     changed=_CHANGED.get(rule, ("", ""))[0], why=_CHANGED.get(rule, ("", ""))[1])
             for claim, rule, text, names in rows]
-
 
 
 def _on_new_runs() -> list[Claim]:

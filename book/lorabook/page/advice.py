@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lorabook.claims.learning_rate import REACH
-from lorabook.claims.real_base import WINDOW
 from lorabook.claims.regime import pretraining_facts
+from lorabook.claims.window import WINDOW
 from lorabook.experiments.results import recorded
 from lorabook.page import ratios
 from lorakit.analysis.curves import optima
@@ -52,8 +51,8 @@ def advised() -> list[Advised]:
     long, tiny, text = Sweep(ratios.on_gpu()), recorded("learning-rate"), recorded("rank")
     ladder = Sweep([*recorded("learning-rate-width"), *recorded("learning-rate-width-256")])
     found = [*_of(long, "SmolLM2-135M", "text, H200", "smollm2-135m", False, **WINDOW),
-             *_of(short, "SmolLM2-135M", "text", "smollm2-135m", True, reach=REACH),
-             *_of(tiny, "tiny", "skills, replay", "tiny", True, reach=REACH)]
+             *_of(short, "SmolLM2-135M", "text", "smollm2-135m", True, **WINDOW),
+             *_of(tiny, "tiny", "skills, replay", "tiny", True, **WINDOW)]
     for data in ("real-text", "reworded-skills", "random-associations"):
         found += _of(text.only(data), "tiny", data.replace("-", " "), "tiny", False)
     for width in (32, 64, 256):

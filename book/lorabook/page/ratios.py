@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
-from lorabook.claims.learning_rate import REACH
-from lorabook.claims.real_base import WINDOW
+from lorabook.claims.window import WINDOW
 from lorabook.experiments.results import recorded
 from lorabook.page.public import RL_QUOTED, SFT_QUOTED
 from lorabook.page.rendering import on_paper, theme
@@ -54,11 +52,10 @@ def ratios() -> list[Ratio]:
     return [
         Ratio("tiny", "32 wide, rank 4", SUPERVISED, ladder(32)),
         Ratio("tiny", "64 wide, rank 4", SUPERVISED, ladder(64)),
-        Ratio("tiny", "128 wide, rank 16", SUPERVISED,
-              over_full(recorded("learning-rate"), 16, reach=REACH)),
+        Ratio("tiny", "128 wide, rank 16", SUPERVISED, over_full(recorded("learning-rate"), 16)),
         Ratio("tiny", "256 wide, rank 4", SUPERVISED, ladder(256)),
-        Ratio("SmolLM2-135M", "100 steps, rank 16", SUPERVISED, over_full(smollm2, 16, reach=REACH)),
-        Ratio("SmolLM2-135M", "1,000 steps, rank 16", SUPERVISED, over_full(on_gpu(), 16, **WINDOW)),
+        Ratio("SmolLM2-135M", "100 steps, rank 16", SUPERVISED, over_full(smollm2, 16)),
+        Ratio("SmolLM2-135M", "1,000 steps, rank 16", SUPERVISED, over_full(on_gpu(), 16)),
         Ratio("Qwen3-4B", others, SUPERVISED, one_run(SFT_QUOTED["rank 16"]["ratio"]), False),
         Ratio("tiny", "copying, rank 8", REWARD, over_full(recorded("grpo"), 8)),
         Ratio("tiny", "a new form, rank 32", REWARD, over_full(recorded("grpo-form"), 32)),
@@ -72,13 +69,9 @@ def on_gpu() -> list[Record]:
     return [r for r in found if (r.spec["lora"]["rank"] == 16 if r.spec["lora"] else "full_targets" not in r.spec)]
 
 
-def over_full(records: Iterable[Record], rank: int, **window: Any) -> Interval:
-    """The ratio of one rank, with the parabolas of the rule that judges these runs.
-
-    Args:
-        window: of `lorakit.analysis.curves.optima`; nothing takes each seed's own.
-    """
-    best = optima(Sweep(records).curves, **window)
+def over_full(records: Iterable[Record], rank: int) -> Interval:
+    """The ratio of one rank, over the window that every rule takes."""
+    best = optima(Sweep(records).curves, **WINDOW)
     return ratio_interval(best[f"rank {rank}"], best["full"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorabook.claims.real_base import WINDOW
+from lorabook.claims.window import WINDOW
 from lorabook.experiments.recipes import FACTORS, SYNCS
 from lorabook.experiments.results import recorded, store
 from lorabook.page import ratios
