@@ -18,12 +18,12 @@ WORDS = (
     "such rates; its paired interval is the jackknife's, each seed left out in turn."
 )
 WHY = (
-    "Claims about a ratio of best rates had three windows: two rates on either side on tiny, one on SmolLM2, each seed's "
-    "own in RL. Now one stands for all: that which was registered for SmolLM2 before its runs, with the same best rates "
-    "and wider intervals. On made-up curves that rise more steeply to the right, as those of learning rates do, five "
-    "rates miss the minimum by up to a factor of 1.6 and their intervals seldom hold it; three miss it by less than "
-    "1.1. Intervals of three with one bend, taken as known, held the truth 80 to 90 times in 100 on parabolas; the "
-    "jackknife's hold it 91 to 95 times."
+    "Claims about a ratio of best rates had three windows: two rates on either side on tiny, one on SmolLM2, and each "
+    "seed's own in RL. Now one stands for all: that which was registered for SmolLM2 before its runs, with the same "
+    "best rates and wider intervals. On made-up curves that rise more steeply to the right, as those of learning rates "
+    "do, five rates miss the minimum by up to a factor of 1.6 and their intervals seldom hold it; three miss it by "
+    "less than 1.1. Intervals of three with one bend, taken as known, held the truth 80 to 90 times in 100 on "
+    "parabolas; the jackknife's hold it 91 to 95 times."
 )
 ON_SMOLLM2 = (
     "Best rates are those of the rule as registered, whose three rates the window keeps; the jackknife's intervals are "

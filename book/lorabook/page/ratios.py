@@ -92,13 +92,13 @@ def chart(found: list[Ratio], title: str, description: str) -> alt.LayerChart:
                           "ratio": one.span.mean, "low": one.span.low,
                           "high": one.span.high, "text": f"{one.span.mean:.1f}",
                           "whose": "measured here" if one.ours else "others'"} for one in found])
-    axis = alt.Axis(values=[1, 2, 3, 5, 10, 15], format="~g")
+    axis = alt.Axis(values=[0.5, 1, 2, 3, 5, 10, 20], format="~g")
     base = alt.Chart(rows).encode(
         y=alt.Y("scale:N", sort=list(rows["scale"]), title=None, axis=alt.Axis(
             labelExpr="split(datum.label, '|')", labelLineHeight=13, ticks=False, domain=False)),
         color=alt.Color("training:N", title=None, scale=alt.Scale(domain=list(COLOURS), range=list(COLOURS.values())),
                         legend=alt.Legend(orient="bottom", columns=1, symbolType="circle")))
-    across = alt.Scale(type="log", domain=[1, 18], nice=False)
+    across = alt.Scale(type="log", domain=[0.5, 24], nice=False)
     dots = base.mark_point(size=90, filled=True, opacity=1).encode(
         x=alt.X("ratio:Q", scale=across, axis=axis, title="best rate of LoRA over full fine-tuning's (log scale)"),
         shape=alt.Shape("whose:N", title=None, scale=alt.Scale(domain=["measured here", "others'"],
