@@ -155,6 +155,7 @@ def run(
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
     shard: Shard = None,
     ray: Ray = None,
+    vllm_server: Annotated[str | None, typer.Option(help="HOST:PORT that samples for RL with vLLM.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -169,7 +170,7 @@ def run(
     records = until_stopped(lambda: lk.run(
         specs, store, experiment=experiment, engine=engine, device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, save_to=save_to, stale=stale, progress=False if quiet else None,
-        executor="local" if ray is None else "ray", ray_address=ray))
+        executor="local" if ray is None else "ray", ray_address=ray, vllm_server=vllm_server))
     lines = [f"{record.id}  {record.status}  test_loss {record.metrics.get('test_loss')}" for record in records]
     left = len(specs) - len(records)
     lines.append(f"{len(records)} of {len(specs)} runs recorded in {store}"

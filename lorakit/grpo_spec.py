@@ -76,7 +76,8 @@ class GRPOSpec(RunSpec):
         mask_truncated: leave cut completions out of the loss.
         merge_to_sample: merge the adapter into the base, in the base's dtype, before each sampling and take it out
             afterwards, as TRL does for vLLM; False samples with the adapter itself. A full run has nothing to merge.
-        use_vllm: sample with vLLM; other arithmetic, so other numbers.
+        use_vllm: sample with vLLM, in the learner's process or by `run(…, vllm_server=…)`; other arithmetic, so other
+            numbers.
         weight_decay, max_grad_norm, beta1, beta2, epsilon, seed, dtype, evaluations: as in `SFTSpec`; the seed also
             decides what is sampled.
         recompute: as in `SFTSpec`.

@@ -12,6 +12,7 @@ import torch
 
 from lorakit.epochs import current
 from lorakit.records import Record, Store
+from lorakit.reference.vllm_server import ServerError
 from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
 from lorakit.sweep import worker as train
@@ -88,7 +89,7 @@ def test_a_process_that_is_lost_each_time_leaves_its_runs_missing(worker, tmp_pa
 
 def test_a_gpu_that_disappears_fails_no_run(worker, tmp_path, capsys):
     lost = {"error": "AcceleratorError: CUDA error: no CUDA-capable device is detected\nCUDA kernel errors might be …",
-            "shared": True, "device_lost": True}
+            "shared": True, "fault": "the GPU"}
     asked = worker(lambda request, number: trained(request) if number > 1 else lost)
     assert len(sweeps.run(EIGHT, tmp_path / "once", processes=1)) == 8
     assert sizes(asked) == [8, 8]
@@ -102,16 +103,17 @@ def test_a_gpu_that_disappears_fails_no_run(worker, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("error", "lost"), [
-    (RuntimeError("CUDA error: unspecified launch failure"), True), (RuntimeError("CUDA error: out of memory"), False),
-    (RuntimeError("CUDA error: device-side assert triggered"), False), (ValueError("CUDA"), False)])
-def test_an_error_of_the_gpu_is_none_of_the_runs(error, lost, monkeypatch):
+    (RuntimeError("CUDA error: unspecified launch failure"), "the GPU"), (ServerError("none answers"), "the sampler"),
+    (RuntimeError("CUDA error: out of memory"), None), (RuntimeError("CUDA error: device-side assert triggered"), None),
+    (ValueError("CUDA"), None)])
+def test_an_error_of_the_gpu_or_of_the_sampler_is_none_of_the_runs(error, lost, monkeypatch):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(train, "_model", fail)
     events: list[dict] = []
     train.answer({"do": "run", "engine": "packed", "specs": [BASE.to_json()]}, events.append)
-    assert events[-1]["device_lost"] is lost
+    assert events[-1]["fault"] == lost
 
 
 @pytest.mark.parametrize("how", ["an error", "a kill"])

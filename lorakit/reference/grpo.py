@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from lorakit.reference.sft import (
     step_callback,
 )
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, vllm_sampling_options
+from lorakit.reference.vllm_server import Server
 from lorakit.reference.watched import watched
 from lorakit.result import HELD_OUT, OnStep, RunResult, training_metrics
 from lorakit.rl.episodes import Episodes, HeldOut
@@ -46,7 +48,8 @@ COMPLETIONS_AT_ONCE = {"cpu": 1024, "cuda": 64}  # in one forward and backward p
 
 def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report_to: str = "none",
                output_dir: str | Path | None = None, keep_weights: bool = False, on_step: OnStep | None = None,
-               probes: Sequence[Probe] = (), checkpoint: Checkpoint | None = None) -> RunResult:
+               probes: Sequence[Probe] = (), checkpoint: Checkpoint | None = None,
+               vllm_server: str | None = None) -> RunResult:
     """Train one spec with TRL and measure it as the packed engine does; slower, and what the engine is compared with.
 
     Args:
@@ -58,11 +61,13 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
         output_dir: where TRL may write; nothing is kept without it.
         keep_weights: also return the trained weights, as the packed engine does.
         on_step, probes, checkpoint: as in `train_grpo_pack`; what vLLM draws after a kill is another draw.
+        vllm_server: `HOST:PORT` of a server that samples with `use_vllm`; None: vLLM in this process.
 
     Raises:
         ModuleNotFoundError: `use_vllm` without vLLM, or a tracker that is not installed.
         ValueError: an adapter on the head (TRL trains none), or vLLM with an adapter that is not to be merged.
         RuntimeError: a second run with vLLM in one process.
+        ServerError, ServedModelError: no server, or one that cannot sample for this spec.
         UnsupportedModelError: a model type that lorakit cannot sample from.
         DatasetError, RewardError, FrozenWeightsError: as in the packed engine.
     """
@@ -79,6 +84,9 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
         raise ValueError(f"mask_truncated leaves out what no single token ended, in TRL, and the task's "
                          f"stop={stop.text!r} is several tokens here: run this spec with engine='packed'")
     held_out = HeldOut(spec, task, tokenizer, model.config.max_position_embeddings, stop)
+    server = Server(vllm_server) if vllm_server is not None and spec.use_vllm else None
+    if server is not None:
+        server.prepare(spec, model, held_out.prompts["train"])
     log = Episodes(spec, task)
     if spec.lora is not None:
         trained = attach(trained, spec.lora, spec.seed)
@@ -98,12 +106,14 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
         log.restore(saved.facts["log"])
         started -= saved.facts["seconds"]
     with tempfile.TemporaryDirectory() as scratch:
-        if spec.use_vllm or (spec.kl_coefficient and spec.lora is None):  # both load the base once more, by its path
+        if (spec.use_vllm and server is None) or (spec.kl_coefficient and spec.lora is None):  # loaded by its path
             model.save_pretrained(f"{scratch}/base")
             tokenizer.save_pretrained(f"{scratch}/base")
             inner.config._name_or_path = inner.name_or_path = f"{scratch}/base"
         trainer = _trainer(spec, trained, model, tokenizer, task, held_out, log, report_to,
-                           str(output_dir or scratch))
+                           str(output_dir or scratch), server)
+        if server is not None:
+            server.give_weights_to(trainer.vllm_generation, f"{scratch}/weights")
         if on_step:
             on_step(0 if saved is None else saved.step, spec.steps, math.nan)
             trainer.add_callback(step_callback(on_step, lambda: log.latest))
@@ -114,7 +124,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
                 spec.iterations, frozen=spec.merge_to_sample or start is not None))
         if saved is not None:
             trainer.kl, trainer.first_norm = saved.facts["kl"], saved.facts["first_norm"]
-        with recomputed(trained, spec.recompute):
+        with recomputed(trained, spec.recompute), nullcontext() if server is None else server.watched():
             trainer.train_from(saved, scratch)
     probed = measure(probes, subject, probed)
     if not spec.merge_to_sample:
@@ -128,7 +138,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
 
 
 def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_to: str = "none",
-                 components: int = 1, stop: Stops | None = None) -> dict[str, Any]:
+                 components: int = 1, stop: Stops | None = None, server: str | None = None) -> dict[str, Any]:
     """The fields of TRL's GRPOConfig: every one that changes a number is said, none is left to TRL's default."""
     correction, cap = spec.importance_sampling, spec.importance_cap
     most = min(spec.micro_batch or spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
@@ -150,7 +160,8 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "mask_truncated_completions": spec.mask_truncated, "top_entropy_quantile": 1.0, "entropy_coef": 0.0,
         "use_adaptive_entropy": False, "off_policy_mask_threshold": None, "use_bias_correction_kl": False,
         "sync_ref_model": False, "router_aux_loss_coef": 0.0, "disable_dropout": True,
-        "use_vllm": spec.use_vllm, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3,
+        "use_vllm": spec.use_vllm, "vllm_mode": "colocate" if server is None else "server",
+        "vllm_server_base_url": server, "vllm_gpu_memory_utilization": 0.3,
         "vllm_tensor_parallel_size": 1, "vllm_enable_sleep_mode": False,
         "vllm_importance_sampling_correction": correction != "none",
         "vllm_importance_sampling_mode": "sequence_mask" if correction == "none" else correction,
@@ -166,7 +177,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
 
 
 def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task, held_out: HeldOut, log: Episodes,
-             report_to: str, output_dir: str) -> Any:
+             report_to: str, output_dir: str, server: Server | None) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
@@ -247,14 +258,15 @@ def _trainer(spec: GRPOSpec, trained: Any, base: Any, tokenizer: Any, task: Task
 
     measure = AtPoints(log.points, lambda: held_out.accuracies(inner, HELD_OUT)[0],
                        lambda step, accuracies: log.point(step, accuracies, trainer.kl))
-    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(log.functions), held_out.stop))
+    options = GRPOConfig(**grpo_options(spec, output_dir, device, report_to, len(log.functions), held_out.stop,
+                                        None if server is None else server.url))
     rows = Dataset.from_list([problems[i] for i in chosen])
     optimizer = adamw(spec, trained)
-    with loading(spec, device):
+    with loading(spec, device) if server is None else server.joined():
         trainer = Measured(model=trained, reward_funcs=list(log.functions), args=options, train_dataset=rows,
                            processing_class=tokenizer, callbacks=[measure], optimizers=(optimizer, None))
     trainer.run = spec, trained, optimizer
-    if spec.use_vllm:
+    if spec.use_vllm and server is None:
         give_weights_by_reload(trainer.vllm_generation)
     trainer.remove_callback(PrinterCallback)
     return trainer

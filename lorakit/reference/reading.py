@@ -34,7 +34,7 @@ CIRCUMSTANCES = re.compile(
     "max_length|truncation_mode|chat_template.*|eos_token|pad_to.*|packing_strategy|model_init_kwargs|"
     "trust_remote_code|per_device_.*|gradient_accumulation_steps|generation_batch_size|steps_per_generation|num_.*|"
     "reward_weights|auto_find.*|enable_jit.*|tf32|average_tokens.*|project|full_determinism|shuffle.*|ds3_.*|"
-    "max_tool.*|use_transformers.*|transformers_continuous.*|cache_implementation")
+    "max_tool.*|use_transformers.*|transformers_continuous.*|cache_implementation|vllm_(mode|server_.*|group_port)")
 KNOWN_TYPES = ("float32", "bfloat16", "float64")
 OF_PEFT = ("r", "lora_alpha", "target_modules", "base_model_name_or_path", "revision", "inference_mode", "task_type",
            "peft_type", "peft_version", "auto_mapping", "exclude_modules")

@@ -13,6 +13,8 @@ from lorakit.durable import require_writable
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Store
 from lorakit.specs import SFTSpec
+from lorakit.sweep.devices import Devices
+from lorakit.sweep.ray_cluster import Cluster
 
 ENGINES = ("packed", "trl", "peft")
 AnySpec = SFTSpec | GRPOSpec
@@ -74,6 +76,19 @@ def engine_of(spec: AnySpec) -> str:
     return "peft" if lora is not None and ("experts" in lora.targets or lora.only_peft) else "packed"
 
 
+def devices(executor: str, address: str | None, device: str | None, processes: int | None,
+            store: Store) -> Devices | Cluster:
+    """Where runs train; raises ValueError for an executor that there is not."""
+    if executor not in ("local", "ray"):
+        raise ValueError(f"executor={executor!r}; allowed: 'local' (processes of this machine) or 'ray' (nodes of a "
+                         "Ray cluster)")
+    if executor == "ray":
+        return Cluster(address, device, processes, store.root)
+    if address is not None:
+        raise ValueError(f"ray_address={address!r} is Ray's: name executor='ray' with it, or leave it out")
+    return Devices(device, processes)
+
+
 def check_numbers(processes: Any, time_budget: Any) -> None:
     """Raise ValueError unless both are None or what can be worked with."""
     if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
@@ -110,13 +125,29 @@ def tracker(name: str | None, project: str) -> Any:
     return Tracker(name, project)
 
 
-def check_vllm(specs: Sequence[AnySpec]) -> None:
-    """Raise as `require_vllm` does where runs that are to be trained sample with vLLM."""
+def check_vllm(specs: Sequence[AnySpec], server: str | None = None) -> None:
+    """Raise as `require_vllm` and `Server.settings` do where runs that are to be trained sample with vLLM."""
     for spec in specs:
         if isinstance(spec, GRPOSpec) and spec.use_vllm:
             from lorakit.reference.vllm import require_vllm
 
             require_vllm(spec)
+            if server is not None:
+                from lorakit.reference.vllm_server import Server
+
+                Server(server).settings(spec)
+
+
+def check_server(server: str | None, specs: Sequence[AnySpec], executor: str, processes: int | None) -> None:
+    """Raise ValueError unless one process of this machine samples with the server alone."""
+    if server is None:
+        return
+    if not all(isinstance(spec, GRPOSpec) and spec.use_vllm for spec in specs):
+        raise ValueError(f"vllm_server={server!r} samples for specs with use_vllm=True (and merge_to_sample=True with "
+                         "an adapter): say so in each of them, or leave it out")
+    if executor != "local" or processes not in (None, 1):
+        raise ValueError(f"vllm_server={server!r} serves one run at a time; allowed with it: executor='local' and "
+                         "processes=1 (or None)")
 
 
 def check_places(store: Store, profile: str | None, experiment: str, save_to: Path | None) -> None:

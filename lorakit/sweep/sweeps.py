@@ -82,7 +82,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         time_budget: float | None = None, report_to: str = "none", save_to: str | Path | None = None,
         probes: Sequence[Probe | str] = (), track: str | None = None, stale: str = "keep",
         progress: bool | None = None, checkpoint_every: float | None = EVERY, executor: str = "local",
-        ray_address: str | None = None) -> Sweep:
+        ray_address: str | None = None, vllm_server: str | None = None) -> Sweep:
     """Train every spec that the store has no result for, and return all results.
 
     Several calls may work on one store at once: a run that another process is training is left to it, and its record
@@ -122,6 +122,9 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             node is lost is trained again elsewhere, from its checkpoint where nodes share the store's disk.
         ray_address: `HOST:PORT` of the cluster's head; None: the connection that `ray.init` made, `$RAY_ADDRESS`, or
             the cluster that runs on this machine.
+        vllm_server: `HOST:PORT` of a vLLM server with a GPU of its own, which samples for specs with `use_vllm`, one
+            run after another; it draws from its own seed. None: each process holds a vLLM beside the learner. TRL
+            starts none: `vllm serve` does (the message of an error has the whole command).
 
     Returns:
         A `Sweep`: one record a spec, in their order (specs left out by the time budget have none), and what they say.
@@ -130,6 +133,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
         ValueError, TypeError: something in the call cannot be meant; nothing was started.
         ModuleNotFoundError: vLLM or the tracker is not installed; nothing was started.
         MissingExtraError, ClusterError, DeviceError: no Ray, no cluster at the address, or nodes that cannot train.
+        ServerError, ServedModelError: no vLLM server at the address, or one that cannot sample for these specs.
         StoreError: the store or `save_to` cannot be written.
         SweepError: some runs failed; raised after all others have been recorded.
 
@@ -144,9 +148,10 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     call.check_seconds("checkpoint_every", checkpoint_every)
     if stale not in ("keep", "retrain"):
         raise ValueError(f"stale={stale!r}; allowed: 'keep' (return old records, with a warning) or 'retrain'")
+    call.check_server(vllm_server, unique, executor, processes)
     named = [probe_name(probe) for probe in probes]
     store = store if isinstance(store, Store) else Store(store)
-    devices = _devices(executor, ray_address, device, processes, store)
+    devices = call.devices(executor, ray_address, device, 1 if vllm_server else processes, store)
     call.check_tracker(report_to, engine)
     tracker = call.tracker(track, experiment)
     call.require_training_packages()
@@ -173,7 +178,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     todo, halfway = needed(unique, engine), store.root.absolute() / FOLDER
     _forget(store, halfway, {spec.id for spec in todo})
     if todo:
-        call.check_vllm(todo)
+        call.check_vllm(todo, vllm_server)
         call.check_places(store, profile, experiment, folder)
         with ExitStack() as stack:
             if isinstance(devices, Cluster):
@@ -190,7 +195,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
                           "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,
                           "checkpoints": None if checkpoint_every is None else str(halfway),
-                          "checkpoint_every": checkpoint_every},
+                          "checkpoint_every": checkpoint_every, "vllm_server": vllm_server},
                 halfway, needed, keep, Reservations(store.root), reports,
                 None if time_budget is None else started + time_budget,
                 time_budget or 0.0)
@@ -207,18 +212,6 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
     from lorakit.analysis.sweep import Sweep  # pandas and scipy: after the training, and not where nothing is trained
 
     return Sweep(found[spec.id] for spec in specs if spec.id in found)
-
-
-def _devices(executor: str, address: str | None, device: str | None, processes: int | None,
-             store: Store) -> Devices | Cluster:
-    if executor not in ("local", "ray"):
-        raise ValueError(f"executor={executor!r}; allowed: 'local' (processes of this machine) or 'ray' (nodes of a "
-                         "Ray cluster)")
-    if executor == "ray":
-        return Cluster(address, device, processes, store.root)
-    if address is not None:
-        raise ValueError(f"ray_address={address!r} is Ray's: name executor='ray' with it, or leave it out")
-    return Devices(device, processes)
 
 
 def _by_engine(specs: Iterable[AnySpec], engine: str | None, recorded: dict[str, Record]) -> dict[str, list[AnySpec]]:

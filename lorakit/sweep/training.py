@@ -175,9 +175,9 @@ class Training:
 
         try:
             event = worker.ask(request, hear)
-            if event.get("device_lost"):
+            if event.get("fault"):
                 worker.stop()  # what CUDA says once it says from then on, in this process
-                raise WorkerError(f"the GPU failed ({event['error'].splitlines()[0]})")
+                raise WorkerError(f"{event['fault']} failed ({event['error'].splitlines()[0]})")
             if "records" in event:
                 for record in event["records"]:
                     self.keep(Record.from_json(record))

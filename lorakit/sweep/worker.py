@@ -7,14 +7,14 @@ the user's script.
     request   {"do": "probe", "specs": […], "engine": "packed" | "trl" | "peft", "device": "cpu", "runs": 12}
               {"do": "run", "specs": […], "engine": …, "device": …, "memory_share": 0.3, "seconds_left": 60.0 | null,
                "report_to": "none", "save_to": null, "probes": ["module:function", …],
-               "checkpoints": folder | null, "checkpoint_every": 300.0}
+               "checkpoints": folder | null, "checkpoint_every": 300.0, "vllm_server": null}
               each with "sources": ["module:name", …], the parent's (`lorakit.sources`)
     event     {"step": 3, "steps": 300, "value": 2.1, "what": "loss"} and {"warning": …} while it trains, then one of
               {"probe": {"seconds": …, "fits": …, "bytes": …, "free_bytes": …}}
               {"records": […], "unsaved": {id: why}}
               {"fits": 4}: nothing was trained, since the memory holds no more configurations at once
               {"over_budget": 90.0}: given up in its first steps, since the whole would take so many seconds
-              {"error": …, "shared": true where every spec would fail so, "out_of_memory": …, "device_lost": …}
+              {"error": …, "shared": true where every spec would fail so, "out_of_memory": …, "fault": "the GPU", …}
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from lorakit.packed.engine import train_pack
 from lorakit.packed.grpo import train_grpo_pack
 from lorakit.probes import Probe, load_probe
 from lorakit.records import Record
+from lorakit.reference.vllm_server import ServerError
 from lorakit.result import OnStep, RunResult
 from lorakit.specs import PACKAGE, GRPOSpec, read_spec
 from lorakit.sweep.device import device_name, peak_bytes, reset_peak
@@ -111,18 +112,22 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
 
 def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None = None, report_to: str = "none",
               save_to: str | None = None, probes: Sequence[Probe] = (),
-              checkpoint: MakeCheckpoint | None = None) -> tuple[list[Record], dict[str, str]]:
+              checkpoint: MakeCheckpoint | None = None,
+              vllm_server: str | None = None) -> tuple[list[Record], dict[str, str]]:
     """Train a pack (or, with TRL and PEFT, one spec after another) in this process.
 
     Args:
         probes: measurements besides those of every run.
         save_to: a folder; each finished run is exported to `save_to/<id>` with its tokenizer and a model card.
         checkpoint: makes the one of some specs, given their `provenance`.
+        vllm_server: that samples, as in `train_grpo`.
 
     Returns:
         The records, and the ids of the runs that could not be exported, with the reason.
     """
     made = provenance(engine, specs[0].kind, device, len(specs) if engine == "packed" else 1)
+    if vllm_server is not None:
+        made["vllm_mode"] = "server"
     place = "cpu" if getattr(specs[0], "gpus", 1) > 1 else device  # shares are cut before they are moved
     model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, place), save_to is not None
     data = _load(specs[0], place)
@@ -130,7 +135,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
     packs = [specs] if engine == "packed" else [[spec] for spec in specs]
     points = [None if checkpoint is None else checkpoint(pack, made) for pack in packs]
     if specs[0].kind == "grpo":
-        results = _run_rl(specs, engine, model, tokenizer, data, on_step, report_to, keep, probes, points)
+        results = _run_rl(specs, engine, model, tokenizer, data, on_step, report_to, keep, probes, points, vllm_server)
     elif engine == "trl":
         from lorakit.reference.sft import train_sft
 
@@ -162,14 +167,15 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
 
 def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task: Task,
             on_step: OnStep | None, report_to: str, keep: bool, probes: Sequence[Probe],
-            points: Sequence[Checkpoint | None]) -> list[RunResult]:
+            points: Sequence[Checkpoint | None], vllm_server: str | None) -> list[RunResult]:
     if engine == "packed":
         return train_grpo_pack(specs, model, tokenizer, task, keep, on_step, probes=probes, checkpoint=points[0])
     if engine == "trl":
         from lorakit.reference.grpo import train_grpo
 
         return [train_grpo(spec, model, tokenizer, task, report_to=report_to, keep_weights=keep, on_step=on_step,
-                           probes=probes, checkpoint=point) for spec, point in zip(specs, points, strict=True)]
+                           probes=probes, checkpoint=point, vllm_server=vllm_server)
+                for spec, point in zip(specs, points, strict=True)]
     raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
 
 
@@ -238,13 +244,14 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         else:
             records, unsaved = fitted(specs, lambda some: run_specs(
                 list(some), engine, device, _watch(specs[0], request.get("seconds_left"), emit),
-                request.get("report_to", "none"), request.get("save_to"), probes, _checkpoints(request, emit)))
+                request.get("report_to", "none"), request.get("save_to"), probes, _checkpoints(request, emit),
+                request.get("vllm_server")))
         emit({"records": [record.to_json() for record in records], "unsaved": unsaved})
     except OverBudgetError as error:
         emit({"over_budget": error.seconds})
     except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
         emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
-              "shared": shared, "out_of_memory": _is_out_of_memory(error), "device_lost": _is_device_lost(error)})
+              "shared": shared, "out_of_memory": _is_out_of_memory(error), "fault": _fault(error)})
 
 
 def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> MakeCheckpoint | None:
@@ -272,9 +279,12 @@ def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]
     return on_step
 
 
-def _is_device_lost(error: BaseException) -> bool:
-    """Whether the GPU, and no run, is at fault: an error of CUDA's that is neither want of memory nor an assertion."""
-    return "CUDA error: " in str(error) and not _is_out_of_memory(error) and "device-side assert" not in str(error)
+def _fault(error: BaseException) -> str | None:
+    """What failed where no run did: a server, or the GPU by an error that is neither memory nor an assertion."""
+    if isinstance(error, ServerError):
+        return "the sampler"
+    of_cuda = "CUDA error: " in str(error) and "device-side assert" not in str(error)
+    return "the GPU" if of_cuda and not _is_out_of_memory(error) else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

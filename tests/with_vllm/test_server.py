@@ -1,0 +1,70 @@
+"""GRPO that samples from a vLLM server, a process of its own, whose weights come through a folder where no GPU is."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from urllib.request import urlopen
+
+import pytest
+
+import lorakit as lk
+from lorakit.reference.vllm_server import ServedModelError
+from lorakit.sweep.sweeps import SweepError
+
+
+@pytest.fixture(scope="module")
+def server(vllm_loads, tmp_path_factory):
+    """`HOST:PORT`; what it takes are the settings that `lorakit.reference.vllm_server.command` names."""
+    folder = tmp_path_factory.mktemp("served")
+    model, tokenizer = lk.load_model("tiny")
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "base"), "--host",
+               "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--logprobs-mode",
+               "processed_logprobs", "--max-logprobs", "-1", "--gpu-memory-utilization", "0.3"]
+    with (folder / "said").open("w") as said, subprocess.Popen(
+            command, stdout=said, stderr=said, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}) as process:
+        for _ in range(300):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/health").close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "said").read_text()[-3000:]
+                time.sleep(1)
+        yield f"127.0.0.1:{port}"
+        process.terminate()
+
+
+def test_two_runs_in_a_row_learn_from_what_the_server_samples(spec, server, tmp_path):
+    """Each begins from the base, although the one before left the server with what it had learnt."""
+    specs = lk.vary(replace(spec, use_vllm=True), seed=[0, 1])
+    for record in lk.run(specs, tmp_path, vllm_server=server):
+        assert (record.status, record.provenance["engine"], record.provenance["vllm_mode"]) == ("ok", "trl", "server")
+        found = record.metrics
+        print({name: value for name, value in found.items() if "gap" in name}, record.curve["reward"])
+        assert found["sampler_base_gap_first"] <= 1e-3
+        assert found["sampler_gap_mean"] <= found["sampler_gap_max"] <= 1e-3
+        assert found["sampler_base_gap_last"] > 1
+        assert found["base_drift"] < 1e-6
+        assert record.curve["reward"][-1] > 0.7
+
+
+def test_full_fine_tuning_with_a_reference(spec, server, tmp_path):
+    full = replace(spec, lora=None, learning_rate=1e-4, kl_coefficient=0.1, use_vllm=True, steps=3, evaluations=2)
+    (record,) = lk.run([full], tmp_path, vllm_server=server)
+    assert record.metrics["sampler_gap_max"] <= 1e-3
+
+
+def test_another_model_and_another_dtype_are_said(spec, server, tmp_path):
+    other = replace(spec, model="tiny-w32-s0", use_vllm=True, steps=1, evaluations=2)
+    with pytest.raises(SweepError, match=r"(?s)another model than tiny-w32-s0@.*nats a token.*vllm serve FOLDER"):
+        lk.run([other], tmp_path, vllm_server=server)
+    with pytest.raises(ServedModelError, match=r"computes in float32, the spec in bfloat16.*--dtype bfloat16"):
+        lk.run([replace(spec, dtype="bfloat16", use_vllm=True)], tmp_path / "none", vllm_server=server)
+    assert not (tmp_path / "none").exists()
