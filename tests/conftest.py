@@ -4,6 +4,10 @@ And the machine with GPUs that is none.
 """
 
 import os
+
+# before anything imports torch: two processes of as many threads as cores would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import re
 from functools import cache
 from pathlib import Path

@@ -8,11 +8,10 @@ become is known with the model only (`lorakit.data.chat`).
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import pandas
 
 from lorakit.data.data_files import SPLIT_NAMES, DatasetError, read_path
 
@@ -46,7 +45,8 @@ def _rows(data: Any, where: str) -> list[Row]:
 
 
 def _mappings(data: Any) -> Iterator[Any]:
-    if isinstance(data, pandas.DataFrame):
+    pandas = sys.modules.get("pandas")  # whoever made a frame has imported it
+    if pandas is not None and isinstance(data, pandas.DataFrame):
         yield from data.to_dict("records")
     elif method := getattr(data, "to_pylist", getattr(data, "to_dicts", None)):  # tables of Arrow and of polars
         yield from method()

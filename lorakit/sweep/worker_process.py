@@ -72,9 +72,9 @@ def serve_together(lines: queue.Queue[str], events: TextIO) -> None:
         answer({**request[0], "device": str(state.device)}, emit)
 
 
-def main() -> None:
-    """Serve requests for ever. Whatever libraries print goes to standard error."""
-    lines = end_with(int(sys.argv[1]))
+def serve(parent: int) -> None:
+    """Serve requests for ever, or until `parent` ends. Whatever libraries print goes to standard error."""
+    lines = end_with(parent)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -97,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(int(sys.argv[1]))

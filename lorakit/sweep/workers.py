@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.sources import sources
+from lorakit.sweep import fork_server
 from lorakit.sweep.host_memory import killed_for_memory
 
 SEVERAL_GPUS = Path(__file__).with_name("several_gpus.yaml")  # accelerate's configuration
@@ -40,6 +41,9 @@ def is_last(event: dict[str, Any]) -> bool:
 class Worker:
     """One process of `lorakit.sweep.worker_process`, started at the first request. Use as a context manager.
 
+    For a CPU it is forked from a process that has imported torch and transformers (`lorakit.sweep.fork_server`, Linux);
+    for a GPU, and for a run of several processes, it is started anew, since CUDA does not survive a fork.
+
     Args:
         device: `cpu` or `cuda`.
         threads: of the process.
@@ -49,7 +53,7 @@ class Worker:
 
     def __init__(self, device: str, threads: int = 1, visible: str | None = None, shards: int = 1) -> None:
         self.device, self.threads, self.visible, self.shards = device, threads, visible, shards
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | fork_server.ForkedProcess | None = None
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed on exit
 
     def __enter__(self) -> Worker:
@@ -124,22 +128,28 @@ class Worker:
         return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SEVERAL_GPUS),
                 "--num_processes", str(self.shards)]
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> subprocess.Popen[str] | fork_server.ForkedProcess:
         threads = str(self.threads)
-        paths = [os.environ.get("PYTHONPATH"), *sys.path]  # it finds what we find
+        paths = [path for path in (os.environ.get("PYTHONPATH"), *sys.path) if path]  # it finds what we find
         environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
                                     "LORAKIT_SHARDS_ON": self.device, "TOKENIZERS_PARALLELISM": "false",
                                     "PYTHONUNBUFFERED": "1",
-                                    "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+                                    "PYTHONPATH": os.pathsep.join(paths)}
         if self.visible is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.visible
+        if self.device == "cpu" and self.shards == 1:
+            here = [str(Path.cwd()), *environment["PYTHONPATH"].split(os.pathsep)]
+            if (forked := fork_server.fork(environment, here, self._log)) is not None:
+                return forked
         return subprocess.Popen([*self.launcher(), "-m", "lorakit.sweep.worker_process", str(os.getpid())],
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
                                 encoding="utf-8", env=environment)
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[int, float]:
+def _end(process: subprocess.Popen[str] | fork_server.ForkedProcess) -> tuple[int, float]:
     """Wait for a process; its exit status and the most bytes that it held (0 where the system does not say)."""
+    if isinstance(process, fork_server.ForkedProcess):
+        return process.wait(), process.peak_bytes
     if hasattr(os, "wait4"):
         with contextlib.suppress(ChildProcessError):  # somebody else waited for it
             _, status, usage = os.wait4(process.pid, 0)
