@@ -7,6 +7,14 @@ from lorakit.theory.shapes import ModelShape
 LLAMA = ModelShape.of("llama-3.1-8b")
 
 
+@pytest.mark.parametrize("rank", [1, 16, 256, 683])
+def test_a_square_matrix_with_an_adapter_costs_six_products_of_it_a_rank(rank):
+    """2 N² + 6 N R multiply-adds (Schulman et al. 2025); the first adapter of all owes no gradient of its input."""
+    n, adapters = 4096, 2 * 32
+    parts = training_flops(LLAMA, LoRASpec(rank=rank, targets=("q_proj", "o_proj")), 1024)
+    assert parts["adapters"] == 2 * (6 * adapters - 1) * n * rank
+
+
 def test_full_fine_tuning_costs_six_flops_a_weight_and_the_scores():
     parts = training_flops(LLAMA, None, length=1024)
     linear = LLAMA.parameters - LLAMA.parameters_by_component["norms"] - 2 * 128256 * 4096

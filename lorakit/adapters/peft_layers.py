@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from lorakit.adapters.shared_outer import share_outer
 from lorakit.names import near
 from lorakit.specs import LoRASpec
-from lorakit.theory.shapes import Matrix, RankWasteWarning, waste_message
+from lorakit.theory.matrices import Matrix, waste_message
+from lorakit.theory.shapes import RankWasteWarning
 
 LINEAR = (nn.Linear, Conv1D)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

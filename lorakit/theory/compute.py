@@ -8,7 +8,8 @@ than 1 % of the FLOPs, though not of the time. Experts count for the tokens that
 from __future__ import annotations
 
 from lorakit.specs import LoRASpec
-from lorakit.theory.shapes import Matrix, ModelShape
+from lorakit.theory.matrices import Matrix
+from lorakit.theory.shapes import ModelShape
 
 INTO_ATTENTION = ("q_proj", "k_proj", "v_proj", "qkv_proj")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lorakit.theory.configs import ConfigError, ConfigFields
+from lorakit.theory.matrices import Matrix
 from lorakit.theory.quantization import read_quantization
-from lorakit.theory.shapes import Matrix, ModelShape
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ FAMILIES = {
 MODEL_TYPES = tuple(FAMILIES)
 
 
-def build(config: ConfigFields, name: str | None) -> ModelShape:
-    """The shape that a config describes.
+def shape_fields(config: ConfigFields, name: str | None) -> dict[str, Any]:
+    """The fields of the `ModelShape` that a config describes.
 
     Raises:
         ConfigError: a field is missing, or the model_type is not one of `MODEL_TYPES`.
@@ -98,12 +99,12 @@ def build(config: ConfigFields, name: str | None) -> ModelShape:
     tied = bool(config("tie_word_embeddings") if family.tied is None else
                 config.get("tie_word_embeddings", family.tied))
     visited = (active or 1) * width if sparse and family.expert_width else inner
-    return ModelShape(name=name or kind, matrices=tuple(matrices), vectors=vectors, tied=tied, hidden_size=hidden,
-                      layers=layers, query_size=queries, key_size=keys, inner_size=visited, head_dim=head_dim,
-                      norms=family.norms, head_norms=family.head_norms, experts=experts, active_experts=active,
-                      peft_reaches_experts=family.peft_reaches_experts,
-                      quantization=read_quantization(config.get("quantization_config", None), bool(sparse)),
-                      note=config.get("note", None))
+    return dict(name=name or kind, matrices=tuple(matrices), vectors=vectors, tied=tied, hidden_size=hidden,
+                layers=layers, query_size=queries, key_size=keys, inner_size=visited, head_dim=head_dim,
+                norms=family.norms, head_norms=family.head_norms, experts=experts, active_experts=active,
+                peft_reaches_experts=family.peft_reaches_experts,
+                quantization=read_quantization(config.get("quantization_config", None), bool(sparse)),
+                note=config.get("note", None))
 
 
 def _dense(family: Family, hidden: int, inner: int, queries: int, keys: int, layers: int, dense: int) -> list[Matrix]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lorakit.theory.configs import ConfigError, ConfigFields, known_config
+from lorakit.theory.families import shape_fields
+from lorakit.theory.matrices import Matrix, waste_message
 from lorakit.theory.quantization import Quantization
 
 COMPONENTS = ("attention", "mlp", "experts", "router", "head", "embedding", "norms")
@@ -18,52 +20,6 @@ TARGETS = {"all-linear": ("attention", "mlp"), "attention": ("attention",), "mlp
 
 class RankWasteWarning(UserWarning):
     """A LoRA rank exceeds the smaller side of a matrix, so part of the adapter can add nothing."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """`count` weight matrices of one kind, each (d_out, d_in).
-
-    `share_a` and `share_b` say how many of them share one A or one B (1: each has its own, as in PEFT);
-    `rank_factor` multiplies the rank.
-    """
-
-    component: str
-    name: str
-    d_out: int
-    d_in: int
-    count: int
-    share_a: int = 1
-    share_b: int = 1
-    rank_factor: int = 1
-
-    def lora_parameters(self, rank: int) -> int:
-        """Entries of A (rank, d_in) and B (d_out, rank), over all `count` matrices."""
-        return self._entries(rank * self.rank_factor)
-
-    def wasted_parameters(self, rank: int) -> int:
-        """Entries of A and B beyond the rank that a (d_out, d_in) matrix can have."""
-        return self._entries(max(0, rank * self.rank_factor - min(self.d_out, self.d_in)))
-
-    def _entries(self, rank: int) -> int:
-        return rank * (self.d_in * self.count // self.share_a + self.d_out * self.count // self.share_b)
-
-
-def waste_message(rank: int, matrices: list[Matrix]) -> str | None:
-    """What a rank wastes on these matrices, in words; None when nothing is wasted.
-
-    >>> waste_message(4, [Matrix("attention", "q_proj", 8, 8, 2)]) is None
-    True
-    """
-    wasted = [m for m in matrices if m.wasted_parameters(rank)]
-    if not wasted:
-        return None
-    least = min(wasted, key=lambda m: min(m.d_out, m.d_in))
-    side = min(least.d_out, least.d_in)
-    return (f"rank {rank} exceeds the smaller side of {sum(m.count for m in wasted)} adapted matrices (the smallest: "
-            f"{least.name}, {least.d_out} × {least.d_in}, where B A has rank {side} at most): "
-            f"{sum(m.wasted_parameters(rank) for m in wasted):,} adapter parameters are wasted; "
-            f"rank {side} reaches every update of that matrix")
 
 
 @dataclass(frozen=True)
@@ -132,9 +88,7 @@ class ModelShape:
         """The shape that a Hugging Face config describes, as a dict (config.json) or an object with `to_dict`."""
         if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
             raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
-        from lorakit.theory.families import build  # it makes shapes, so it comes after them
-
-        return build(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name)
+        return cls(**shape_fields(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name))
 
     @property
     def parameters_by_component(self) -> dict[str, int]:
