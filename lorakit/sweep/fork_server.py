@@ -48,6 +48,16 @@ class ForkedProcess:
         self.peak_bytes = 0.0
         self._server = server
 
+    def __enter__(self) -> ForkedProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        try:
+            self.stdin.close()
+        finally:
+            self.wait()
+
     def kill(self) -> None:
         """End it at once."""
         if self.returncode is None:
