@@ -223,6 +223,27 @@ def rehearse(
 
 
 @app.command()
+def bench(
+    only: Annotated[list[str] | None, typer.Option(help="Such as P7, once or more; all without it.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes that take seconds, to see that all runs; no record of "
+                                                        "the book is written.")] = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Of P1 to P6.")] = "cpu",
+    folder: Annotated[Path | None, typer.Option("--results", help="Of the records; default: the book's.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time packs against what one would use without them, P1 to P8, on a quiet machine; writes records.
+
+    Bases are embedded or random, so nothing is fetched. On two cores all of it takes about nine minutes.
+    """
+    from lorabook.benchmarks.bench import bench as time_all
+    from lorabook.benchmarks.benchmark import Setting, words
+
+    setting = Setting(device, quick, lambda line: print(line, file=sys.stderr, flush=True))
+    records = until_stopped(lambda: list(time_all(only or (), setting, folder)))
+    say(as_json, [record.to_json() for record in records], "\n".join(map(words, records)))
+
+
+@app.command()
 def ledger(folder: Results = None, as_json: Json = False) -> None:
     """Print every claim with the verdict of the records."""
     from lorabook.claims.ledger import ledger as judged

@@ -53,6 +53,7 @@ LAYERS = (
     ("lorabook.claims",),
     ("lorabook.page", "lorabook.chapter_parameters", "lorabook.notebooks"),
     ("lorabook.refresh",),
+    ("lorabook.benchmarks",),
     ("lorabook.cli",),
 )
 FLOOR = {layer: number for number, layers in enumerate(LAYERS) for layer in layers}

@@ -1,0 +1,105 @@
+"""`lorabook bench`: each benchmark runs at its small size, and its arms train the same thing."""
+
+import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("trl", reason="needs the extra train")
+
+import nbformat
+
+from lorabook.benchmarks import bench as benches
+from lorabook.benchmarks import plain_loops
+from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
+from lorabook.benchmarks.outcome import Outcome, until
+from lorabook.benchmarks.step_times import GOALS
+from lorabook.cli import main
+from lorakit.records import Store
+from lorakit.specs import LoRASpec, SFTSpec, vary
+
+HERE = SimpleNamespace(starmap=lambda function, given, chunksize: [function(*one) for one in given])
+SAYS_NOTHING = Setting(quick=True, say=lambda line: None)
+
+
+@pytest.fixture(autouse=True)
+def registered_apart(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path_factory.getbasetemp() / "bench-cache"))
+
+
+def test_steps_are_timed_by_goal_and_an_arm_stands_beside_each_other(tmp_path, capsys):
+    before = {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
+    asked = [word for goal in GOALS for word in ("--only", goal)]
+    assert main(["bench", "--quick", "--json", *asked, "--results", str(tmp_path)]) == 0
+    found = {record["spec"]["goal"]: record for record in json.loads(capsys.readouterr().out)}
+    assert found.keys() == GOALS.keys()
+    for goal, record in found.items():
+        first, *others = GOALS[goal].arms
+        assert all(record["metrics"][f"{arm}_over_{first}_median"] > 0 for arm in others), goal
+        assert record["spec"]["arms"].keys() == record["curve"].keys() - {"round"}
+    peaks = [found["P1"]["metrics"][f"{arm}_peak_bytes"] for arm in ("packed_1", "packed")]
+    assert 0 < peaks[0] <= peaks[1]
+    assert found["P4"]["metrics"]["full_reached"] > 0
+    assert [record.id for record in Store(tmp_path).records("cpu", "step-p1")] == [found["P1"]["id"]]
+    assert before == {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
+
+
+def test_a_sweep_is_timed_against_all_that_trains_the_same_and_profiled(monkeypatch):
+    monkeypatch.setattr(benches, "_two_processes", lambda: nullcontext(HERE))
+    sweep, rl, profile = benches.bench(["P7"], SAYS_NOTHING)
+    assert {"vmap", "time_sliced", "peft_tuned", "peft_default", "trl_tuned", "trl_default"} == {
+        name.removesuffix("_over_packed_median") for name in sweep.metrics if name.endswith("_over_packed_median")}
+    for arm in ("packed", "time_sliced", "peft_tuned"):
+        seen = [sweep.metrics[f"{arm}_until_{share}%"] for share in (25, 50, 75, 100)]
+        assert seen == sorted(seen), arm
+    assert rl.metrics["trl_over_packed_median"] > 0
+    assert "trl / packed" in words(rl)
+    assert profile.metrics["peft_tuned_launched"] > profile.metrics["packed_launched"] > 0
+
+
+def test_turns_over_shards_change_nothing_unless_they_forget_the_moments(monkeypatch):
+    base = SFTSpec(model="tiny-w32-s0", dataset="real-text", learning_rate=3e-3, lora=LoRASpec(rank=2), steps=8,
+                   batch_size=1, max_length=16, evaluations=2, evaluation_tokens=1)
+    specs = vary(base, learning_rate=[3e-3, 1e-2])
+    alone, turns = (arm(specs, "cpu") for arm in (plain_loops.peft_tuned, plain_loops.time_sliced))
+    assert turns.losses == pytest.approx(alone.losses, abs=1e-5)
+    assert [len(ends) for ends in turns.ends] == [8, 8]
+    assert turns.ends[1][1] < turns.ends[0][2] < turns.ends[1][2], "a shard of two steps each in turn"
+    restore = plain_loops.Loop.restore
+    monkeypatch.setattr(plain_loops.Loop, "restore", lambda loop, state: restore(
+        loop, (state[0], {**state[1], "state": {}})))
+    forgetful = plain_loops.time_sliced(specs, "cpu")
+    assert forgetful.losses != pytest.approx(alone.losses, abs=1e-3)
+
+
+def test_a_refresh_is_timed_where_nothing_prose_or_one_run_changed(monkeypatch):
+    monkeypatch.setattr("lorabook.refresh._execute", lambda root, stem, notebook, passed: nbformat.from_dict(notebook))
+    record, = benches.bench(["P8"], SAYS_NOTHING)
+    assert record.metrics == {"trained_first": 2, "trained_nothing": 0, "trained_prose": 0, "trained_configuration": 1}
+
+
+def test_what_is_asked_has_to_exist(capsys):
+    assert main(["bench", "--only", "P9"]) == 1
+    assert "no benchmark 'P9'; benchmarks: P1, P2" in capsys.readouterr().err
+
+
+def test_medians_and_the_range_of_ratios_are_taken_round_by_round():
+    found = spread({"packed": [1.0, 2.0, 4.0], "loop": [3.0, 4.0, 4.0]})
+    assert found == {"packed_seconds_median": 2.0, "loop_seconds_median": 4.0, "loop_over_packed_median": 2.0,
+                     "loop_over_packed_low": 1.0, "loop_over_packed_high": 3.0}
+
+
+def test_unequal_losses_are_refused():
+    require_equal({"packed": {"a": 1.0, "b": 2.0}, "loop": {"b": 2.001}}, 2e-3)
+    for loss in (2.1, float("nan")):
+        with pytest.raises(RuntimeError, match="loop and packed disagree"):
+            require_equal({"packed": {"a": 1.0, "b": 2.0}, "loop": {"b": loss}}, 2e-3)
+
+
+def test_a_run_of_a_pack_takes_its_share_of_a_step_and_a_share_of_the_data_waits_for_the_last_run():
+    pack = Outcome(0.0, [], [[3.0, 4.0, 5.0, 6.0]] * 2)
+    loops = Outcome(0.0, [], [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    assert (pack.step(), loops.step()) == (0.5, 1.0)
+    assert [until([pack], share, 1.0) for share in (0.25, 1.0)] == [2.0, 5.0]
+    assert [until([loops], share, 0.0) for share in (0.25, 1.0)] == [5.0, 8.0]
