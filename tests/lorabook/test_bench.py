@@ -18,6 +18,7 @@ from lorabook.benchmarks.step_times import GOALS
 from lorabook.cli import main
 from lorakit.records import Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
+from lorakit.sweep.worker import run_specs
 
 HERE = SimpleNamespace(starmap=lambda function, given, chunksize: [function(*one) for one in given])
 SAYS_NOTHING = Setting(quick=True, say=lambda line: None)
@@ -74,6 +75,11 @@ def test_turns_over_shards_change_nothing_unless_they_forget_the_moments(monkeyp
 
 
 def test_a_refresh_is_timed_where_nothing_prose_or_one_run_changed(monkeypatch):
+    def train_here(specs, place, *, profile, experiment, **_):
+        for record in run_specs(place.missing(specs), "packed", "cpu")[0]:
+            place.append(profile, experiment, record)
+
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", train_here)
     monkeypatch.setattr("lorabook.refresh._execute", lambda root, stem, notebook, passed: nbformat.from_dict(notebook))
     record, = benches.bench(["P8"], SAYS_NOTHING)
     assert record.metrics == {"trained_first": 2, "trained_nothing": 0, "trained_prose": 0, "trained_configuration": 1}
