@@ -35,8 +35,8 @@ GROWING = 4  # alpha over rank, where alpha grows with it; rank 8 has its 32 eit
 def _high_rank() -> list[GRPOSpec]:
     adapters = [LoRASpec(rank=rank) for rank in (LOW, *HIGH)] + [
         LoRASpec(rank=rank, alpha=GROWING * rank) for rank in HIGH]
-    return [spec for problems, steps in BATCHES.items() for lora in adapters
-            for spec in vary(replace(COPY, lora=lora, prompts_per_step=problems, steps=steps),
+    return [spec for problems, steps in BATCHES.items()
+            for spec in vary(replace(COPY, prompts_per_step=problems, steps=steps), lora=adapters,
                              learning_rate=grid(1e-3, 5), seed=range(3))]
 
 

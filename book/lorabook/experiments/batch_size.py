@@ -13,7 +13,7 @@ from dataclasses import replace
 from math import sqrt
 
 from lorabook.experiments.definition import Experiment, arms, grid
-from lorabook.experiments.rank import LLAMA, REPLAY, SMOLLM2, TULU3
+from lorabook.experiments.rank import LLAMA_PAPER, REPLAY, SMOLLM2_GPU
 from lorakit.specs import LoRASpec, SFTSpec, vary
 
 
@@ -49,15 +49,13 @@ def _live() -> list[SFTSpec]:
 
 
 def _gpu() -> list[SFTSpec]:
-    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=256, evaluations=10, evaluation_tokens=16384,
-                   dtype="bfloat16")
+    base = replace(SMOLLM2_GPU, steps=256, evaluations=10)
     return _sweep(base, [8, 32, 128], 3.16e-4, per_decade=2, seeds=3, at_once=8)
 
 
 def _paper() -> list[SFTSpec]:
     """The article's setting as far as it is told: 10,000 examples; its batches and grids are not."""
-    base = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=1e-4, batch_size=32, max_length=2048, steps=320,
-                   evaluations=10, evaluation_tokens=100_000, dtype="bfloat16")
+    base = replace(LLAMA_PAPER, batch_size=32, accumulation=1, steps=320, evaluations=10)
     return _sweep(base, [32, 128, 512], 1e-4, per_decade=2, ranks=(16, 256), seeds=3, at_once=8)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorabook.experiments.definition import Experiment, arms, grid
-from lorabook.experiments.rank import LLAMA, LLAMA_PAPER, QWEN, SMOLLM2_GPU, TULU3
+from lorabook.experiments.rank import LLAMA, LLAMA_PAPER, QWEN, SMOLLM2_GPU
 from lorakit.specs import LoRASpec, SFTSpec, vary
 
 STRINGS = SFTSpec(model="tiny-w64-s0", dataset="random-strings-24", learning_rate=1.25e-3, max_length=64,
@@ -104,8 +104,7 @@ def _bits_gpu() -> list[SFTSpec]:
 
 
 def _bits_paper() -> list[SFTSpec]:
-    base = replace(PASSES, model=LLAMA, dataset=TULU3, batch_size=8, accumulation=4, max_length=2048, steps=1000,
-                   dtype="bfloat16", evaluation_tokens=100_000)
+    base = replace(LLAMA_PAPER, lora=PASSES.lora, evaluations=PASSES.evaluations)
     return vary(base, learning_rate=grid(3e-4, 5, per_decade=2), seed=range(3))
 
 

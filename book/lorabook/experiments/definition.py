@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lorakit.grpo_spec import GRPOSpec
@@ -53,7 +53,7 @@ def arms(base: AnySpec, ranks: Iterable[int], lora_rates: Iterable[float], full_
          seeds: int) -> list[AnySpec]:
     """Every rank over the LoRA rates and full fine-tuning over its own, equally dense, with each seed."""
     lora = vary(base, rank=ranks, learning_rate=lora_rates, seed=range(seeds))
-    return lora + vary(replace(base, lora=None), learning_rate=full_rates, seed=range(seeds))
+    return lora + vary(base, lora=[None], learning_rate=full_rates, seed=range(seeds))
 
 
 def grid(center: float, points: int, per_decade: int = 3) -> list[float]:

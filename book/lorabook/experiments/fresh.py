@@ -23,9 +23,7 @@ OTHER_BASES = ("tiny-w128-s1", "tiny-w128-s2")
 
 
 def _arms(base: SFTSpec, ranks: list[int], seeds: Iterable[int], rates: list[float]) -> list[SFTSpec]:
-    full = replace(base, lora=None)
-    whole = [spec for arm in (full, replace(full, full_targets="all-linear"))
-             for spec in vary(arm, learning_rate=FULL_RATES, seed=seeds)]
+    whole = vary(replace(base, lora=None), full_targets=["all", "all-linear"], learning_rate=FULL_RATES, seed=seeds)
     return whole + vary(base, rank=ranks, learning_rate=rates, seed=seeds)
 
 

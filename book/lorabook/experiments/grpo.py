@@ -77,27 +77,24 @@ def _form_paper() -> list[GRPOSpec]:
 
 def _layers_record() -> list[GRPOSpec]:
     """Attention of rank 18 and the MLP of rank 16 have 36,864 weights each; on copying, chance does not decide."""
-    return [spec for adapter in (ATTENTION, MLP, ALL)
-            for spec in vary(replace(COPY, lora=adapter, steps=200), learning_rate=grid(1e-3, 5), seed=range(5))]
+    return vary(replace(COPY, steps=200), lora=[ATTENTION, MLP, ALL], learning_rate=grid(1e-3, 5), seed=range(5))
 
 
 def _layers_live() -> list[GRPOSpec]:
     short = replace(COPY, steps=60, evaluations=6, evaluation_problems=64)
-    return [spec for adapter in (ATTENTION, MLP, ALL)
-            for spec in vary(replace(short, lora=adapter), learning_rate=grid(1e-3, 3), seed=range(1))]
+    return vary(short, lora=[ATTENTION, MLP, ALL], learning_rate=grid(1e-3, 3), seed=range(1))
 
 
 def _layers_gpu() -> list[GRPOSpec]:
     """Ranks 26 and 16 match within 2 % on SmolLM2."""
-    return [spec for adapter in (LoRASpec(rank=26, targets="attention"), MLP, ALL)
-            for spec in vary(replace(SMOLLM2, lora=adapter), learning_rate=grid(1e-4, 5), seed=range(3))]
+    adapters = [LoRASpec(rank=26, targets="attention"), MLP, ALL]
+    return vary(SMOLLM2, lora=adapters, learning_rate=grid(1e-4, 5), seed=range(3))
 
 
 def _layers_paper() -> list[GRPOSpec]:
     """Ranks 256 and 128 match within 4 % on Llama-3.1-8B."""
-    return [spec for rank, targets in ((256, "attention"), (128, "mlp"), (128, "all-linear"))
-            for spec in vary(replace(LLAMA_PAPER, lora=LoRASpec(rank=rank, targets=targets)),
-                             learning_rate=PAPER_RATES, seed=range(3))]
+    adapters = [LoRASpec(rank=256, targets="attention"), LoRASpec(rank=128, targets="mlp"), LoRASpec(rank=128)]
+    return vary(LLAMA_PAPER, lora=adapters, learning_rate=PAPER_RATES, seed=range(3))
 
 
 EXPERIMENTS = (

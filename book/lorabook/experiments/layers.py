@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lorabook.experiments.definition import Experiment, grid
-from lorabook.experiments.rank import LLAMA, REPLAY, SMOLLM2, TEXT, TULU3
+from lorabook.experiments.rank import LLAMA_PAPER, REPLAY, SMOLLM2_GPU, TEXT
 from lorakit.specs import LoRASpec, SFTSpec, vary
 
 QWEN_MOE = "Qwen/Qwen3-30B-A3B@ad44e777bcd18fa416d9da3bd8f70d33ebb85d39"
@@ -23,9 +23,8 @@ WITH_HEAD = tuple(LoRASpec(rank=lora.rank, targets=f"{lora.targets}+head") for l
 
 def _arms(base: SFTSpec, adapters: Iterable[LoRASpec], lora_rates: list[float], full_rates: list[float],
           seeds: int) -> list[SFTSpec]:
-    lora = [spec for adapter in adapters
-            for spec in vary(replace(base, lora=adapter), learning_rate=lora_rates, seed=range(seeds))]
-    return lora + vary(replace(base, lora=None), learning_rate=full_rates, seed=range(seeds))
+    lora = vary(base, lora=list(adapters), learning_rate=lora_rates, seed=range(seeds))
+    return lora + vary(base, lora=[None], learning_rate=full_rates, seed=range(seeds))
 
 
 def _layers_record() -> list[SFTSpec]:
@@ -41,19 +40,15 @@ def _layers_live() -> list[SFTSpec]:
 
 def _layers_gpu() -> list[SFTSpec]:
     """SmolLM2 ties its head to the embedding, so no arm adapts it; ranks 26 and 16 match within 2 %."""
-    base = replace(SMOLLM2, batch_size=8, max_length=256, steps=300, evaluations=14, evaluation_tokens=16384,
-                   dtype="bfloat16")
     adapters = (LoRASpec(rank=26, targets="attention"), MLP, ALL)
-    return _arms(base, adapters, grid(1e-3, 5, per_decade=2), grid(1e-4, 5, per_decade=2), seeds=3)
+    return _arms(SMOLLM2_GPU, adapters, grid(1e-3, 5, per_decade=2), grid(1e-4, 5, per_decade=2), seeds=3)
 
 
 def _layers_paper() -> list[SFTSpec]:
     """The article's ranks, and its head; its grids, batch and steps are not told."""
-    base = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=1e-4, batch_size=8, accumulation=4, max_length=2048,
-                   steps=1000, evaluations=14, evaluation_tokens=100_000, dtype="bfloat16")
     adapters = [LoRASpec(rank=rank, targets=f"{targets}+head")
                 for rank, targets in ((256, "attention"), (128, "mlp"), (256, "mlp"), (256, "all-linear"))]
-    return _arms(base, adapters, grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+    return _arms(LLAMA_PAPER, adapters, grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
 
 
 MOE = replace(REPLAY, model="tiny-moe", steps=200)
@@ -76,13 +71,12 @@ def _moe_live() -> list[SFTSpec]:
 
 def _moe_paper() -> list[SFTSpec]:
     """Qwen3-30B-A3B, total rank 256: 32 an expert by the article's convention (8 active), 2 by PEFT's (128 in all)."""
-    base = SFTSpec(model=QWEN_MOE, dataset=TULU3, learning_rate=1e-4, batch_size=8, accumulation=4, max_length=2048,
-                   steps=1000, evaluations=14, evaluation_tokens=100_000, dtype="bfloat16")
     both = LoRASpec(rank=256, targets="attention+experts")
     single = [LoRASpec(rank=rank, targets=targets)  # 5 and 235 match within 1 %
               for rank, targets in ((235, "attention"), (5, "experts"), (32, "experts"))]
     adapters = (*single, replace(both, expert_rank=32), replace(both, expert_rank=2), replace(both, shared_outer=True))
-    return _arms(base, adapters, grid(3e-4, 5, per_decade=2), grid(3e-5, 5, per_decade=2), seeds=3)
+    return _arms(replace(LLAMA_PAPER, model=QWEN_MOE), adapters, grid(3e-4, 5, per_decade=2),
+                 grid(3e-5, 5, per_decade=2), seeds=3)
 
 
 EXPERIMENTS = (

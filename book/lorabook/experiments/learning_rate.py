@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from lorabook.experiments.definition import Experiment, arms, grid
-from lorabook.experiments.rank import LLAMA, QWEN, REPLAY, REPLAY_LIVE, SMOLLM2, TULU3
+from lorabook.experiments.rank import LLAMA, LLAMA_PAPER, QWEN, REPLAY, REPLAY_LIVE, SMOLLM2, SMOLLM2_GPU
 from lorakit.specs import SFTSpec, vary
 
 RANKS = [1, 4, 16, 64]
@@ -81,7 +81,7 @@ def _width_live(bases: dict[str, tuple[slice, slice]]) -> list[SFTSpec]:
 def _width_paper() -> list[SFTSpec]:
     """Widths of 576 and, twice, 4,096, each model another family: width is not all that differs, as in the article."""
     return [spec for model, rate in ((SMOLLM2_HUB, 2.15e-3), (LLAMA, 3e-4), (QWEN, 3e-4))
-            for spec in arms(replace(LLAMA_PAPER, model=model), [4], grid(rate, 6), grid(rate / 10, 6), seeds=3)]
+            for spec in arms(replace(PAPER, model=model), [4], grid(rate, 6), grid(rate / 10, 6), seeds=3)]
 
 
 EXACT = replace(REPLAY, learning_rate=1e-3, steps=50, evaluations=4, dtype="float64", evaluation_tokens=1024)
@@ -114,18 +114,16 @@ def _smollm2(seed: int) -> list[SFTSpec]:
     return [replace(spec, seed=seed) for spec in specs]
 
 
-SMOLLM2_GPU = replace(SMOLLM2, batch_size=8, max_length=256, steps=1000, evaluations=16, evaluation_tokens=16384,
-                      dtype="bfloat16")
-LLAMA_PAPER = SFTSpec(model=LLAMA, dataset=TULU3, learning_rate=3e-4, batch_size=8, accumulation=4, max_length=2048,
-                      steps=1000, dtype="bfloat16", evaluations=16, evaluation_tokens=65536)
+GPU = replace(SMOLLM2_GPU, steps=1000, evaluations=16)
+PAPER = replace(LLAMA_PAPER, evaluations=16, evaluation_tokens=65536)
 
 
 def _gpu() -> list[SFTSpec]:
-    return arms(SMOLLM2_GPU, [1, 4, 16, 128], grid(2.15e-3, 6), grid(2.15e-4, 6), seeds=3)
+    return arms(GPU, [1, 4, 16, 128], grid(2.15e-3, 6), grid(2.15e-4, 6), seeds=3)
 
 
 def _paper() -> list[SFTSpec]:
-    return arms(LLAMA_PAPER, [1, 4, 16, 512], grid(3e-4, 6), grid(3e-5, 6), seeds=3)
+    return arms(PAPER, [1, 4, 16, 512], grid(3e-4, 6), grid(3e-5, 6), seeds=3)
 
 
 EXPERIMENTS = (
@@ -141,8 +139,8 @@ EXPERIMENTS = (
     }),
     Experiment("learning-rate-scale", "How do alpha and A's start move LoRA's best rate?", {
         ("cpu", "record"): _scale_record, ("cpu", "live"): _scale_live,
-        ("gpu", "record"): partial(_scale_large, SMOLLM2_GPU, [1, 16, 128], 2.15e-3),
-        ("paper", "record"): partial(_scale_large, LLAMA_PAPER, [1, 16, 512], 3e-4),
+        ("gpu", "record"): partial(_scale_large, GPU, [1, 16, 128], 2.15e-3),
+        ("paper", "record"): partial(_scale_large, PAPER, [1, 16, 512], 3e-4),
     }),
     Experiment("learning-rate-invariance", "Do settings that the invariance calls equal train alike, in float64?", {
         ("cpu", "record"): partial(_invariance, EXACT, 5),

@@ -14,6 +14,7 @@ from lorakit.specs import LoRASpec, SFTSpec, vary
 
 STEPS = {10: 40, 26: 60, 100: 120, 676: 450, 10_000: 5000}
 SECRETS = {f"secret-{count}": count for count in STEPS}  # how many secrets there could be
+ARMS = [LoRASpec(rank=1), None]
 TOKENS = {10: 1, 26: 1, 100: 2, 676: 2, 10_000: 5}
 REWARDED = GRPOSpec(task="secret-10", learning_rate=1e-3, prompts_per_step=1, group_size=16, evaluations=20,
                     evaluation_problems=1)
@@ -21,21 +22,21 @@ SHOWN = SFTSpec(dataset="secret-10", learning_rate=1e-3, batch_size=1, max_lengt
 
 
 def _by_reward(counts: tuple[int, ...], rates: list[float], seeds: int) -> list[GRPOSpec]:
-    return [spec for count in counts for lora in (LoRASpec(rank=1), None)
-            for spec in vary(replace(REWARDED, task=f"secret-{count}", steps=STEPS[count], lora=lora,
-                                     max_completion_length=TOKENS[count]), learning_rate=rates, seed=range(seeds))]
+    return [spec for count in counts
+            for spec in vary(replace(REWARDED, task=f"secret-{count}", steps=STEPS[count],
+                                     max_completion_length=TOKENS[count]),
+                             lora=ARMS, learning_rate=rates, seed=range(seeds))]
 
 
 def _by_example(counts: tuple[int, ...], rates: list[float], seeds: int) -> list[SFTSpec]:
-    return [spec for count in counts for lora in (LoRASpec(rank=1), None)
-            for spec in vary(replace(SHOWN, dataset=f"secret-{count}", lora=lora), learning_rate=rates,
-                             seed=range(seeds))]
+    return vary(SHOWN, dataset=[f"secret-{count}" for count in counts], lora=ARMS, learning_rate=rates,
+                seed=range(seeds))
 
 
 def _after_a_wait(base: GRPOSpec, settings: tuple[tuple[float, float], ...], seeds: int) -> list[GRPOSpec]:
     """A large secret, full fine-tuning and rank 1, at pairs of a rate and Adam's beta2."""
-    return [spec for lora in (LoRASpec(rank=1), None) for rate, beta2 in settings
-            for spec in vary(replace(base, lora=lora, learning_rate=rate, beta2=beta2), seed=range(seeds))]
+    return [spec for lora in ARMS for rate, beta2 in settings
+            for spec in vary(base, lora=[lora], learning_rate=[rate], beta2=[beta2], seed=range(seeds))]
 
 
 def _wait_record() -> list[GRPOSpec]:

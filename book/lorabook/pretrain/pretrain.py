@@ -14,7 +14,9 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -79,18 +81,29 @@ def accuracy(model: LlamaForCausalLM, wording: int, count: int = 100) -> dict[st
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=128)
+def arguments(text: str | None) -> argparse.ArgumentParser:
+    """What every script of this kind is asked."""
+    parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--megabytes", type=float, default=32.0)
     parser.add_argument("--out", type=Path, default=Path("book/lorabook/bases/weights"))
     parser.add_argument("--corpus", type=Path, default=Path(".cache/corpus"))
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
+    return parser
+
+
+def pretrain(name: str, make: Callable[[], Any], width: int, args: argparse.Namespace,
+             more: Callable[[Any, torch.Tensor], tuple[dict, dict]] = lambda model, rows: ({}, {}), **options: Any) -> None:
+    """Train the model that `make` draws, and write its weights and what was done.
+
+    Args:
+        width: that the rule of the peak rate takes.
+        args: of `arguments`.
+        more: facts on the trained model and its measures on the held-out text, to be recorded too.
+        **options: of the model's forward pass in training.
+    """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-
     corpus = build(args.corpus)
     text, held_out = {}, {}
     for kind, data in corpus.items():
@@ -98,11 +111,10 @@ def main() -> None:
         cut = len(array) - len(array) // 50
         text[kind] = array[:cut]
         held_out[kind] = torch.from_numpy(array[cut : cut + 128 * LENGTH].astype(numpy.int64).reshape(128, LENGTH))
-
     steps = round(args.megabytes * 1e6 / (ROWS * LENGTH))
-    peak = 5e-3 * math.sqrt(128 / args.width)
+    peak = 5e-3 * math.sqrt(128 / width)
     torch.manual_seed(args.seed)
-    model = LlamaForCausalLM(config(args.width))
+    model = make()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
@@ -114,7 +126,7 @@ def main() -> None:
 
     started, losses = time.perf_counter(), []
     for step, rows in enumerate(batches(text, steps, args.seed)):
-        loss = forward(input_ids=rows, labels=rows, use_cache=False).loss
+        loss = forward(input_ids=rows, labels=rows, use_cache=False, **options).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -128,24 +140,33 @@ def main() -> None:
     weights = {k: v.to(torch.bfloat16).contiguous() for k, v in model.state_dict().items()}
     model.load_state_dict(weights)
     model.eval()
-    name = "tiny" if (args.width, args.seed) == (128, 0) else f"tiny-w{args.width}-s{args.seed}"
     args.out.mkdir(parents=True, exist_ok=True)
     save_file(weights, args.out / f"{name}.safetensors", metadata={"format": "pt"})
-    model.config.architectures = ["LlamaForCausalLM"]
+    model.config.architectures = [type(model).__name__]
+    facts, measures = more(model, torch.cat(list(held_out.values())))
     record = {
         "config": model.config.to_diff_dict(),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()), **facts,
         "sha256": hashlib.sha256((args.out / f"{name}.safetensors").read_bytes()).hexdigest(),
         "pretraining": {
             "seed": args.seed, "steps": steps, "bytes_seen": steps * ROWS * LENGTH, "peak_learning_rate": peak,
             "corpus_sha256": {kind: hashlib.sha256(data).hexdigest() for kind, data in corpus.items()},
             "bits_per_byte": {kind: round(bits_per_byte(model, rows), 4) for kind, rows in held_out.items()},
             "accuracy": accuracy(model, 0), "accuracy_held_out_wording": accuracy(model, 3),
+            **measures,
             "seconds": round(time.perf_counter() - started), "torch": torch.__version__,
         },
     }
     (args.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record["pretraining"], indent=1))
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--width", type=int, default=128)
+    args = parser.parse_args()
+    name = "tiny" if (args.width, args.seed) == (128, 0) else f"tiny-w{args.width}-s{args.seed}"
+    pretrain(name, lambda: LlamaForCausalLM(config(args.width)), args.width, args)
 
 
 if __name__ == "__main__":

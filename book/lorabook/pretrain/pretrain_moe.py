@@ -9,18 +9,8 @@ pre-training only; fine-tuning sees the log loss alone, as Qwen3's own configura
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import math
-import time
-from pathlib import Path
-
-import numpy
 import torch
-from corpus import build
-from pretrain import END, LENGTH, ROWS, accuracy, batches, bits_per_byte
-from safetensors.torch import save_file
+from pretrain import END, arguments, pretrain
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 
@@ -43,75 +33,24 @@ def expert_shares(model: Qwen3MoeForCausalLM, rows: torch.Tensor) -> list[list[f
     return [[round(share, 4) for share in (layer / layer.sum()).tolist()] for layer in counts]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--megabytes", type=float, default=32.0)
-    parser.add_argument("--out", type=Path, default=Path("book/lorabook/bases/weights"))
-    parser.add_argument("--corpus", type=Path, default=Path(".cache/corpus"))
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-
-    corpus = build(args.corpus)
-    arrays = {kind: numpy.frombuffer(data, dtype=numpy.uint8) for kind, data in corpus.items()}
-    cuts = {kind: len(array) - len(array) // 50 for kind, array in arrays.items()}
-    text = {kind: array[: cuts[kind]] for kind, array in arrays.items()}
-    held_out = {kind: torch.from_numpy(array[cuts[kind] :][: 128 * LENGTH].astype(numpy.int64).reshape(128, LENGTH))
-                for kind, array in arrays.items()}
-
-    steps = round(args.megabytes * 1e6 / (ROWS * LENGTH))
-    peak = 5e-3 * math.sqrt(128 / 64)
-    torch.manual_seed(args.seed)
-    model = Qwen3MoeForCausalLM(config())
-    model.set_experts_implementation("eager")  # the fastest of the three on a CPU
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=peak, betas=(0.9, 0.95), fused=True)
-    warmup = steps // 50
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * step / steps)) / 2 + 0.01))
-
-    started, losses = time.perf_counter(), []
-    for step, rows in enumerate(batches(text, steps, args.seed)):
-        loss = model(input_ids=rows, labels=rows, use_cache=False, output_router_logits=True).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
-        if step % 200 == 0:
-            rate = (step + 1) / (time.perf_counter() - started)
-            print(f"{step}/{steps} loss {numpy.mean(losses[-200:]):.4f} left {(steps - step) / rate:.0f} s", flush=True)
-
-    weights = {k: v.to(torch.bfloat16).contiguous() for k, v in model.state_dict().items()}
-    model.load_state_dict(weights)
-    model.eval()
-    name = "tiny-moe" if args.seed == 0 else f"tiny-moe-s{args.seed}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_file(weights, args.out / f"{name}.safetensors", metadata={"format": "pt"})
-    model.config.architectures = ["Qwen3MoeForCausalLM"]
+def counted(model: Qwen3MoeForCausalLM, rows: torch.Tensor) -> tuple[dict, dict]:
+    """The weights that a token meets, and the shares of the experts."""
     experts = sum(p.numel() for key, p in model.named_parameters() if ".experts." in key)
     parameters = sum(p.numel() for p in model.parameters())
     active = parameters - experts + experts * model.config.num_experts_per_tok // model.config.num_experts
-    record = {
-        "config": model.config.to_diff_dict(),
-        "parameters": parameters,
-        "active_parameters": active,
-        "sha256": hashlib.sha256((args.out / f"{name}.safetensors").read_bytes()).hexdigest(),
-        "pretraining": {
-            "seed": args.seed, "steps": steps, "bytes_seen": steps * ROWS * LENGTH, "peak_learning_rate": peak,
-            "corpus_sha256": {kind: hashlib.sha256(data).hexdigest() for kind, data in corpus.items()},
-            "bits_per_byte": {kind: round(bits_per_byte(model, rows), 4) for kind, rows in held_out.items()},
-            "accuracy": accuracy(model, 0), "accuracy_held_out_wording": accuracy(model, 3),
-            "expert_shares": expert_shares(model, torch.cat(list(held_out.values()))),
-            "seconds": round(time.perf_counter() - started), "torch": torch.__version__,
-        },
-    }
-    (args.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record["pretraining"], indent=1))
+    return {"active_parameters": active}, {"expert_shares": expert_shares(model, rows)}
+
+
+def make() -> Qwen3MoeForCausalLM:
+    model = Qwen3MoeForCausalLM(config())
+    model.set_experts_implementation("eager")  # the fastest of the three on a CPU
+    return model
+
+
+def main() -> None:
+    args = arguments(__doc__).parse_args()
+    name = "tiny-moe" if args.seed == 0 else f"tiny-moe-s{args.seed}"
+    pretrain(name, make, 64, args, counted, output_router_logits=True)
 
 
 if __name__ == "__main__":
