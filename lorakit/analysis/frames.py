@@ -31,23 +31,15 @@ def arm_name(lora: LoRASpec | None, full_targets: str = "all") -> str:
     if lora is None:
         return "full" if full_targets == "all" else f"full, {full_targets}"
     plain = LoRASpec(rank=lora.rank)
-    parts = [f"rank {lora.rank}"]
-    if lora.alpha != plain.alpha:
-        parts.append(f"alpha {lora.alpha:g}")
-    if lora.targets != plain.targets:
-        parts.append(_targets(lora))
-    if lora.expert_rank is not None or lora.shared_outer:
-        parts.append(f"{'shared outer' if lora.shared_outer else 'expert'} rank {lora.expert_rank or lora.rank}")
-    if not lora.train_a:
-        parts.append("A frozen")
-    if lora.init_a_scale != plain.init_a_scale:
-        parts.append(f"A start × {lora.init_a_scale:g}")
-    if lora.learning_rate_b_ratio != plain.learning_rate_b_ratio:
-        parts.append(f"rate of B × {lora.learning_rate_b_ratio:g}")
-    parts += [name for name, used in (("rsLoRA", lora.rslora), ("DoRA", lora.dora), ("PiSSA", lora.pissa)) if used]
-    if lora.dropout:
-        parts.append(f"dropout {lora.dropout:g}")
-    return ", ".join(parts)
+    kind = "shared outer" if lora.shared_outer else "expert"
+    said = {f"rank {lora.rank}": True, f"alpha {lora.alpha:g}": lora.alpha != plain.alpha,
+            _targets(lora): lora.targets != plain.targets,
+            f"{kind} rank {lora.expert_rank or lora.rank}": lora.expert_rank is not None or lora.shared_outer,
+            "A frozen": not lora.train_a, f"A start × {lora.init_a_scale:g}": lora.init_a_scale != plain.init_a_scale,
+            f"rate of B × {lora.learning_rate_b_ratio:g}": lora.learning_rate_b_ratio != plain.learning_rate_b_ratio,
+            "rsLoRA": lora.rslora, "DoRA": lora.dora, "PiSSA": lora.pissa,
+            f"dropout {lora.dropout:g}": lora.dropout > 0}
+    return ", ".join(words for words, departs in said.items() if departs)
 
 
 def tidy(records: Iterable[Record]) -> pd.DataFrame:

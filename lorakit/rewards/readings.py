@@ -6,6 +6,7 @@ An answer is read as a whole or not at all: `5 \text{ is wrong}` is no 5, becaus
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -84,7 +85,7 @@ def read(text: str) -> Reading:
     if words is not None and not JOINTS.search(text) and (r"\text" in text or max(map(len, words.text.split())) > 2):
         return Reading((Element("value", (said_in_words(words, text),)),))
     joints = frozenset(a or b for a, b in JOINTS.findall(text))
-    pieces = [piece for part in JOINTS.split(text) if part not in ("and", "or", None) for piece in split(part, ",;")]
+    pieces = [piece for part in JOINTS.split(text) if part not in ("and", "or", None) for piece in split(part, ",;")[0]]
     if len(pieces) > MOST_ELEMENTS:
         raise UnreadableError("too many elements")
     elements = [element for piece in pieces for element in said(piece)]
@@ -98,19 +99,20 @@ def read(text: str) -> Reading:
     return Reading(tuple(elements), joints)
 
 
-def split(text: str, signs: str) -> list[str]:
-    """The text at the signs that stand outside all brackets."""
-    pieces, depth, start = [], 0, 0
-    for found in re.finditer(r"\\[{}]|\\begin|\\end|\\.|[(){}\[\]]|.", text, re.DOTALL):
-        token = found[0]
+def split(text: str, signs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The text at those signs that stand outside all brackets, and the signs."""
+    pieces, found, start, depth = [], [], 0, 0
+    for sign in re.finditer(r"\\[{}]|\\(?:begin|end|le|ge|ne|in)(?![a-zA-Z])|\\.|.", text, re.DOTALL):
+        token = sign[0]
         if token in ("(", "[", "{", r"\{", r"\begin"):
             depth += 1
         elif token in (")", "]", "}", r"\}", r"\end"):
             depth -= 1
         elif depth == 0 and token in signs:
-            pieces.append(text[start : found.start()])
-            start = found.end()
-    return [*pieces, text[start:]]
+            pieces.append(text[start : sign.start()])
+            found.append(token)
+            start = sign.end()
+    return [*pieces, text[start:]], found
 
 
 def worded(text: str) -> Words | None:
@@ -137,18 +139,8 @@ def said(text: str) -> list[Element]:
 
 def element(text: str, sign: int) -> tuple[Element, bool]:
     """What a piece says where ± is `sign`, and whether there is a ±."""
-    sides, relations, start, depth = [], [], 0, 0
-    for found in re.finditer(r"\\[{}]|\\(?:le|ge|ne|in)(?![a-zA-Z])|\\.|[(){}\[\]=<>]", text):
-        token = found[0]
-        if token in ("(", "[", "{", r"\{"):
-            depth += 1
-        elif token in (")", "]", "}", r"\}"):
-            depth -= 1
-        elif depth == 0 and token in RELATIONS:
-            sides.append(text[start : found.start()])
-            relations.append(RELATIONS[token])
-            start = found.end()
-    sides.append(text[start:])
+    sides, signs = split(text, RELATIONS)
+    relations = [RELATIONS[token] for token in signs]
     measures = [measure(side, sign) if n or set(relations) != {"="} or not NAMED.fullmatch(side.strip())
                 else (Measure(sympy.Symbol(side.strip()), raw="x"), False) for n, side in enumerate(sides)]
     both = any(m[1] for m in measures)

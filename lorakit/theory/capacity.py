@@ -8,6 +8,7 @@ whether training finds the weights that hold it.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,18 +119,13 @@ def smallest_rank_that_holds(shape: ModelShape, bits: float, *, targets: str | t
     largest = max(min(m.d_out, m.d_in) for m in matrices)
 
     def held(rank: int) -> float:
-        useful = sum(m.lora_parameters(rank) - m.wasted_parameters(rank) for m in matrices)
-        return adapter_bits(useful, bits_per_parameter)
+        return adapter_bits(sum(m.useful_parameters(rank) for m in matrices), bits_per_parameter)
 
     if held(largest) < bits:
         raise CapacityError(f"{bits:,.0f} bits fit into no LoRA on these targets of {shape.name}: at rank {largest}, "
                             f"which reaches every update, it holds {held(largest):,.0f}; "
                             "adapt more matrices, or train all weights")
-    low, high = 1, largest
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if held(middle) >= bits else (middle + 1, high)
-    return low
+    return 1 + bisect_left(range(1, largest), bits, key=held)
 
 
 @dataclass(frozen=True)
@@ -215,7 +211,7 @@ def recommend_rank(model: Any, *, bits: float | None = None, tokens: int | None 
     adapted = shape.adapted(targets, head, experts)
 
     def useful(rank: int) -> int:
-        return sum(m.lora_parameters(rank) - m.wasted_parameters(rank) for m in adapted)
+        return sum(m.useful_parameters(rank) for m in adapted)
 
     held = adapter_bits(useful(rank), bits_per_parameter)
     largest = max(min(m.d_out, m.d_in) for m in adapted)

@@ -30,6 +30,10 @@ class Matrix:
         """Entries of A and B beyond the rank that a (d_out, d_in) matrix can have."""
         return self._entries(max(0, rank * self.rank_factor - min(self.d_out, self.d_in)))
 
+    def useful_parameters(self, rank: int) -> int:
+        """Entries of A and B but for those."""
+        return self.lora_parameters(rank) - self.wasted_parameters(rank)
+
     def _entries(self, rank: int) -> int:
         return rank * (self.d_in * self.count // self.share_a + self.d_out * self.count // self.share_b)
 

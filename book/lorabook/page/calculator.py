@@ -158,7 +158,7 @@ def advise(question: Question) -> Advice:
     named = {**config, "model_type": config["model_type"] if question.model else "unknown"}
     rate = learning_rate.recommend_learning_rate(named, rank, ALPHA, steps, question.task)
     full_rate = learning_rate.recommend_learning_rate(named, None, ALPHA, steps, question.task).learning_rate
-    held = capacity.adapter_bits(sum(m.lora_parameters(rank) - m.wasted_parameters(rank) for m in shape.adapted()))
+    held = capacity.adapter_bits(sum(m.useful_parameters(rank) for m in shape.adapted()))
     spec = SFTSpec(model="mine@0", dataset="mine@0", learning_rate=1e-4, lora=LoRASpec(rank=rank, alpha=ALPHA),
                    steps=steps, batch_size=batch, max_length=question.length, dtype="bfloat16")
     base = ModelShape.of({**config, "quantization_config": FOUR_BIT}) if question.four_bit else shape

@@ -31,7 +31,7 @@ def adapter_weights(models: Iterable[str] = SHOWN) -> pd.DataFrame:
     for name in models:
         matrices = ModelShape.of(name).adapted("all-linear")
         for rank in RANKS:
-            useful = sum(m.lora_parameters(rank) - m.wasted_parameters(rank) for m in matrices)
+            useful = sum(m.useful_parameters(rank) for m in matrices)
             rows.append({"model": name, "rank": rank, "weights": useful,
                          "whole": rank <= min(min(m.d_in, m.d_out) for m in matrices)})
     return pd.DataFrame(rows)

@@ -93,7 +93,7 @@ def arguments(text: str | None) -> argparse.ArgumentParser:
 
 
 def pretrain(name: str, make: Callable[[], Any], width: int, args: argparse.Namespace,
-             more: Callable[[Any, torch.Tensor], tuple[dict, dict]] = lambda model, rows: ({}, {}), **options: Any) -> None:
+             more: Callable[[Any, torch.Tensor], tuple[dict, dict]] = lambda *_: ({}, {}), **options: Any) -> None:
     """Train the model that `make` draws, and write its weights and what was done.
 
     Args:
