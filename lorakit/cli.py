@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import typer
 
@@ -115,14 +115,21 @@ def recommend(
 
 @app.command()
 def translate(
-    framework: Annotated[str, typer.Argument(help="Where the settings come from, such as unsloth or peft.")],
+    framework: Annotated[str, typer.Argument(help="Where the settings come from, such as unsloth or peft; or a file of "
+                                                  "specs, of which RL goes to verl and async-grpo.")],
     to: Annotated[str, typer.Option(help="Where they are to go.")],
-    rank: Annotated[int, typer.Option()],
-    learning_rate: Annotated[float, typer.Option()],
+    rank: int | None = None,
+    learning_rate: float | None = None,
     alpha: Annotated[float | None, typer.Option(help="None where the framework fixes it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Translate a LoRA learning rate and alpha from one framework to another."""
+    """Translate a LoRA learning rate and alpha from one framework to another, or runs of RL to another trainer."""
+    if framework.endswith((".yaml", ".yml", ".json")):
+        runs = [lk.translate(cast(lk.GRPOSpec, spec), to=to) for spec in read_specs(framework)]
+        say(as_json, [asdict(run) for run in runs], "\n".join(map(str, runs)))
+        return
+    if rank is None or learning_rate is None:
+        raise ValueError("translate needs --rank and --learning-rate, or a file of specs")
     there = lk.translate(framework, to=to, rank=rank, learning_rate=learning_rate, alpha=alpha)
     words = f"{to}: alpha {there.alpha:g}, learning rate {there.learning_rate:.3g}" \
             f", LR_B / LR_A {there.learning_rate_b_ratio:g}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.theory.configs import ConfigError, ConfigFields, known_config
+from lorakit.theory.rl_settings import Settings, settings
 from lorakit.theory.shapes import ModelShape
 from lorakit.theory.shown import InWords
 
@@ -81,9 +83,17 @@ def _rate(value: float) -> str:
     return f"{value:.2g}" if value >= 0.01 else f"{value:.1e}".replace("e-0", "e-")
 
 
+@overload
+def translate(framework: GRPOSpec, *, to: str) -> Settings: ...
+@overload
 def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha: float | None = None,
-              learning_rate_b_ratio: float | None = None, init_a_scale: float = 1.0) -> Translation:
+              learning_rate_b_ratio: float | None = None, init_a_scale: float = 1.0) -> Translation: ...
+def translate(framework: Any, *, to: str, rank: Any = None, learning_rate: Any = None, alpha: float | None = None,
+              learning_rate_b_ratio: float | None = None, init_a_scale: float = 1.0) -> Translation | Settings:
     """What a LoRA setting of one framework is in another: the same training, or the nearest that its knobs allow.
+
+    A whole run of RL, a `GRPOSpec`, becomes the settings of a trainer for many GPUs: verl's command, or Python for
+    TRL's AsyncGRPO, with what they know no setting for.
 
     Training with Adam depends on alpha, init_A, LR_A and LR_B through alpha · init_A · LR_B and init_A / LR_A alone
     (Schulman et al., doi 10.64434/tml.20250929). A framework with a free alpha reaches both; one that fixes alpha
@@ -92,7 +102,8 @@ def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha
     would have to be scaled apart for A and B.
 
     Args:
-        framework, to: `peft`, `trl`, `unsloth`, `rslora`, `lora+` or `tinker`.
+        framework, to: `peft`, `trl`, `unsloth`, `rslora`, `lora+` or `tinker`. Of a spec, `to` is `verl` or
+            `async-grpo`, and nothing else is given.
         rank: the same on both sides.
         learning_rate: of A in `framework`.
         alpha: in `framework`; None where it fixes one.
@@ -101,6 +112,7 @@ def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha
 
     Raises:
         LearningRateError: an unknown framework, a number that is not above 0, or an alpha that a framework forbids.
+        ValueError: a spec that is not of RL, or another trainer than those.
 
     >>> translate("unsloth", to="rslora", rank=16, alpha=32, learning_rate=2e-4).alpha  # 32 / 16 = 8 / √16
     8.0
@@ -108,6 +120,8 @@ def translate(framework: str, *, to: str, rank: int, learning_rate: float, alpha
     >>> there.alpha, there.learning_rate, there.lost is None
     (512.0, 0.0001, True)
     """
+    if not isinstance(framework, str):
+        return settings(framework, to)
     source, target = _convention(framework), _convention(to)
     _require("rank", rank, isinstance(rank, int) and not isinstance(rank, bool) and rank >= 1, "a whole number from 1")
     if source.alpha is not None:

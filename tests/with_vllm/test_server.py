@@ -65,6 +65,6 @@ def test_another_model_and_another_dtype_are_said(spec, server, tmp_path):
     other = replace(spec, model="tiny-w32-s0", use_vllm=True, steps=1, evaluations=2)
     with pytest.raises(SweepError, match=r"(?s)another model than tiny-w32-s0@.*nats a token.*vllm serve FOLDER"):
         lk.run([other], tmp_path, vllm_server=server)
-    with pytest.raises(ServedModelError, match=r"computes in float32, the spec in bfloat16.*--dtype bfloat16"):
+    with pytest.raises(ServedModelError, match=r"(?s)computes in float32, the spec in bfloat16.*--dtype bfloat16"):
         lk.run([replace(spec, dtype="bfloat16", use_vllm=True)], tmp_path / "none", vllm_server=server)
     assert not (tmp_path / "none").exists()
