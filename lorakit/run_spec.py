@@ -53,6 +53,7 @@ class RunSpec:
     epsilon: Positive = 1e-8
     seed: Whole = 0
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    tf32: Flag = False
     recompute: Flag = False
     micro_batch: Annotated[Count | None, allowed(MICRO_BATCH)] = None
     evaluations: Annotated[Count, Field(ge=2, le=20), allowed("2 to 20")] = 12
@@ -64,6 +65,7 @@ class RunSpec:
         require(self, "warmup", self.warmup_steps < self.steps, f"{WARMUP}, with steps={self.steps}")
         require(self, "dtype", self.dtype != "float64" or not (self.lora and self.lora.pissa),
                 "float32 or bfloat16 with pissa=True (PEFT decomposes no float64 weights)")
+        require(self, "tf32", not self.tf32 or self.dtype != "float64", "False with dtype='float64'")
         require(self, "full_targets", self.lora is None or self.full_targets == "all", FULL_TARGETS)
 
     def _check_micro_batch(self, whole: int, words: str) -> None:

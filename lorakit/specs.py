@@ -15,7 +15,7 @@ from lorakit.names import known_names as known_names
 from lorakit.names import near
 from lorakit.names import resolve_name as resolve_name
 from lorakit.run_spec import RunSpec
-from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, allowed, pinned, require, shown, spec
+from lorakit.spec_fields import CHECK_DEFAULT, Count, CountOrNone, Flag, allowed, pinned, require, shown, spec
 from lorakit.spec_fields import SpecError as SpecError
 
 T = TypeVar("T", bound=RunSpec)
@@ -39,7 +39,12 @@ class SFTSpec(RunSpec):
         max_grad_norm: clip the norm of each run's gradient, or None.
         beta1, beta2, epsilon: AdamW's.
         seed: decides A's start and the order of the data.
-        dtype: of the base weights; adapters are float32 (float64 over a float64 base).
+        dtype: of the base weights; adapters are float32 (float64 over a float64 base). In bfloat16 a GPU attends by
+            torch's flash kernel, which takes no mask: packs give it none but where a window slides.
+        tf32: a GPU multiplies float32 matrices (adapters, a float32 base) in TensorFloat32, which keeps 10 bits of the
+            fraction; a CPU, and a GPU before Ampere, computes in float32 all the same. Not yet tried on a GPU.
+        torch_compile: compile the decoder layers of a pack, into CUDA graphs on a GPU: the same step from fewer
+            launches, after a minute or so of compiling. Needs a C compiler; not yet tried on a GPU.
         recompute: gradient checkpointing: layers keep their input only and are computed twice, for less memory.
         micro_batch: sequences in one pass, a divisor of `batch_size`; None: all, or as many as the GPU holds.
         schedule: what the rate does after the warm-up: `constant`, or down to 0 at the end, `linear` or `cosine`.
@@ -59,7 +64,7 @@ class SFTSpec(RunSpec):
     """
 
     kind: ClassVar[str] = "sft"
-    unhashed: ClassVar[tuple[str, ...]] = (*RunSpec.unhashed, "gpus")
+    unhashed: ClassVar[tuple[str, ...]] = (*RunSpec.unhashed, "gpus", "torch_compile")
 
     dataset: Annotated[str, pinned("datasets"), CHECK_DEFAULT] = "reworded-skills"
     steps: Count = 300
@@ -69,6 +74,7 @@ class SFTSpec(RunSpec):
     evaluation_tokens: Count = 2048
     final_evaluation_tokens: CountOrNone = None
     gpus: Annotated[Count, allowed("1, or a divisor of the rows of one pass (micro_batch, else batch_size)")] = 1
+    torch_compile: Flag = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,7 +47,8 @@ ENGINES = {"sft-packed": (SFT, "packed"), "sft-trl": (SFT, "trl"), "sft-peft": (
 @pytest.mark.parametrize(("base", "engine"), ENGINES.values(), ids=ENGINES)
 def test_every_engine_trains_on_a_gpu_up_to_its_record(gpu_worker, base, engine):
     for dtype, lora in product(("float32", "bfloat16"), (base.lora, None)):
-        pack = [replace(base, dtype=dtype, lora=lora, seed=seed) for seed in range(2 if engine == "packed" else 1)]
+        pack = [replace(base, dtype=dtype, lora=lora, seed=seed, tf32=dtype == "float32")
+                for seed in range(2 if engine == "packed" else 1)]
         records = ask(gpu_worker, pack, engine)
         assert [record.id for record in records] == [spec.id for spec in pack]
         for record in records:

@@ -78,6 +78,16 @@ def test_a_spec_brings_its_model(pinned, parameters):
     assert found.memory["weights"] == 2 * parameters
 
 
+def test_tf32_multiplies_at_half_the_rate_of_16_bits_where_the_card_has_it():
+    exact, half = (lk.estimate("llama-3.1-8b", replace(SPEC, dtype=dtype), "H100").seconds
+                   for dtype in ("float32", "bfloat16"))
+    rounded = replace(SPEC, dtype="float32", tf32=True)
+    assert lk.estimate("llama-3.1-8b", rounded, "H100").seconds == pytest.approx(2 * half, rel=0.01)
+    assert exact > 3 * half
+    assert lk.estimate("llama-3.1-8b", rounded, "T4") == lk.estimate(
+        "llama-3.1-8b", replace(rounded, tf32=False), "T4")
+
+
 def test_a_spec_brings_its_recompute_and_its_micro_batches():
     asked, given = (lk.estimate("llama-3.1-8b", spec, "H100", recompute=it)
                     for spec, it in ((replace(SPEC, recompute=True), False), (SPEC, True)))

@@ -6,8 +6,12 @@ import os
 from dataclasses import replace
 
 import pytest
+import torch
+from plain_training import data, largest_difference, spec, tiny
 from test_cuda import ENGINES, SFT
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lorakit.packed.engine import train_pack
 from lorakit.specs import vary
 from lorakit.sweep import sweeps
 from lorakit.sweep.devices import default_device
@@ -35,3 +39,29 @@ def test_losses_are_those_of_a_cpu(tmp_path):
     there, here = (sweeps.run(specs, tmp_path / device, device=device, progress=False) for device in ("cuda", "cpu"))
     for one, other in zip(there, here, strict=True):
         assert one.metrics["test_loss"] == pytest.approx(other.metrics["test_loss"], rel=1e-6)
+
+
+def test_tf32_rounds_float32_products_and_nothing_else(tmp_path):
+    plain = replace(SFT, steps=10, batch_size=8)
+    records = sweeps.run(vary(plain, tf32=[True, False]), tmp_path, device="cuda", progress=False)
+    rounded, exact = (record.metrics["test_loss"] for record in records)
+    assert rounded == pytest.approx(exact, rel=1e-2)
+    assert rounded != exact
+
+
+@pytest.mark.parametrize("fields", [{}, {"micro_batch": 1, "accumulation": 2}, {"recompute": True}], ids=str)
+@pytest.mark.parametrize("rank", [4, None])
+def test_cuda_graphs_take_the_same_steps(rank, fields):
+    chosen = [spec(rank=rank, dtype="float64", steps=6, seed=seed, **fields) for seed in range(2)]
+    found = [train_pack([replace(one, torch_compile=compiles) for one in chosen],
+                        tiny(dtype=torch.float64, layers=4).to("cuda"), data()) for compiles in (False, True)]
+    assert max(largest_difference(one.curve, other.curve) for one, other in zip(*found, strict=True)) <= 1e-6
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("rank", [4, None])
+def test_sixteen_bits_run_on_the_flash_kernel_alone(rank, compiles):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        (result,) = train_pack([spec(rank=rank, dtype="bfloat16", steps=3, torch_compile=compiles)],
+                               tiny(dtype=torch.bfloat16).to("cuda"), data())
+    assert result.status == "ok"

@@ -160,7 +160,7 @@ def test_every_field_but_no_circumstance_enters_the_id():
     other = {"learning_rate": 2e-3, "lora": None, "model": "m@2", "dataset": "d@2", "steps": 7, "batch_size": 7,
              "accumulation": 7, "max_length": 7, "weight_decay": 0.7, "max_grad_norm": 0.7, "beta1": 0.7, "beta2": 0.7,
              "epsilon": 0.7, "seed": 7, "dtype": "bfloat16", "evaluations": 7, "evaluation_tokens": 7,
-             "final_evaluation_tokens": 7, "schedule": "linear", "warmup": 7}
+             "final_evaluation_tokens": 7, "schedule": "linear", "warmup": 7, "tf32": True}
     assert {*other, "full_targets", *SFTSpec.unhashed} == {field.name for field in dataclasses.fields(SFTSpec)}
     ids = {spec_of().id} | {spec_of(**{name: value}).id for name, value in other.items()}
     assert len(ids | {spec_of(lora=None, full_targets="all-linear").id}) == 2 + len(other)

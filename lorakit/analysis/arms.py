@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from lorakit.records import Record
 
 NO_ARM = {"kind", "model", "dataset", "task", "learning_rate", "seed", "lora", "full_targets",  # named elsewhere
-          "steps", "evaluations", "evaluation_tokens", "evaluation_problems", "micro_batch", "recompute"}  # no numbers
+          "steps", "evaluations", "evaluation_tokens", "evaluation_problems", "micro_batch", "recompute", "gpus",
+          "torch_compile"}  # no numbers
 IN_ARM_NAME = {"rank", "alpha", "targets", "expert_rank", "shared_outer", "train_a", "init_a_scale",
                "learning_rate_b_ratio"}
 

@@ -13,6 +13,7 @@ from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
 from lorakit.data.tokens import TokenSplit, order
 from lorakit.packed.agreement import Own
+from lorakit.packed.compiling import compiled, own_gradients
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
 from lorakit.probes import Probe, Subject, measure
@@ -72,7 +73,7 @@ def train_pack(specs: Sequence[SFTSpec], model: Any, splits: dict[str, TokenSpli
 
     require_family(model.config)
     started, own = time.perf_counter(), Own(model)
-    with PackedModel(model, specs) as packed, recomputed(packed.model, first.recompute):
+    with PackedModel(model, specs) as packed, compiled(packed), recomputed(packed.model, first.recompute):
         own.require_losses(packed)
         subject = Subject(specs, packed.model, tokenizer, lambda split: evaluate(packed, split.to(device)).tolist(),
                           held_out, packed)
@@ -147,6 +148,8 @@ def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
     counts = (labels[..., 1:] != -100).sum((1, 2))
     divisor = counts.clamp(min=1).to(device)
     total = torch.zeros(len(counts), device=device)
+    if packed.compiles and chosen.shape[1] > size:
+        own_gradients(packed)
     for start in range(0, chosen.shape[1], size):
         ids = train.input_ids[chosen[:, start : start + size]].to(device, non_blocking=True)
         sums, _ = packed.loss_sums(ids, labels[:, start : start + size].to(device, non_blocking=True))

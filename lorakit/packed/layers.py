@@ -45,7 +45,7 @@ class PackedLoRALinear(nn.Module):
             out = trained_products(rows, self.merged_weights())
             out = out if self.base.bias is None else out + self.base.bias
         else:
-            out = _Adapted.apply(rows, self.base, self.a, self.b, self.scale)
+            out = _Adapted.apply(rows, self.base.weight, self.base.bias, self.a, self.b, self.scale)
         return out.view(*x.shape[:-1], out.shape[-1])
 
     def merged_weights(self) -> torch.Tensor:
@@ -109,22 +109,21 @@ class _Adapted(torch.autograd.Function):
     """`adapted_products` of one layer."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, base: nn.Linear, a: torch.Tensor, b: torch.Tensor,
-                scale: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor,
+                b: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """rows (K, N, d_in), a (K, r, d_in), b (K, r, d_out), scale (K, 1, 1) to (K, N, d_out)."""
-        (out,), down = adapted_products(rows, [(base.weight, base.bias)], a, [b], scale)
-        ctx.save_for_backward(rows, down, a, b, scale)
-        ctx.base = base
+        (out,), down = adapted_products(rows, [(weight, bias)], a, [b], scale)
+        ctx.save_for_backward(rows, down, weight, a, b, scale)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (grad,), (rows, down, a, b, scale) = gradients, ctx.saved_tensors
+        (grad,), (rows, down, weight, a, b, scale) = gradients, ctx.saved_tensors
         grad_down, grad_a, (grad_b,) = adapter_gradients([grad.to(a.dtype)], rows.to(a.dtype), down, [b], scale)
         grad_rows = None
         if ctx.needs_input_grad[0]:
-            grad_rows = add_product(product(grad, ctx.base.weight.T), grad_down.transpose(1, 2), a)
-        return grad_rows, None, grad_a, grad_b, None
+            grad_rows = add_product(product(grad, weight.T), grad_down.transpose(1, 2), a)
+        return grad_rows, None, None, grad_a, grad_b, None
 
 
 class FrozenLinear(nn.Module):

@@ -48,6 +48,7 @@ class PackedModel:
         layers: name to the module that trains in its place.
         originals: name to the module of the base that was replaced.
         optimizer: AdamW with a learning rate per configuration.
+        compiles: whether training passes run compiled decoder layers; see `compiled`.
         decoder: the CPU backend that `loss_sums` computes the decoder by, or None for the model's own.
         parameters_trained: trainable parameters of each configuration, padding not counted.
     """
@@ -72,8 +73,8 @@ class PackedModel:
             groups = self._stack() if self.is_full else self._adapt(tokens)
             self.optimizer = PackedAdamW(groups, (first.beta1, first.beta2), first.epsilon, [
                 math.inf if s.max_grad_norm is None else s.max_grad_norm for s in specs])
-            weight = next(self.model.parameters())
-            if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.float64):
+            weight, self.compiles = next(self.model.parameters()), getattr(first, "torch_compile", False)
+            if weight.device.type == "cpu" and weight.dtype != torch.bfloat16 and not self.compiles:
                 if self._attention == "sdpa":
                     self.model.set_attn_implementation(ATTENTION)
                 self.decoder = None if first.recompute else llama_decoder(self.model.base_model)

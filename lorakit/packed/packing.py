@@ -22,15 +22,13 @@ def pack_key(spec: SFTSpec | GRPOSpec) -> tuple[Any, ...]:
     """
     bucket = None if spec.lora is None else max(8, 1 << (spec.lora.rank - 1).bit_length())
     targets = None if spec.lora is None else spec.lora.targets
+    common = (spec.model, spec.dtype, spec.tf32, spec.steps, spec.beta1, spec.beta2, spec.epsilon, spec.evaluations,
+              bucket, targets, spec.full_targets, spec.recompute, spec.micro_batch)
     if isinstance(spec, GRPOSpec):
-        return (spec.model, spec.task, spec.dtype, spec.steps, spec.prompts_per_step, spec.group_size, spec.iterations,
-                spec.max_completion_length, spec.merge_to_sample, spec.use_vllm, spec.beta1, spec.beta2, spec.epsilon,
-                spec.evaluations, spec.evaluation_problems, spec.final_evaluation_problems, bucket, targets,
-                spec.full_targets, spec.recompute, spec.micro_batch)
-    return (spec.model, spec.dataset, spec.dtype, spec.steps, spec.batch_size, spec.accumulation, spec.max_length,
-            spec.beta1, spec.beta2, spec.epsilon, spec.evaluations, spec.evaluation_tokens,
-            spec.final_evaluation_tokens, bucket, targets, spec.full_targets, spec.recompute, spec.micro_batch,
-            spec.gpus)
+        return (*common, spec.task, spec.prompts_per_step, spec.group_size, spec.iterations, spec.max_completion_length,
+                spec.merge_to_sample, spec.use_vllm, spec.evaluation_problems, spec.final_evaluation_problems)
+    return (*common, spec.dataset, spec.batch_size, spec.accumulation, spec.max_length, spec.evaluation_tokens,
+            spec.final_evaluation_tokens, spec.gpus, spec.torch_compile)
 
 
 def group(specs: Iterable[AnySpec]) -> list[list[AnySpec]]:

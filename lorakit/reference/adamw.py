@@ -61,4 +61,5 @@ def adamw(spec: SFTSpec | GRPOSpec, model: nn.Module) -> MasterAdamW:
             rate = spec.learning_rate * (ratio if ".lora_B" in name else 1.0)
             groups.setdefault((rate, spec.weight_decay if p.ndim > 1 else 0.0), []).append(p)
     return MasterAdamW([{"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in groups.items()],
-                       lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.epsilon)
+                       lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.epsilon,
+                       fused=next(model.parameters()).is_cuda)

@@ -82,6 +82,7 @@ def trl_config(spec: SFTSpec | GRPOSpec, output_dir: str = "trl-output", **optio
     else:
         fields = sft_options(spec, output_dir, device) | {"max_length": spec.max_length, "dataset_kwargs": None}
     fields = {name: value for name, value in fields.items() if name not in LEFT_OPEN}
+    fields |= {"tf32": True} if spec.tf32 else {}
     return (SFTConfig if isinstance(spec, SFTSpec) else GRPOConfig)(**fields | options)
 
 

@@ -113,7 +113,7 @@ def common_fields(args: Any, state: Any, model: Any) -> dict[str, Any]:
             "learning_rate": args.learning_rate, "steps": state.max_steps, "seed": args.seed,
             "weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm or None, "beta1": args.adam_beta1,
             "beta2": args.adam_beta2, "epsilon": args.adam_epsilon,
-            "dtype": dtype if dtype in KNOWN_TYPES else "float32"}
+            "dtype": dtype if dtype in KNOWN_TYPES else "float32", "tf32": bool(args.tf32) and dtype != "float64"}
 
 
 def dtype_of(model: Any) -> str:

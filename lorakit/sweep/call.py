@@ -51,6 +51,9 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
         if chosen != "trl" and getattr(spec, "gpus", 1) > 1:
             raise ValueError(f"gpus={getattr(spec, 'gpus', 1)}: only TRL trains one run on several GPUs; allowed: "
                              "engine='trl'")
+        if chosen != "packed" and getattr(spec, "torch_compile", False):
+            raise ValueError(f"torch_compile=True: engine={chosen!r} compiles nothing; allowed: engine='packed', or "
+                             "torch_compile=False")
         if chosen == "peft" and isinstance(spec, GRPOSpec):
             raise ValueError("engine='peft' runs no RL; allowed: packed, trl")
         if chosen == "packed" and isinstance(spec, GRPOSpec) and spec.use_vllm:

@@ -29,14 +29,15 @@ class Forecast:
     Args:
         steps, evaluations: of the specs.
         seconds_left: the pack is given up when it is predicted to take longer.
+        warm_up: the first step also compiles: it tells nothing about those that follow.
     """
 
     def __init__(self, steps: int, evaluations: int, seconds_left: float,
-                 clock: Callable[[], float] = time.perf_counter) -> None:
+                 clock: Callable[[], float] = time.perf_counter, warm_up: bool = False) -> None:
         self.steps, self.points, self.seconds_left = steps, set(evaluation_steps(steps, evaluations)), seconds_left
         self._clock, self._started = clock, clock()
         self._last, self._base = self._started, 0.0
-        self._plain: list[float] = []
+        self._warm_up, self._plain = warm_up, list[float]()
         self._evaluated: list[float] = []
 
     def seen(self, step: int) -> None:
@@ -49,6 +50,8 @@ class Forecast:
         took, self._last = now - self._last, now
         if step == 0:
             self._base = took
+            return
+        if step == 1 and self._warm_up:
             return
         (self._evaluated if step in self.points else self._plain).append(took)
         if step > max(1, WATCHED * self.steps):

@@ -227,6 +227,8 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         sources.add_sources(request.get("sources", ()))
         specs: list[Any] = [read_spec(spec) for spec in request["specs"]]
         engine, device, share = request["engine"], request.get("device", "cpu"), request.get("memory_share", 0.5)
+        # by torch's older switch: vLLM and torch's compiler read it, and fail where the newer one alone was used
+        torch.backends.cuda.matmul.allow_tf32 = specs[0].tf32 and device.startswith("cuda")
         if engine == "packed":
             require_family(_model(specs[0].model, specs[0].dtype, device)[0].config)
         if request["do"] == "probe":
@@ -264,7 +266,8 @@ def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]
 
 def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]], None]) -> OnStep:
     """Tell the parent once a second how far the pack is, and give it up early if it would take too long."""
-    forecast = None if seconds_left is None else Forecast(spec.steps, spec.evaluations, seconds_left)
+    forecast = None if seconds_left is None else Forecast(
+        spec.steps, spec.evaluations, seconds_left, warm_up=getattr(spec, "torch_compile", False))
     what, last = "loss" if spec.kind == "sft" else "reward", 0.0
 
     def on_step(step: int, steps: int, value: Any) -> None:

@@ -165,7 +165,8 @@ def _run(shape: ModelShape, spec: SFTSpec, device: GPU, mfu: float, memory: dict
     # the curve's points, and the base before training; validation and test data each
     looked_at = 2 * spec.evaluation_tokens * (spec.evaluations + 1) + 4 * (spec.final_evaluation_tokens or 0)
     evaluation = forward_flops(shape, spec.lora, length) * looked_at
-    rate = mfu * (device.flops if spec.dtype == "bfloat16" else device.flops_float32)
+    tf32 = device.flops / 2 if spec.tf32 and device.tf32 else device.flops_float32
+    rate = mfu * (device.flops if spec.dtype == "bfloat16" else tf32)
     each = max((work - attention * tokens / 2) / rate, memory["weights"] * (2 + recompute) / device.bytes_per_second,
                HOST_SECONDS * shape.layers * (3 + recompute))
     update = UPDATE_PASSES * memory["optimizer"] / 2 / device.bytes_per_second

@@ -33,6 +33,7 @@ class GPU:
         bytes: of its memory.
         price_per_hour: US dollars for one hour of one GPU, without tax, or None where none is listed here.
         price_source: whose list, and the day it was read.
+        tf32: whether it multiplies float32 matrices in TensorFloat32, at half of `flops`: from Ampere on.
     """
 
     name: str
@@ -42,6 +43,7 @@ class GPU:
     bytes: float
     price_per_hour: float | None = None
     price_source: str | None = None
+    tf32: bool = True
 
 
 LAMBDA, RUNPOD, MODAL = "Lambda, 2026-09-20", "RunPod, 2026-10-07", "Modal, 2026-05-07"
@@ -61,7 +63,7 @@ GPUS = {gpu.name: gpu for gpu in (
     GPU("RTX 3090", 71e12, 35.6e12, 0.936e12, 24 * GIB),
     GPU("A10", 125e12, 31.2e12, 0.6e12, 23_028 * MIB),
     GPU("L4", 121e12, 30.3e12, 0.3e12, 23_034 * MIB, 0.80, MODAL),
-    GPU("T4", 65e12, 8.1e12, 0.32e12, 15_360 * MIB, 0.59, MODAL),
+    GPU("T4", 65e12, 8.1e12, 0.32e12, 15_360 * MIB, 0.59, MODAL, tf32=False),
 )}
 # What else may stand in a card's name, such as the driver's, without making it another card.
 _VENDOR = {"nvidia", "tesla", "geforce", "gpu"}
