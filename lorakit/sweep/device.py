@@ -70,6 +70,19 @@ def peak_bytes(device: str) -> int | None:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in any of the words of torch, CUDA and Python."""
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "alloc_failed",
+             "unable to allocate")
+    while not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in words):
+            return True
+        if (cause := error.__cause__ or error.__context__) is None:
+            return False
+        error = cause
+    return True
+
+
 def main() -> None:
     """Answer in a process of its own, so that the one that asks need not import torch and holds no GPU."""
     try:

@@ -50,7 +50,7 @@ from lorakit.records import Record
 from lorakit.reference.vllm_server import ServerError
 from lorakit.result import OnStep, RunResult
 from lorakit.specs import PACKAGE, GRPOSpec, read_spec
-from lorakit.sweep.device import device_name, peak_bytes, reset_peak
+from lorakit.sweep.device import device_name, is_out_of_memory, peak_bytes, reset_peak
 from lorakit.sweep.forecast import Forecast, OverBudgetError
 from lorakit.sweep.probe import free_bytes, grpo_bytes, probe_grpo, probe_pack, sft_bytes
 
@@ -253,7 +253,7 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         emit({"over_budget": error.seconds})
     except Exception as error:  # noqa: BLE001 - the parent reports it and goes on with other packs
         emit({"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc(limit=-4),
-              "shared": shared, "out_of_memory": _is_out_of_memory(error), "fault": _fault(error)})
+              "shared": shared, "out_of_memory": is_out_of_memory(error), "fault": _fault(error)})
 
 
 def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> MakeCheckpoint | None:
@@ -287,17 +287,4 @@ def _fault(error: BaseException) -> str | None:
     if isinstance(error, ServerError):
         return "the sampler"
     of_cuda = "CUDA error: " in str(error) and "device-side assert" not in str(error)
-    return "the GPU" if of_cuda and not _is_out_of_memory(error) else None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, in any of the words of torch, CUDA and Python."""
-    words = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "alloc_failed",
-             "unable to allocate")
-    while not isinstance(error, MemoryError | torch.OutOfMemoryError):
-        if isinstance(error, RuntimeError | OSError) and any(word in str(error).lower() for word in words):
-            return True
-        if (cause := error.__cause__ or error.__context__) is None:
-            return False
-        error = cause
-    return True
+    return "the GPU" if of_cuda and not is_out_of_memory(error) else None
