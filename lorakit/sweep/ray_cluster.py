@@ -156,9 +156,10 @@ class Cluster(AbstractContextManager["Cluster"]):
         if gpus > 1:
             raise ValueError(f"gpus={gpus}: the processes of one machine train one run on several GPUs; allowed: "
                              "executor='local'")
-        from lorakit.sweep.ray_workers import RayWorker
+        from lorakit.sweep.ray_workers import RayWorker, Waiting
 
-        return [RayWorker(self) for _ in range(min(runs, self.wanted or MOST_PACKS))]
+        waiting = Waiting()
+        return [RayWorker(self, waiting) for _ in range(min(runs, self.wanted or MOST_PACKS))]
 
     @cached_property
     def sent(self) -> Callable[[Path], list[Any]]:

@@ -1,11 +1,13 @@
-"""Workers on the nodes of a Ray cluster: an actor a pack, which holds a GPU as long as the pack trains."""
+"""Workers on the nodes of a Ray cluster: actors, each of which holds a GPU as long as packs wait for it."""
 
 from __future__ import annotations
 
 import contextlib
 import platform
+import queue
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,14 +28,14 @@ AHEAD = 16  # events that wait for the driver before an actor waits for it
 
 
 class PackActor:
-    """What trains one pack on a node: a worker process, its requests and what travels with them.
+    """What trains packs on a node, one after another: a worker process, its requests and what travels with them.
 
     Args:
         device: `cpu` or `cuda`.
     """
 
     def __init__(self, device: str) -> None:
-        self.device = device
+        self._worker, self._paths = Worker(device), list[str]()
 
     def place(self) -> tuple[str, str]:
         """The node's name and Ray's id of it, as soon as there is one."""
@@ -58,14 +60,18 @@ class PackActor:
             places: of what has travelled to here.
             seen: a file beside the store: where this node does not see it, the driver's checkpoints are out of reach.
         """
-        sys.path[:0] = [str(cache_folder() / place) for place in places if place.startswith(f"{MODULES}/")]
+        own = [str(cache_folder() / place) for place in places if place.startswith(f"{MODULES}/")]
+        if own != self._paths:
+            self._worker.stop()  # what it has imported would stay
+            sys.path[:] = [*own, *(path for path in sys.path if path not in self._paths)]
+            self._paths = own
         if not Path(seen).exists():
             request = {**request, "checkpoints": None}
-        with tempfile.TemporaryDirectory() as exports, Worker(self.device) as worker:
+        with tempfile.TemporaryDirectory() as exports:
             if request.get("save_to") is not None:
                 request = {**request, "save_to": exports}
             try:
-                for event in worker.events(request):
+                for event in self._worker.events(request):
                     if is_last(event):
                         yield from _files(Path(exports))
                     yield event
@@ -90,15 +96,42 @@ def parts_of(path: Path) -> Iterator[bytes]:
             yield part
 
 
+class Waiting:
+    """The workers of a sweep that wait for an actor: the first of them gets one that has ended its pack."""
+
+    def __init__(self) -> None:
+        self._lock, self._first = threading.Lock(), list["queue.SimpleQueue[Any]"]()
+
+    def come(self, offers: queue.SimpleQueue[Any]) -> None:
+        """Wait, until `leave`."""
+        with self._lock:
+            self._first.append(offers)
+
+    def leave(self, offers: queue.SimpleQueue[Any]) -> None:
+        """Nothing more is offered."""
+        with self._lock:
+            if offers in self._first:
+                self._first.remove(offers)
+
+    def offer(self, held: tuple[Any, str, str]) -> bool:
+        """Hand an actor on; False where nobody waits."""
+        with self._lock:
+            if self._first:
+                self._first.pop(0).put(held)
+                return True
+        return False
+
+
 class RayWorker(Worker):
-    """A worker whose process runs somewhere on the cluster, on another node for each pack.
+    """A worker whose process runs somewhere on the cluster, perhaps on another node for each pack.
 
     Args:
         cluster: that it belongs to.
+        waiting: those of the sweep that have no actor.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, waiting: Waiting) -> None:
+        self.cluster, self.waiting = cluster, waiting
         self._actor: Any = None
         self.node, self.node_id = "", ""
 
@@ -107,21 +140,42 @@ class RayWorker(Worker):
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """Wait for a free GPU (or CPU) of any node, hold it, and give it back."""
-        import ray
-
-        device = self.cluster.device
+        """Wait for a free GPU (or CPU) of any node, or for an actor that holds one; hold it, and hand it on or back."""
         try:
-            resources = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
-            self._actor = _remote().options(**resources).remote(device)
-            with _lost("a node that was to train"):
-                place = self._actor.place.remote()
-                while not ray.wait([place], timeout=PATIENCE)[0]:
-                    self.cluster.say_if_empty()
-                self.node, self.node_id = ray.get(place)
+            self._place()
             yield
+            held, self._actor = self._actor, None
+            if held is not None and not self.waiting.offer((held, self.node, self.node_id)):
+                self._actor = held
         finally:
             self.stop()
+
+    def _place(self) -> None:
+        import ray
+
+        device, offers = self.cluster.device, queue.SimpleQueue[Any]()
+        resources = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
+        self._actor = own = _remote().options(**resources).remote(device)
+        with _lost("a node that was to train"):
+            place = own.place.remote()
+            place.future().add_done_callback(lambda _: offers.put(None))
+            self.waiting.come(offers)
+            found = list[Any]()
+            try:
+                while not found:
+                    try:
+                        found.append(offers.get(timeout=PATIENCE))
+                    except queue.Empty:
+                        self.cluster.say_if_empty()
+            finally:
+                self.waiting.leave(offers)
+            while not offers.empty():
+                found.append(offers.get())
+            if any(found):  # one whose process has started already
+                ray.kill(own)
+                self._actor, self.node, self.node_id = next(filter(None, found))
+            else:
+                self.node, self.node_id = ray.get(place)
 
     def kill(self) -> None:
         """End what the actor is doing, or its wait for a node; whoever waits for its answer gets a WorkerError."""
@@ -137,6 +191,13 @@ class RayWorker(Worker):
 
     def events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """As of a worker here, whose files of exported runs are written here."""
+        try:
+            yield from self._events(request)
+        except WorkerError:
+            self.stop()  # nobody takes over what was lost
+            raise
+
+    def _events(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import ray
 
         if (actor := self._actor) is None:  # it was stopped since
