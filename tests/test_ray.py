@@ -7,8 +7,9 @@ import queue
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,7 @@ from lorakit import MissingExtraError
 from lorakit.records import Store
 from lorakit.sweep import ray_workers
 from lorakit.sweep.ray_cluster import ClusterError
-from lorakit.sweep.ray_workers import RayWorker
+from lorakit.sweep.ray_workers import RayWorker, Waiting
 from lorakit.sweep.workers import WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -202,3 +203,60 @@ def test_only_want_of_memory_halves_a_lost_pack(error, for_memory):
             ray_workers._lost("the node"):
         raise error
     assert lost.value.out_of_memory is for_memory
+
+
+@pytest.fixture
+def actors(monkeypatch):
+    """In place of Ray: actors are numbered, the first has a node at once, and the others when they are given one."""
+    class Actors:
+        places, killed, waiting = list[Future](), list[int](), Waiting()
+
+        def create(self, device):
+            self.places.append(place := Future())
+            if len(self.places) == 1:
+                place.set_result(("a", "id"))
+            return SimpleNamespace(number=len(self.places) - 1, place=SimpleNamespace(
+                remote=lambda: SimpleNamespace(future=lambda: place)))
+
+        def worker(self):
+            return RayWorker(SimpleNamespace(device="cuda"), self.waiting)
+
+        def hold(self):
+            with (worker := self.worker()).placed():
+                return worker._actor.number, worker.node
+
+        def until_one_waits(self):
+            while not self.waiting._first:
+                time.sleep(0.001)
+
+    found = Actors()
+    monkeypatch.setattr(ray_workers, "_remote", lambda: SimpleNamespace(
+        options=lambda **_: SimpleNamespace(remote=found.create)))
+    monkeypatch.setattr(ray, "kill", lambda actor: found.killed.append(actor.number))
+    monkeypatch.setattr(ray, "get", lambda place: place.future().result())
+    return found
+
+
+def test_an_actor_that_has_ended_its_pack_takes_the_next_that_waits_and_is_given_back_when_none_does(actors):
+    with ThreadPoolExecutor() as pool, actors.worker().placed():
+        second = pool.submit(actors.hold)
+        actors.until_one_waits()
+        assert actors.killed == []
+        third = pool.submit(actors.hold)
+        while len(actors.waiting._first) < 2:
+            time.sleep(0.001)
+    assert (second.result(), third.result()) == ((0, "a"), (0, "a"))
+    assert sorted(actors.killed) == [0, 1, 2]
+    assert actors.killed[-1] == 0, "last, when nobody waited"
+
+
+def test_a_lost_actor_is_handed_to_nobody(actors):
+    with ThreadPoolExecutor() as pool:
+        with (first := actors.worker()).placed():
+            second = pool.submit(actors.hold)
+            actors.until_one_waits()
+            first.stop()
+        assert not second.done()
+        actors.places[1].set_result(("b", "id"))
+        assert second.result() == (1, "b")
+    assert actors.killed == [0, 1]
