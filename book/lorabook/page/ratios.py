@@ -52,7 +52,7 @@ def ratios() -> list[Ratio]:
     return [
         Ratio("tiny", "32 wide, rank 4", SUPERVISED, ladder(32)),
         Ratio("tiny", "64 wide, rank 4", SUPERVISED, ladder(64)),
-        Ratio("tiny", "128 wide, rank 16", SUPERVISED, over_full(recorded("learning-rate"), 16)),
+        Ratio("tiny", "128 wide, rank 16", SUPERVISED, over_full(recorded("learning-rate-fresh"), 16)),
         Ratio("tiny", "256 wide, rank 4", SUPERVISED, ladder(256)),
         Ratio("SmolLM2-135M", "100 steps, rank 16", SUPERVISED, over_full(smollm2, 16)),
         Ratio("SmolLM2-135M", "1,000 steps, rank 16", SUPERVISED, over_full(on_gpu(), 16)),
