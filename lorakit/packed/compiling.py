@@ -42,10 +42,17 @@ def compiled(packed: PackedModel) -> Iterator[None]:
         torch.compiler.reset()  # the next pack has layers of its own, and a limit of compilations for all
 
 
-def own_gradients(packed: PackedModel) -> None:
-    """Have the next gradients added to memory of our own: CUDA graphs overwrite what their last pass returned."""
-    for parameter in packed.optimizer.parameters:
-        parameter.grad = torch.zeros_like(parameter)
+def begin_pass(packed: PackedModel, *, first: bool, last: bool) -> None:
+    """Tell CUDA graphs that a pack's next training pass begins: it may overwrite all that the one before returned.
+
+    Where a step has several passes, `first` to `last`, their gradients are therefore added up in memory of our own.
+    """
+    if not packed.compiles:
+        return
+    torch.compiler.cudagraph_mark_step_begin()
+    if first and not last:
+        for parameter in packed.optimizer.parameters:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _forward(compiled: Callable[..., Any], plain: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -11,9 +11,9 @@ import torch
 from lorakit.bases.families import require_family
 from lorakit.bases.memory_saving import recomputed
 from lorakit.checkpoints import Checkpoint
-from lorakit.data.tokens import TokenSplit, order
+from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.packed.agreement import Own
-from lorakit.packed.compiling import compiled, own_gradients
+from lorakit.packed.compiling import begin_pass, compiled
 from lorakit.packed.model import PackedModel
 from lorakit.packed.packing import pack_key
 from lorakit.probes import Probe, Subject, measure
@@ -145,14 +145,15 @@ def accumulate(packed: PackedModel, train: TokenSplit, chosen: torch.Tensor,
     """Add the gradients of one optimizer step: each configuration's loss is the mean over its own label tokens."""
     chosen, size = chosen.flatten(1), packed.specs[0].micro_batch or chosen.shape[2]
     labels = train.labels[chosen]  # (K, accumulation · B, T)
-    counts = (labels[..., 1:] != -100).sum((1, 2))
-    divisor = counts.clamp(min=1).to(device)
+    lengths = (labels[..., 1:] != IGNORE).sum(2)
+    counts = lengths.sum(1)
+    divisor = counts.clamp(min=1).to(device, non_blocking=True)
     total = torch.zeros(len(counts), device=device)
-    if packed.compiles and chosen.shape[1] > size:
-        own_gradients(packed)
     for start in range(0, chosen.shape[1], size):
-        ids = train.input_ids[chosen[:, start : start + size]].to(device, non_blocking=True)
-        sums, _ = packed.loss_sums(ids, labels[:, start : start + size].to(device, non_blocking=True))
+        part = slice(start, start + size)
+        begin_pass(packed, first=start == 0, last=start + size >= chosen.shape[1])
+        sums, _ = packed.loss_sums(train.input_ids[chosen[:, part]].to(device, non_blocking=True),
+                                   labels[:, part].to(device, non_blocking=True), int(lengths[:, part].sum(1).max()))
         losses = sums / divisor
         losses.sum().backward()
         total = total + losses.detach()

@@ -194,12 +194,15 @@ class PackedModel:
         states: torch.Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return states
 
-    def loss_sums(self, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_sums(self, input_ids: torch.Tensor, labels: torch.Tensor,
+                  most: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed negative log likelihood of the label tokens, and their number, per configuration.
 
         Args:
             input_ids: (K, B, T), padded on the right.
             labels: (K, B, T), -100 where the loss does not count.
+            most: the largest number of label tokens of a configuration, where the caller knows it: to look it up here
+                a GPU would have to finish all that it was given.
 
         Returns:
             sums (K,) in nats and counts (K,).
@@ -210,7 +213,7 @@ class PackedModel:
         goals = functional.pad(labels[:, :, 1:], (0, 1), value=IGNORE).flatten(1)
         totals = (goals != IGNORE).sum(1)
         # Where few positions count, only those go through the head; rows with fewer of them are filled up with others.
-        most = int(totals.max())
+        most = int(totals.max()) if most is None else most
         if 2 * most < goals.shape[1]:
             places = (goals != IGNORE).to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
             goals = goals.gather(1, places)
