@@ -1,4 +1,5 @@
-"""GRPO that samples from a vLLM server, a process of its own, whose weights come through a folder where no GPU is."""
+"""GRPO that samples from a vLLM server, a process of its own: weights come through a folder and, where there are two
+GPUs, from one to the other."""
 
 import os
 import socket
@@ -9,15 +10,21 @@ from dataclasses import replace
 from urllib.request import urlopen
 
 import pytest
+import torch
 
 import lorakit as lk
 from lorakit.reference.vllm_server import ServedModelError
 from lorakit.sweep.sweeps import SweepError
 
 
-@pytest.fixture(scope="module")
-def server(vllm_loads, tmp_path_factory):
+@pytest.fixture(scope="module", params=["a folder", "NCCL"])
+def server(request, vllm_loads, tmp_path_factory):
     """`HOST:PORT`; what it takes are the settings that `lorakit.reference.vllm_server.command` names."""
+    environment, ways = {**os.environ, "VLLM_SERVER_DEV_MODE": "1"}, []
+    if request.param == "NCCL":
+        if torch.cuda.device_count() < 2:
+            pytest.skip("weights go from a learner's GPU to a server's: two are needed")
+        environment["CUDA_VISIBLE_DEVICES"], ways = "1", ["--weight-transfer-config", '{"backend": "nccl"}']
     folder = tmp_path_factory.mktemp("served")
     model, tokenizer = lk.load_model("tiny")
     model.save_pretrained(folder / "base")
@@ -27,9 +34,9 @@ def server(vllm_loads, tmp_path_factory):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "base"), "--host",
                "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager", "--logprobs-mode",
-               "processed_logprobs", "--max-logprobs", "-1", "--gpu-memory-utilization", "0.3"]
+               "processed_logprobs", "--max-logprobs", "-1", "--gpu-memory-utilization", "0.3", *ways]
     with (folder / "said").open("w") as said, subprocess.Popen(
-            command, stdout=said, stderr=said, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}) as process:
+            command, stdout=said, stderr=said, env=environment) as process:
         for _ in range(300):
             try:
                 urlopen(f"http://127.0.0.1:{port}/health").close()
