@@ -41,6 +41,9 @@ class Server:
         ValueError: no address.
     """
 
+    root = ""  # the folder or hub id of the weights that it was started with
+    by_files = False  # whether weights go through a folder
+
     def __init__(self, address: str) -> None:
         found = ADDRESS.fullmatch(address) if isinstance(address, str) else None
         if found is None:
