@@ -22,7 +22,15 @@ from lorabook.claims.grpo import (
     ten_times_in_rl,
 )
 from lorabook.claims.layers import pairs
-from lorabook.claims.rl_tasks import accuracies, fates, gain_over_base, good_rates, more_good_rates, two_heaps
+from lorabook.claims.rl_tasks import (
+    accuracies,
+    deficits,
+    fates,
+    gain_over_base,
+    good_rates,
+    more_good_rates,
+    two_heaps,
+)
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError, share_difference
 from lorakit.grpo_spec import GRPOSpec
@@ -340,3 +348,23 @@ def test_other_alphas_and_layers_do_not_count():
 def test_a_best_rate_at_the_edge_is_refused():
     with pytest.raises(GridEdgeError, match="highest"):
         equal_in_a_wider_band(evidence(rank_1=best_at(1e-1)))
+
+
+def test_deficits_are_in_per_cent_of_the_gain_beside_the_room():
+    given = evidence(rank_1=best_at(1e-3, top=TOP - 0.07), told=5000)
+    found = deficits(SimpleNamespace(curves=given.curves, runs=given.metrics)).set_index("arm")
+    assert found.loc["rank 1", "mean"] == pytest.approx(10)  # 7 points of a gain of 70
+    assert found.loc["rank 64", "mean"] == pytest.approx(0, abs=1e-9)
+    assert found["room"].tolist() == pytest.approx([2 * 4352 / 5000, 2 * 64 * 4352 / 5000])
+
+
+def test_the_chart_of_room_has_a_dot_for_each_rank_and_the_articles_condition():
+    vl_convert = pytest.importorskip("vl_convert")
+    from lorabook.page.room_chart import deficits_by_room
+
+    given = evidence(told=5000)
+    chart = deficits_by_room({"copying": SimpleNamespace(curves=given.curves, runs=given.metrics)}, "By room")
+    drawn = vl_convert.vegalite_to_svg(chart.to_dict())
+    assert ">64</text>" in drawn
+    assert "the article's condition" in drawn.replace("&#39;", "'")
+    assert "copying, rank 1: +0 % at 1.7 times" in chart.to_dict()["description"]

@@ -1,6 +1,31 @@
-"""The rules of alpha against learning rate and of high rank in RL, written on 2026-11-26 before their first runs."""
+"""The rules of alpha against learning rate and of high rank in RL, written on 2026-11-26 before their first runs.
+
+The texts are the rules; the functions below them apply them to runs that are whole, and say of others: not run.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lorabook.claims.decisions import (
+    FAILS,
+    HOLDS,
+    OPEN,
+    PERCENT,
+    UNTESTED,
+    Finding,
+    Limit,
+    Unit,
+    decide,
+    paired,
+)
+from lorabook.experiments.alpha import BATCHES
+from lorabook.experiments.results import Results
+from lorakit.analysis.curves import best_rate_by_validation, losses_at
+from lorakit.analysis.statistics import GridEdgeError
+from lorakit.analysis.sweep import Sweep
 
 DATE = "2026-11-26"
 MARGIN = 0.05  # of the improvement (of the gain in accuracy) of the arm that is compared with
@@ -20,3 +45,112 @@ HIGH_RANK_RULE = (
     "where alpha grows with it if both intervals lie below 0 at one batch size or both; it does not if both lie above "
     f"minus {MARGIN:.0%} at both. Otherwise inconclusive, after Bonferroni's correction where a limit refutes."
 )
+
+PER_CENT = 100 * MARGIN
+RANKS, ALPHAS, USUAL = (4, 16, 128), (8, 128), 32
+SETTINGS = {"plain": "plain Adam", "decay": "weight decay 0.1", "clip": "clipping at 1", "epsilon": "no epsilon"}
+LEFT = Limit("test loss minus that of alpha 32, in % of its improvement", (-PER_CENT, PER_CENT),
+             replace(PERCENT, words="% of the improvement at alpha 32"))
+GAINED = Unit(" %", "% of rank 8's gain", signed=True)
+STEADY = Limit("test accuracy minus rank 8's, alpha 32, in % of its gain", (-PER_CENT, math.inf), GAINED)
+COLLAPSE = Limit("test accuracy at rank 8's best rate, alpha of four times the rank minus alpha 32, in % of rank 8's "
+                 "gain", (-math.inf, 0), GAINED, outside=(-math.inf, -PER_CENT))
+
+
+def arm_of(rank: int, alpha: int) -> str:
+    """What a sweep calls a rank with an alpha."""
+    return f"rank {rank}" + (f", alpha {alpha}" if alpha != USUAL else "")
+
+
+def left_of_alpha(sweep: Sweep) -> dict[tuple[int, int], Limit]:
+    """What is left of alpha once the rate is tuned: by rank and alpha, against alpha 32 at the same rank.
+
+    Raises:
+        GridEdgeError: a best rate is an end of its grid.
+    """
+    ends = best_rate_by_validation(sweep.curves)
+    loss = ends.pivot(index="seed", columns="arm", values="test_loss")
+    base = float(sweep.runs["base_test_loss"].mean())
+    found = {}
+    for rank in RANKS:
+        usual = loss[arm_of(rank, USUAL)]
+        unit = 100 / (base - float(usual.mean()))
+        for alpha in ALPHAS:
+            apart = paired(loss[arm_of(rank, alpha)].to_dict(), usual.to_dict(), unit)
+            found[rank, alpha] = LEFT.measured(f"rank {rank}, alpha {alpha} − {USUAL}", apart)
+    return found
+
+
+def alpha_verdict(settings: Mapping[str, Sweep | None]) -> Finding:
+    """The verdict of `ALPHA_RULE`.
+
+    Args:
+        settings: of `SETTINGS`, each with its runs; None where they are not whole.
+    """
+    limits, missing = [], [SETTINGS[name] for name in SETTINGS if settings.get(name) is None]
+    for name, words in SETTINGS.items():
+        if (sweep := settings.get(name)) is None:
+            continue
+        try:
+            limits += [replace(limit, label=f"{words}, {limit.label}") for limit in left_of_alpha(sweep).values()]
+        except GridEdgeError as error:
+            return Finding(OPEN, f"With {words}: {error}.")
+    return _every(limits, missing)
+
+
+def high_rank_runs(ran: Results) -> dict[int, Sweep | None]:
+    """By problems a step, the runs of `grpo-high-rank`; None where they are not whole."""
+    return {problems: None if ran.missing else ran.only(batch_size=problems * ran.specs[0].group_size)
+            for problems in BATCHES}
+
+
+def high_rank_verdicts(batches: Mapping[int, Sweep | None]) -> tuple[Finding, Finding]:
+    """The verdicts of `HIGH_RANK_RULE`: no collapse with alpha fixed, and collapse where alpha grows with the rank.
+
+    Args:
+        batches: by problems a step, the runs; None where they are not whole.
+    """
+    missing = [f"{problems} problems a step" for problems, sweep in batches.items() if sweep is None]
+    fixed, growing = [], []
+    for problems, sweep in batches.items():
+        if sweep is None:
+            continue
+        try:
+            ends = best_rate_by_validation(sweep.curves[sweep.curves["arm"].isin([f"rank {n}" for n in (8, 64, 128)])])
+        except GridEdgeError as error:
+            edge = Finding(OPEN, f"With {problems} problems a step: {error}.")
+            return edge, edge
+        best = ends.pivot(index="seed", columns="arm", values="test_accuracy")
+        low = best["rank 8"]
+        unit = 100 / (float(low.mean()) - float(sweep.runs["base_test_accuracy"].mean()))
+        rate = float(ends.loc[ends["arm"] == "rank 8", "learning_rate"].iloc[0])
+        last = losses_at(sweep.curves)
+        at = last[last["learning_rate"] == rate].pivot(index="seed", columns="arm", values="test_accuracy")
+        for rank in (64, 128):
+            where = f"{problems} problems a step, rank {rank}"
+            fixed.append(STEADY.measured(where, paired(best[f"rank {rank}"].to_dict(), low.to_dict(), unit)))
+            growing.append(COLLAPSE.measured(f"{where} at {rate:g}", paired(
+                at[arm_of(rank, 4 * rank)].to_dict(), at[f"rank {rank}"].to_dict(), unit)))
+    return _every(fixed, missing), _collapse(growing, missing)
+
+
+def _not_run(missing: list[str]) -> str:
+    return f"Not run: {', '.join(missing)}." if missing else ""
+
+
+def _every(limits: list[Limit], missing: list[str]) -> Finding:
+    """A decision over what was run; where something was not, a refutation alone stands."""
+    if not limits:
+        return Finding(UNTESTED, _not_run(missing))
+    found = decide(limits, after=_not_run(missing))
+    return replace(found, outcome=UNTESTED) if missing and found.outcome != FAILS else found
+
+
+def _collapse(limits: list[Limit], missing: list[str]) -> Finding:
+    """It holds where both ranks fall at one batch size; it does not where none falls by the margin at any."""
+    if not limits:
+        return Finding(UNTESTED, _not_run(missing))
+    pairs = [limits[place : place + 2] for place in range(0, len(limits), 2)]
+    falls = any(all(limit.span.high < 0 for limit in pair) for pair in pairs)
+    none = not missing and all(limit.state(1 - 0.05 / len(limits)) == FAILS for limit in limits)
+    return replace(decide(limits, after=_not_run(missing)), outcome=HOLDS if falls else FAILS if none else OPEN)

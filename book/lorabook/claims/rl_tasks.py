@@ -13,7 +13,8 @@ from lorabook.claims.decisions import OPEN, UNTESTED, Finding, Limit, decide, pa
 from lorabook.claims.rank import by_seed
 from lorabook.claims.reward import at_best_rate, told
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at
-from lorakit.analysis.statistics import Interval, Size, over_seeds, share_difference
+from lorakit.analysis.palette import arm_rank
+from lorakit.analysis.statistics import Interval, Size, over_seeds, paired_difference, share_difference
 from lorakit.analysis.sweep import Sweep
 from lorakit.theory.capacity import BITS_PER_PARAMETER
 
@@ -90,6 +91,22 @@ def room(curves: pd.DataFrame, metrics: pd.DataFrame) -> dict[str, float]:
     heard = told(at_best_rate(curves[curves["arm"] == "full"]))["bits"].mean()
     held = metrics[metrics["method"] == "lora"].groupby("arm")["parameters"].max() * BITS_PER_PARAMETER
     return {arm: float(held[arm]) / heard if heard else math.inf for arm in arms(curves) if arm != "full"}
+
+
+def deficits(ran: Sweep) -> pd.DataFrame:
+    """What each LoRA arm lacks of full fine-tuning's accuracy, beside its room for what the rewards told.
+
+    Returns:
+        arm, rank, room (see the function), and mean, low, high: test accuracy of full fine-tuning minus the arm's, each
+        at its best rate, in per cent of full fine-tuning's gain, paired by seed.
+    """
+    task, rows = Task(ran.curves, ran.runs), []
+    for arm, times in task.room.items():
+        lacks = paired_difference(task.reached["full"], task.reached[arm]).scaled(100 / gain_over_base(
+            ran.curves, ran.runs))
+        rows.append({"arm": arm, "rank": arm_rank(arm), "room": times, "mean": lacks.mean, "low": lacks.low,
+                     "high": lacks.high})
+    return pd.DataFrame(rows)
 
 
 def two_heaps(reached: Collection[Collection[float]], base: float) -> bool:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pandas as pd
 
+from lorabook.claims.alpha import ALPHAS, SETTINGS, arm_of, left_of_alpha
+from lorabook.claims.alpha import RANKS as COMPARED
 from lorabook.page.chapter import Chapter
-from lorakit.analysis.curves import optima
+from lorakit.analysis.curves import losses_at, optima
 from lorakit.analysis.rates import power_law
-from lorakit.analysis.statistics import Interval, Optimum, ratio_interval
+from lorakit.analysis.statistics import GridEdgeError, Interval, Optimum, ratio_interval
+from lorakit.analysis.sweep import Sweep
 from lorakit.analysis.tables import Table
 
 RULES: dict[str, Callable[[int], float]] = {"alpha = 32": lambda r: 32, "alpha = 2 r": lambda r: 2 * r,
@@ -107,3 +110,40 @@ def twins_table(gaps: pd.DataFrame) -> Table:
     return Table([{"setting": setting, **{f"epsilon {epsilon:g}": "–" if gap != gap else f"{gap:.0e}" if gap else "0"
                                           for epsilon, gap in row.items()}} for setting, row in table.iterrows()],
                  "Largest difference of final losses between twins, nats, five seeds")
+
+
+def against_the_rate(page: Chapter) -> dict[str, Sweep | None]:
+    """The runs of alphas times rates by setting; None where they are not whole."""
+    found = {name: page.sweep(f"learning-rate-alpha-{name}", size="record", optional=True) for name in SETTINGS}
+    return {name: None if runs.missing else runs for name, runs in found.items()}
+
+
+def left_table(settings: Mapping[str, Sweep | None]) -> Table:
+    """What is left of alpha once the rate is tuned, in each setting.
+
+    Args:
+        settings: of `against_the_rate`.
+    """
+    rows = []
+    for name, words in SETTINGS.items():
+        sweep = settings[name]
+        for rank in COMPARED:
+            rows.append({"setting": words, "rank": str(rank)} | _left(sweep, rank))
+    return Table(rows, "Test loss minus that of alpha 32, each at its best rate, in % of the improvement")
+
+
+def _left(sweep: Sweep | None, rank: int) -> dict[str, str]:
+    if sweep is None:
+        return {f"alpha {alpha}": "not run" for alpha in ALPHAS}
+    try:
+        limits = left_of_alpha(sweep)
+    except GridEdgeError:
+        return {f"alpha {alpha}": "best rate at the end of its grid" for alpha in ALPHAS}
+    return {f"alpha {alpha}": f"{limits[rank, alpha].span:+.1f}" for alpha in ALPHAS}
+
+
+def losses_over_rates(sweep: Sweep, rank: int) -> pd.DataFrame:
+    """Final test losses of the alphas of a rank, every rate and seed: `arm`, `learning_rate`, `seed`, `test_loss`."""
+    rows = losses_at(sweep.curves)
+    names = {arm_of(rank, alpha): f"alpha {alpha}" for alpha in sorted((*ALPHAS, 32))}
+    return rows[rows["arm"].isin(names)].assign(arm=lambda one: one["arm"].map(names))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorabook.claims.rank_race import needed
 from lorakit.analysis.parabolas import vertex
 from lorakit.analysis.statistics import Interval, mean_interval
 
@@ -51,7 +52,9 @@ RL_QUOTED: dict[str, dict[str, float]] = {
 # Stated in that repository's README, of its supervised runs on Qwen3-4B: 200 steps of 32 examples, one seed.
 SFT_QUOTED: dict[str, dict[str, float]] = {
     "rank 1": {"ratio": 4.8}, "rank 16": {"ratio": 8.8}, "rank 256": {"ratio": 10.0}}
-DATA_BITS = 99_840 * 350.0  # examples of the sweep, about 350 label tokens each, about a bit a token: an assumption
+DATA_ROWS = 99_840  # examples of the sweep
+DATA_TOKENS = DATA_ROWS * 350.0  # label tokens, about 350 an example: an assumption
+DATA_BITS = DATA_TOKENS  # about a bit a token: another
 BITS_A_WEIGHT = 2.0
 GOOD = 1.01  # a loss within 1 % of the best one
 
@@ -196,6 +199,24 @@ def cost_of_room(best: pd.DataFrame, unit: pd.Series, inside_only: bool) -> dict
             "explained": shares, "median": {str(k): [float(m), int(n)] for k, m, n in medians.itertuples()}}
 
 
+def needed_ranks(best: pd.DataFrame, unit: pd.Series) -> dict[str, dict[str, float]]:
+    """By model: weights for each unit of rank, and the ranks between which its loss comes within 1 % of the largest's.
+
+    Args:
+        best: of `best_rates`, models that were run with rank 64 or 128 and two lower ranks or more.
+        unit: weights for each unit of rank, by model.
+    """
+    table = best.pivot(index="model", columns="rank", values="loss")
+    table = table[table.reindex(columns=[64, 128]).notna().any(axis=1) & (table.notna().sum(axis=1) > 2)]
+    found: dict[str, dict[str, float]] = {}
+    for model in table.index.intersection(unit.index):
+        losses = table.loc[model].dropna()
+        low, high = needed({int(rank): loss / losses.iloc[-1] for rank, loss in losses.iloc[:-1].items()}
+                           | {int(losses.index[-1]): 1.0}, GOOD)
+        found[str(model)] = {"unit": float(unit[model]), "low": low, "high": high}
+    return found
+
+
 def figures(folder: Path) -> dict[str, Any]:
     """Every figure of the page, from the tables in a folder."""
     sweep = read(folder, "peers_tinker_sft_sweep.csv")
@@ -218,6 +239,7 @@ def figures(folder: Path) -> dict[str, Any]:
         "order": order_of_ranks(best),
         "spread": {f"{rate:g}": spread_over_ranks(sweep, rate) for rate in (4e-5, 1e-4, 3e-4)},
         "room": {"all": cost_of_room(best, unit, False), "inside": cost_of_room(best, unit, True)},
+        "needed_ranks": needed_ranks(best, unit),
         "peft": {name: {"memory_gb": float(row["max_reserved_gb"]), "step_seconds": float(row["step_time_sum_s"]),
                         "accuracy": float(row["test_acc"])} for name, row in (("full", full), ("rank 32", lora))},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lorabook.claims.window import WINDOW
 from lorabook.experiments.recipes import FACTORS, SYNCS
 from lorabook.experiments.results import recorded, store
 from lorabook.page import ratios
@@ -46,7 +45,7 @@ def supervised() -> dict[str, Support]:
     memory, time = found["estimates"]["memory"], found["estimates"]["time"]
     short, long = (ratios.of(of, "SmolLM2-135M", steps) for steps in ("100 ", "1,000 "))
     says(min(short.low, long.low) > 9 and max(short.high, long.high) < 16, "about ten to fifteen on SmolLM2")
-    best = Sweep(ratios.on_gpu()).optima(**WINDOW)["rank 16"].learning_rate
+    best = Sweep(ratios.on_gpu()).optima()["rank 16"].learning_rate
     share = best / recommend_learning_rate("smollm2-135m", 16).learning_rate
     says(0.3 < share < 0.6, "on one H200 the best rate was about half of the rule's")
     margin = max(memory["most"] - 1, 1 - memory["least"])
