@@ -77,3 +77,11 @@ def test_a_table_that_is_another_is_refused(tmp_path):
     (tmp_path / name).write_text("model,lr\n")
     with pytest.raises(public.PublicDataError, match="computed from e31e52814dbd"):
         public.read(tmp_path, name)
+
+
+def test_pace_is_that_of_runs_that_end_well():
+    rows = pd.DataFrame([(0, 0.5, 0.8, 0.90), (0, 0.7, 0.8, 0.60), (1, 0.3, 0.7, 0.89), (1, 0.4, 0.6, 0.87)],
+                        columns=["rank", "e10", "e20", "last3"])
+    found = public.pace(rows)
+    assert found["full"] == {"good": 1, "end": 0.9, "early": 0.5, "later": 0.8}, "what ends low is not fast"
+    assert found["rank 1"] == {"good": 2, "end": 0.89, "early": 0.4, "later": 0.7}
