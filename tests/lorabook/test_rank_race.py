@@ -43,7 +43,7 @@ def test_axolotls_rule_goes_by_rows(rows, rank):
 
 def test_a_constant_is_tested_on_the_half_that_it_was_not_fitted_on():
     cases = [case(rank) for rank in (4.0, 16.0) * 3]  # even places need 4, odd ones 16
-    assert list(fitted(cases, lambda one: 1.0)) == pytest.approx([2, -2] * 3)
+    assert list(fitted(cases, rank_race.always(1))) == pytest.approx([2, -2] * 3)
 
 
 def test_the_floor_wins_only_where_bits_say_more_than_a_constant():
@@ -59,7 +59,7 @@ def test_a_sweep_is_a_case():
     def loss(rank, rate, seed, step):
         return 1.0 + {None: 0.0, 1: 0.4, 4: 0.2, 16: 0.0}[rank] + 0.1 * math.log10(rate / 1e-3) ** 2 + 0.001 * seed
 
-    found = case_of(Sweep(make(loss, ranks=(None, 1, 4, 16), metrics={"parameters": 64})), "made up")
+    found = case_of(Sweep(make(loss, ranks=(None, 1, 4, 16), metrics={"parameters": 64, "test_loss": 1.5})), "made up")
     assert BASE - 1.0 == 2.0, "5 % of the improvement are 0.1 nats: between ranks 4 and 16, half way"
     assert (found.low, found.high) == pytest.approx((8.0, 8.0), rel=0.02)
     assert found.unit == 64

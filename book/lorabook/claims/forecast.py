@@ -63,7 +63,7 @@ def forecast(sweep: Sweep, model: Any) -> Forecast:
         sweep: full fine-tuning and several ranks on one dataset.
         model: their base, as `recommend_rank` takes it.
     """
-    bits, learnt = _bits(sweep)
+    bits, learnt = bits_carried(sweep)
     ends = best_rate_by_validation(sweep.curves, sweep.size)
     loss = ends.pivot(index="seed", columns="arm", values="test_loss")
     margin = MARGIN * sweep.improvement()
@@ -83,7 +83,8 @@ def table(found: Mapping[str, Forecast]) -> Table:
                  f"equal to full fine-tuning; and whether the floor, or always rank {BASELINE_RANK}, is right")
 
 
-def _bits(sweep: Sweep) -> tuple[float, float]:
+def bits_carried(sweep: Sweep) -> tuple[float, float]:
+    """Bits that a dataset carries, by the shortest first pass or known, and those of them that were learnt."""
     dataset = str(sweep.runs["dataset"].iloc[0]).partition("@")[0]
     if dataset in KNOWN:
         return KNOWN[dataset], KNOWN[dataset]

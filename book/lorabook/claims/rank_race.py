@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lorabook.claims.decisions import Finding, Limit, Unit, decide, over_seeds
-from lorabook.claims.forecast import _bits
+from lorabook.claims.forecast import bits_carried
 from lorabook.claims.rank import MARGIN
 from lorabook.experiments.results import recorded
 from lorakit.analysis.curves import best_rate_by_validation
@@ -70,6 +70,11 @@ def by_rows(case: Case) -> float:
     return float(next((rank for limit, rank in ((1_000, 8), (10_000, 16), (100_000, 32)) if case.rows < limit), 64))
 
 
+def always(rank: int) -> Predictor:
+    """One rank for every case."""
+    return lambda case: float(rank)
+
+
 def as_many_weights(case: Case) -> float:
     """The LoRA primer's: as many weights as there are label tokens."""
     return float(max(1, math.ceil(case.tokens / case.unit)))
@@ -80,7 +85,7 @@ RULES: Mapping[str, Predictor] = {
     f"{ADVISED[0]} times the floor": lambda case: ADVISED[0] * floor(case),
     "by rows (axolotl)": by_rows,
     "weights ≥ tokens (primer)": as_many_weights,
-    **{f"always {rank}": lambda case, rank=rank: float(rank) for rank in (8, 16, 32)},
+    **{f"always {rank}": always(rank) for rank in (8, 16, 32)},
 }
 
 
@@ -109,10 +114,10 @@ def case_of(sweep: Sweep, name: str) -> Case:
     """The case of a sweep of full fine-tuning and several ranks, each arm at its best rate, means over seeds."""
     ends = best_rate_by_validation(sweep.curves, sweep.size)
     loss = ends.groupby("arm")["test_loss"].mean()
-    deficits = {arm_rank(arm): float(loss[arm] - loss["full"]) for arm in loss.index if arm != "full"}
+    deficits = {rank: float(loss[arm] - loss["full"]) for arm in loss.index if (rank := arm_rank(arm)) is not None}
     lora = sweep.runs[sweep.runs["method"] == "lora"]
-    first = sweep.runs.iloc[0]
-    return Case(name, float(first["steps"] * first["batch_size"]), float(sweep.runs["tokens"].max()), _bits(sweep)[0],
+    first, tokens = sweep.runs.iloc[0], float(sweep.runs["tokens"].max())
+    return Case(name, float(first["steps"] * first["batch_size"]), tokens, bits_carried(sweep)[0],
                 float((lora["parameters"] / lora["rank"]).max()), *needed(deficits, MARGIN * sweep.improvement()))
 
 
@@ -159,7 +164,7 @@ def errors(cases: Sequence[Case]) -> dict[str, list[float]]:
     """Every rule's errors in doublings, case by case; the last two have one constant fitted on the other half."""
     found = {name: _errors(cases, rule) for name, rule in RULES.items()}
     return found | {"the floor times a fitted factor": list(fitted(cases, floor)),
-                    "a fitted constant": list(fitted(cases, lambda case: 1.0))}
+                    "a fitted constant": list(fitted(cases, always(1)))}
 
 
 def table(groups: Mapping[str, Sequence[Case]]) -> Table:

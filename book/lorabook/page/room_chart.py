@@ -40,5 +40,6 @@ def deficits_by_room(tasks: Mapping[str, Sweep], title: str) -> alt.LayerChart:
     names = base.mark_text(align="right", dx=-8, fontSize=12).encode(y=alt.Y("mean:Q", title=up), text="label:N")
     said = "; ".join(f"{row.task}, rank {row.rank}: {row.mean:+.0f} % at {row.room:.2g} times"
                      for row in rows.itertuples())
-    return alt.layer(band, line, words, spans, dots, names, title=title).properties(
-        width=440, height=280, description=f"Accuracy that LoRA lacks against bits held over bits told. {said}.")
+    return alt.LayerChart(
+        layer=[band, line, words, spans, dots, names], title=title, width=440, height=280,
+        description=f"Accuracy that LoRA lacks against bits held over bits told. {said}.")
