@@ -8,8 +8,8 @@ by reward of `prompt` and `answer`) and `steps`.
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
-settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+adapter = LoraConfig(r=32, lora_alpha=32, target_modules="all-linear")
+settings = SFTConfig(learning_rate=4.7e-4, lr_scheduler_type="constant",
                      max_steps=steps, per_device_train_batch_size=8,
                      report_to="none")
 trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
@@ -40,7 +40,7 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 adapter = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
-settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+settings = SFTConfig(learning_rate=4.1e-4, lr_scheduler_type="constant",
                      max_steps=steps, per_device_train_batch_size=4,
                      max_length=1024, gradient_checkpointing=True,
                      report_to="none")
@@ -60,7 +60,7 @@ alone = LoraConfig(r=26, lora_alpha=32, target_modules=attention)
 other = LoraConfig(r=16, lora_alpha=32, target_modules=mlp)  # as large
 both = LoraConfig(r=10, lora_alpha=32, target_modules=attention + mlp)
 for adapter in (alone, other, both):
-    settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+    settings = SFTConfig(learning_rate=4.1e-4, lr_scheduler_type="constant",
                          max_steps=steps, report_to="none")
     trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
                          peft_config=adapter)
@@ -79,7 +79,7 @@ adapter = LoraConfig(
     r=16, lora_alpha=32,
     target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
     target_parameters=experts, rank_pattern=dict.fromkeys(experts, share))
-settings = SFTConfig(learning_rate=2e-4, max_steps=steps, report_to="none")
+settings = SFTConfig(learning_rate=4.1e-4, max_steps=steps, report_to="none")
 trainer = SFTTrainer(model=mixture, args=settings, train_dataset=data,
                      peft_config=adapter)
 trainer.train()
@@ -111,7 +111,7 @@ plain = LoraConfig(lora_alpha=32, **layers)                    # alpha / r = 2
 rooted = LoraConfig(lora_alpha=8, use_rslora=True, **layers)   # alpha / √r = 2
 losses = []
 for adapter in (plain, rooted):
-    settings = SFTConfig(learning_rate=2e-4, lr_scheduler_type="constant",
+    settings = SFTConfig(learning_rate=4.1e-4, lr_scheduler_type="constant",
                          max_steps=steps, report_to="none", seed=0)
     trainer = SFTTrainer(model=model, args=settings,
                          train_dataset=data, peft_config=adapter)

@@ -11,13 +11,17 @@ const lorakitAnswer = (() => {
   const dollars = (value) =>
     `${value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })} dollars`;
 
+  const inGroups = (question, answer, data) =>
+    question.task === "rl" ? ` (${whole(Math.floor(answer.batch / data.samples))} prompts × ${data.samples} samples)` : "";
+
   /* The values of the answer as text, by the names in its lines. */
   function shown(question, answer, data) {
     const { lora, full } = answer;
     return {
       rank: whole(answer.rank), floor: whole(answer.floor), alpha: String(data.alpha), rate: rate(answer.rate),
       below: rate(answer.sweep[0]), above: rate(answer.sweep[2]), "full-rate": rate(answer.full_rate),
-      batch: whole(answer.batch), micro: whole(lora.micro_batch), passes: whole(answer.batch / lora.micro_batch),
+      batch: whole(answer.batch), "in-groups": inGroups(question, answer, data), micro: whole(lora.micro_batch),
+      passes: whole(answer.batch / lora.micro_batch),
       recompute: lora.recompute ? ", with recompute" : "", steps: whole(answer.steps),
       memory: short(lora.needed / 1e9), card: short(data.gpus[question.gpu][2] / 1e9),
       fits: lora.fits ? ": fits" : ": does not fit", time: duration(lora.seconds),
@@ -184,6 +188,15 @@ const lorakitAnswer = (() => {
     drawMemory(question, answer);
   }
 
+  /* An address that ends in #sft or #rl opens that task. */
+  function follow() {
+    const task = location.hash.slice(1);
+    if (!(task in AMOUNTS)) return;
+    named("task").value = task;
+    named("amount").value = AMOUNTS[task][1];
+    write();
+  }
+
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (event.target.name === "task") {
@@ -194,6 +207,8 @@ const lorakitAnswer = (() => {
     }
     write();
   });
+  window.addEventListener("hashchange", follow);
   form.hidden = false;
   write();
+  follow();
 })();

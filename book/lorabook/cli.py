@@ -247,7 +247,7 @@ def bench(
 def ledger(folder: Results = None, as_json: Json = False) -> None:
     """Print every claim with the verdict of the records."""
     from lorabook.claims.ledger import ledger as judged
-    from lorabook.page.claims_page import outcome_words
+    from lorabook.page.verdict_words import outcome_words
 
     verdicts = judged(None if folder is None else Store(folder))
     lines = [f"{verdict.claim.id:4} {outcome_words(verdict):28} {verdict.claim.statement}" for verdict in verdicts]

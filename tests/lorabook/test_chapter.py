@@ -69,8 +69,8 @@ def test_verdicts_are_the_chapters_own_and_can_be_expected(monkeypatch):
     page.expect("tiny", C1="inconclusive")
     with pytest.raises(VerdictChanged, match="C2"):
         page.expect(C2="does not hold")
-    assert page.verdict_table().loc["C1", "verdict"] == "inconclusive"
-    assert page.claim_table().loc["C1", "claim"] in page.sentence("C1")
+    assert page.verdicts["C2"].claim.statement[1:] in page.verdict_table().data
+    assert "inconclusive</span>" in page.verdict_table().data
     assert len(Chapter("what-to-do").claims) > len(page.claims), "a page that tests none may speak of all"
 
 

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from lorabook.claims.ledger import (
     ledger,
     verdict,
 )
-from lorabook.page.claims_page import ledger_markdown, outcome_words, sentence
+from lorabook.page.claims_page import ledger_markdown
+from lorabook.page.verdict_words import base, block, counts, late, outcome_words, where
+from lorabook.page.verdict_words import found as decided
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import Interval
 from lorakit.records import Store
@@ -87,7 +90,8 @@ def test_an_empty_store_says_not_tested(tmp_path):
     found = verdict("C1", Store(tmp_path), **SOURCES)
     assert found.outcome == "not tested"
     assert found.scale is None
-    assert "no records" in sentence(found)
+    assert where(found) == "no records"
+    assert base(found) == ""
 
 
 @pytest.mark.parametrize(("profile", "seeds", "outcome"), [("cpu", 4, "inconclusive"), ("cpu", 5, "holds"),
@@ -157,23 +161,23 @@ def COUNTED(store):  # noqa: N802
 def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
     (found,) = ledger(Store(tmp_path), [COUNTED])
     assert (found.outcome, found.seeds) == ("holds", 0)
-    assert sentence(found).startswith("With base, 360,000 parameters, exact, the counts bear out, at this scale, that")
-    assert "(sum: 4 (exact))" in sentence(found)
-    assert "**Base, 360,000 parameters, exact: holds" in ledger_markdown([found])
+    assert decided(found) == "sum: 4, exact, limit within 3 to 5"
+    assert base(found) == "exact"
+    assert "**Base, 360,000 parameters, exact: holds.** It is 4." in ledger_markdown([found])
 
     def about_nothing(store):
         """two and two is four"""
         return [(None, Finding("holds", "4."))]
 
     (found,) = ledger(Store(tmp_path), [replace(COUNTED, rule=about_nothing)])
-    assert sentence(found) == "By computation, the counts bear out that two and two is four."
-    assert "| exact computation |" in ledger_markdown([found])
+    assert where(found) == "exact computation"
+    assert "| exact | – |" in ledger_markdown([found])
 
 
 def test_a_computed_claim_without_counts_is_not_tested(tmp_path):
     (found,) = ledger(Store(tmp_path), [replace(COUNTED, rule=lambda store: [])])
     assert found.outcome == "not tested"
-    assert "no records" in sentence(found)
+    assert where(found) == "no records"
 
 
 def test_a_computed_claim_has_no_rule_for_runs():
@@ -181,32 +185,29 @@ def test_a_computed_claim_has_no_rule_for_runs():
         evaluate(COUNTED, [evidence(make())])
 
 
-@pytest.mark.parametrize(
-    ("shift", "words"),
-    [(0.0, "the records bear out, at this scale, that LoRA"),
-     (0.3, "the records do not bear out, at this scale, that LoRA"),
-     (None, "the records do not settle whether LoRA")],
-)
-def test_a_sentence_follows_its_verdict(shift, words):
+@pytest.mark.parametrize(("shift", "words"), [(0.0, "holds"), (0.3, "does not hold"), (None, "inconclusive")])
+def test_a_block_follows_its_verdict(shift, words):
     def loss(rank, rate, seed, step):
         lora = 0.2 * (seed - 2) if shift is None else shift
         return curve_loss(rank, rate, seed, step) + (lora if rank else 0.0)
 
-    text = sentence(evaluate(C1, [evidence(make(loss))]))
-    assert words in text
-    assert text.startswith("With base, 360,000 parameters, 32,768 training tokens, 5 seeds")
-    assert "95% interval" in text
+    found = evaluate(C1, [evidence(make(loss))])
+    text, brief = (unescape(block(found, why=why)) for why in (True, False))
+    assert f">{words}</span> LoRA" in text
+    assert "Base, 360,000 parameters, 32,768 training tokens, 5 seeds. " in text
+    assert found.reason in text
+    assert decided(found) in brief
 
 
 @pytest.mark.parametrize(("unit", "words"), [
-    (Unit(" %", "% of the gain", signed=True), "rank 4, % of the gain: +12, 95% interval −1.5 to +20, limit above 0 %"),
-    (Unit("", "", signed=True), "rank 4: +12"), (Unit("", ""), "rank 4: 12, 95% interval −1.5 to 20, limit above 0"),
+    (Unit(" %", "% of the gain", signed=True), "rank 4, % of the gain: +12 (−1.5 to +20), limit above 0 %"),
+    (Unit("", "", signed=True), "rank 4: +12"), (Unit("", ""), "rank 4: 12 (−1.5 to 20), limit above 0"),
     (Unit("", "bits a token"), "rank 4, bits a token: 12"),
 ])
 def test_only_what_can_be_negative_has_a_sign_and_the_limit_stands_beside_it(unit, words):
     limit = Limit("gap", (0, math.inf), unit).measured("rank 4", lambda confidence: Interval(12.0, -1.5, 20.0, 5))
     verdict = replace(evaluate(C1, [evidence(make())]), limit=limit)
-    assert f"({words}" in sentence(verdict)
+    assert decided(verdict).startswith(words)
 
 
 def test_the_page_shows_each_verdict_alike():
@@ -215,15 +216,15 @@ def test_the_page_shows_each_verdict_alike():
 
     good, bad = evaluate(C1, [evidence(make())]), replace(evaluate(C1, [evidence(make(worse))]))
     pages = {v.outcome: ledger_markdown([v]) for v in (good, bad)}
-    assert "1 claims: 1 holds at this scale." in pages["holds"]
+    assert "**Of 1 claims, 1 holds.**" in pages["holds"]
     assert "| [does not hold]{.lk-verdict .lk-fails} |" in pages["does not hold"]
-    assert "## C1: does not hold at this scale" in pages["does not hold"]
-    forms = [[line[:3] for line in page.splitlines()] for page in pages.values()]
+    assert "seeds: does not hold.**" in pages["does not hold"]
+    forms = [[line[:1] for line in page.splitlines()] for page in pages.values()]
     assert forms[0] == forms[1]
     for page in pages.values():
         assert "{cite}`schulman2025lora`" in page
         assert C1.rule_text in page
-        rows = [line for line in page.partition("## When")[0].splitlines() if line.startswith("|")]
+        rows = [line for line in page.partition("### C1")[0].splitlines() if line.startswith("|")]
         assert {row.count("|") - row.count("\\|") for row in rows} == {5}
 
 
@@ -232,10 +233,9 @@ def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
     words = {outcome: outcome_words(replace(seen, outcome=outcome)) for outcome in OUTCOMES}
     assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
                      "depends on the data": "depends on the data", "not tested": "not tested"}
-    assert outcome_words(replace(seen, seeds=0)) == "holds at this scale", "a count is exact on any model"
-    page = ledger_markdown([seen, replace(seen, outcome="does not hold"), seen])
-    assert "## C1: seen on tiny" in page
-    assert "3 claims: 2 seen on tiny, 1 not seen on tiny." in page
+    assert outcome_words(replace(seen, seeds=0)) == "holds", "a count is exact on any model"
+    assert counts([seen, replace(seen, outcome="does not hold"), seen]) == "2 were seen on tiny, 1 was not seen on tiny"
+    assert "[seen on tiny]{.lk-verdict .lk-holds}" in ledger_markdown([seen])
 
 
 @pytest.mark.parametrize(("written", "changed", "recorded", "after"), [
@@ -246,10 +246,11 @@ def test_a_rule_changed_after_its_records_says_so(store, tmp_path, written, chan
     dated = replace(C1, written=written, changed=changed, why="Because.", twins=())
     (found,) = ledger(store if recorded else Store(tmp_path / "empty"), [dated], **SOURCES)
     page = ledger_markdown([found])
-    assert f"| **C1** `rank` | {written} | {changed or '–'} | {recorded or '–'} | {after} | Because. |" in page
-    late = after == "yes" and bool(changed)
-    assert ("rule changed after its records, to be judged on new seeds or bases)" in sentence(found)) == late
-    assert ("**†" in page) == late
+    assert f"| **C1** | `rank` | {written} | {changed or '–'} | {recorded or '–'} | {after} | 1 |" in page
+    assert "\n1. Because." in page
+    assert late(found) == (after == "yes" and bool(changed))
+    assert ("Rule changed after its records" in block(found, why=False)) == late(found)
+    assert ("**†" in page) == late(found)
 
 
 def test_new_runs_of_one_base_go_before_the_old(store):
@@ -267,8 +268,9 @@ def test_new_runs_of_one_base_go_before_the_old(store):
 def test_the_page_lists_smaller_scales_too():
     large = evidence(make(model="large@1", seeds=range(3)), profile="gpu", parameters=135_000_000)
     page = ledger_markdown([evaluate(C1, [evidence(make()), large])])
-    rows = [line for line in page.partition("## When")[0].splitlines() if line.startswith("| **C1**")]
-    assert ["large" in row for row in rows] == [True], "one row a claim"
-    section = page.partition("## C1")[2]
+    rows = [line for line in page.partition("### C1")[0].splitlines() if line.startswith("| [C1](claim-c1)")]
+    assert ["| large |" in row for row in rows] == [True], "one row a claim"
+    section = page.partition("### C1")[2]
+    assert ":::{dropdown} Elsewhere: holds (base)" in section
     assert "**Large, 135,000,000" in section
     assert "**Base, " in section

@@ -10,12 +10,13 @@ from lorabook.claims import CLAIMS
 from lorabook.claims.decisions import HOLDS
 from lorabook.claims.ledger import Verdict
 from lorabook.page.calculator_form import LINES, Support, fragment
-from lorabook.page.verdict_strip import IN_SHORT, strip
+from lorabook.page.verdict_strip import strip
+from lorabook.page.verdict_words import IN_SHORT
 from lorakit.theory.hardware import GPUS
 
 BOOK = Path(__file__).parents[2] / "book"
 README = BOOK.parent / "README.md"
-CHIP = "seen on tiny"  # they have one to four words, fewer than three on average
+CHIP = "tiny not seen"  # base and verdict have two to five words, fewer than three on average
 
 
 def prose(markdown):
@@ -45,7 +46,8 @@ def test_the_landing_page_has_at_most_400_words():
 def test_what_to_do_has_at_most_900_words_and_thirty_questions():
     page = (BOOK / "what-to-do.md").read_text(encoding="utf-8")
     advice, _, index = page.partition("## Thirty questions")
-    support = Support(" ".join(["word"] * 12), "medium: " + " ".join(["word"] * 20), ("02-rank", "Rank"))
+    word = ["word"]
+    support = Support(" ".join(12 * word), "medium: " + " ".join(20 * word), ("02-rank", "Rank"), " ".join(18 * word))
     assert prose(advice) + seen(fragment({task: dict.fromkeys(LINES, support) for task in ("sft", "rl")})) <= 900
     questions = re.findall(r"^(\S.*)\n: (.*(?:\n  .*)*)$", index, re.M)
     assert len(questions) == 30

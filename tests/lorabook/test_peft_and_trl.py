@@ -51,3 +51,19 @@ def test_the_pages_include_parts_that_are_there_and_every_part_is_shown():
             assert end.group(1) == f"/{start.group(1)}", page.name
             shown.add(start.group(1))
     assert shown <= set(PARTS), "a page includes a part that is not there"
+
+
+@pytest.mark.parametrize("part", [name for name, text in PARTS.items() if re.search(r"learning_rate=\d", text)])
+def test_rates_are_those_that_the_calculator_gives_qwen3_4b(part):
+    from lorabook.page.calculator import Question, advise
+
+    task = "rl" if "GRPOConfig" in PARTS[part] else "sft"
+    rank = int(re.search(r"\br\"?[=:] ?(\d+)", PARTS[part]).group(1))
+    advised = advise(Question(task=task, rank=rank))
+    low, _, high = advised.sweep
+    rate = float(re.search(r"learning_rate=([\d.e-]+)", PARTS[part]).group(1))
+    assert low <= rate <= high
+    if part == "rank":
+        assert rank == advise(Question()).rank
+    if part != "capacity":  # it measures bits, in a first pass as fast as may be
+        assert rate == pytest.approx(advised.rate, rel=0.2)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lorabook.page.calculator import ALPHA, LIMITS, MODELS, Advice, Question, advise, browser_data
+from lorabook.page.calculator import ALPHA, LIMITS, MODELS, SAMPLES, Advice, Question, advise, browser_data
 from lorabook.page.code_tabs import HUB_IDS, OWN_MODEL, rate, tabs
 from lorakit.theory.hardware import GPUS
 from lorakit.theory.memory import CONTEXT_BYTES
 
 # A line of the answer: what to set, and the words around its numbers; {name} stands for a value of `shown`.
 LINES = {
-    "rank": "{rank} (rank {floor} can hold the bits of the data; take four to eight times that)",
+    "rank": "{rank} (the floor, {floor}, times four to eight)",
     "layers": "all linear ones: attention and MLP",
     "alpha": "{alpha}, at every rank",
     "learning rate": "{rate}; also try {below} and {above}",
     "full fine-tuning's rate": "{full-rate}",
-    "batch": "{batch} sequences: {micro} at a time, {passes} times{recompute}; {steps} steps in all",
+    "batch": "{batch} sequences{in-groups}: {micro} at a time, {passes} times{recompute}; {steps} steps in all",
     "memory": "{memory} GB of {card} GB{fits}",
     "time": "{time}",
     "price": "{price}",
@@ -38,11 +38,13 @@ class Support:
         measured: on what, in a few words.
         sure: high, medium or low, and why.
         chapter: the page with the evidence, and its short name.
+        because: the reason in a sentence, for the two first answers; {name} stands for a value of `shown`.
     """
 
     measured: str
     sure: str
     chapter: tuple[str, str]
+    because: str = ""
 
 
 def shown(question: Question, advice: Advice) -> dict[str, str]:
@@ -51,7 +53,8 @@ def shown(question: Question, advice: Advice) -> dict[str, str]:
     return {
         "rank": f"{advice.rank:,}", "floor": f"{advice.floor:,}", "alpha": str(ALPHA), "rate": rate(advice.rate),
         "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]), "full-rate": rate(advice.full_rate),
-        "batch": f"{advice.batch:,}", "micro": f"{lora.micro_batch:,}",
+        "batch": f"{advice.batch:,}", "in-groups": in_groups(question, advice),
+        "micro": f"{lora.micro_batch:,}",
         "passes": f"{advice.batch // lora.micro_batch:,}", "steps": f"{advice.steps:,}",
         "recompute": ", with recompute" if lora.recompute else "",
         "memory": short(lora.needed / 1e9), "card": short(GPUS[question.gpu].bytes / 1e9),
@@ -60,6 +63,11 @@ def shown(question: Question, advice: Advice) -> dict[str, str]:
         "full-memory": short(full.needed / 1e9), "full-fits": ": fits" if full.fits else ": does not fit",
         "full-time": duration(full.seconds),
     }
+
+
+def in_groups(question: Question, advice: Advice) -> str:
+    """By reward, the prompts of a step and the samples of each; else nothing."""
+    return f" ({advice.batch // SAMPLES:,} prompts × {SAMPLES} samples)" if question.task == "rl" else ""
 
 
 def short(value: float) -> str:
@@ -93,13 +101,35 @@ def fragment(support: Mapping[str, Mapping[str, Support]], question: Question | 
              for task, lines in support.items()}
     data = page_data() | {"support": rests}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return (f'<div class="lk-calculator" data-task="{first.task}">{form(first)}'
+    return (f'{two_answers(support)}<div class="lk-calculator" data-task="{first.task}">'
+            f'<span id="sft"></span><span id="rl"></span>{form(first)}'
             f'<p class="lk-headline">{HEADLINE.format(**shown(first, advice))}</p>'
             '<p class="lk-notes" role="status"></p>'
             f"{answer_table(shown(first, advice), support[first.task])}{memory_bar()}"
             f"<noscript>{defaults_table(DEFAULT_MODELS)}</noscript>{tabs(first, advice)}"
             f'<script type="application/json" class="lk-data">{text}</script></div>'
             '<script src="../_static/calculator.js"></script><script src="../_static/calculator-page.js"></script>')
+
+
+FIRST = {"sft": Question(), "rl": Question(task="rl", amount=10_000 * SAMPLES)}
+DATA = {"sft": "{amount:,} label tokens, supervised", "rl": "{prompts:,} prompts by reward (GRPO)"}
+BECAUSE = ("rank", "learning rate")
+CARD = ("<b>Rank {rank}, alpha {alpha}, rate {rate}</b> All linear layers; {batch} sequences a step{in-groups}; sweep "
+        "{below} and {above} too.")
+
+
+def two_answers(support: Mapping[str, Mapping[str, Support]]) -> str:
+    """What to set for the first model in either task, and why: two cards that open the calculator there."""
+    cards = []
+    for task, question in FIRST.items():
+        data = DATA[task].format(amount=question.amount, prompts=question.amount // SAMPLES)
+        values = shown(question, advise(question))
+        why = "".join(f"<p><i>Why this {line.split()[-1]}?</i> "
+                      f"{html.escape(support[task][line].because.format(**values))}</p>" for line in BECAUSE)
+        cards.append(f"<section><h3>{HUB_IDS[str(question.model)].partition('/')[2]}, {data}</h3>"
+                     f"<p>{CARD.format(**values)}</p>{why}"
+                     f'<a href="#{task}">Its memory, price and code</a></section>')
+    return f'<div class="lk-two">{"".join(cards)}</div>'
 
 
 def page_data() -> dict[str, Any]:
@@ -152,10 +182,10 @@ def answer_table(values: Mapping[str, str], support: Mapping[str, Support]) -> s
         value = html.escape(words.format(**values))
         page, chapter = one.chapter
         rows.append(f'<tr data-line="{line}"><th scope="row">{line}</th><td class="lk-value">{value}</td>'
-                    f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span>. Measured on: '
-                    f'<span class="lk-measured">{html.escape(one.measured)}</span>. '
+                    f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span> '
+                    f'<i class="lk-measured">{html.escape(one.measured)}</i> '
                     f'<a class="lk-chapter" href="{page}.html">{chapter}</a></td></tr>')
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("decision", "start here", "how sure, and why"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("decision", "start here", "how sure and why; what it was measured on"))
     return f'<table class="lk-answer"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -176,12 +206,12 @@ def defaults_table(models: Sequence[str]) -> str:
     rows = []
     for name in models:
         question = Question(model=name)
-        found, paid = advise(question), advise(Question(model=name, task="rl", amount=80_000))
+        found, paid = advise(question), advise(replace(FIRST["rl"], model=name))
         cells = shown(question, found)
         rows.append([name, cells["rank"], cells["alpha"], cells["rate"], cells["full-rate"], cells["memory"],
                      cells["time"], str(paid.rank), rate(paid.rate)])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     top = "".join(f"<th scope='col'>{head}</th>" for head in heads)
     return (f'<p>The calculator needs JavaScript. These are its answers for {Question().amount:,} label tokens, and '
-            'for 80,000 episodes (RL; 10,000 prompts with 8 samples each):</p><table class="numbers">'
+            'for GRPO on 10,000 prompts with 8 samples each, 80,000 episodes:</p><table class="numbers">'
             f'<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
 from lorabook.experiments.results import MissingRecordsError, Results, recorded, results, store
-from lorabook.page.claims_page import outcome_words, sentence
 from lorabook.page.rendering import RenderingError, glue, setup
+from lorabook.page.verdict_words import block
 from lorakit.local_models import cache_folder
 from lorakit.records import Record
 
@@ -131,19 +131,9 @@ class Chapter:
         """By claim, what the committed runs of record size say."""
         return {verdict.claim.id: verdict for verdict in ledger(store(), self.claims)}
 
-    def claim_table(self) -> pd.DataFrame:
-        """The claims in our words."""
-        return pd.DataFrame({"claim": {claim.id: claim.statement for claim in self.claims}})
-
-    def verdict_table(self, *, why: bool = False) -> pd.DataFrame:
-        """Each claim's verdict in a word, in a sentence and, if asked, with its reason."""
-        rows = {name: {"verdict": outcome_words(verdict), "in words": sentence(verdict), "why": verdict.reason}
-                for name, verdict in self.verdicts.items()}
-        return pd.DataFrame(rows).T.drop(columns=[] if why else "why")
-
-    def sentence(self, claim: str, base: str | None = None) -> str:
-        """The verdict on a claim as one sentence; with a base, that of the claim's first runs on it."""
-        return sentence(self.verdicts[claim] if base is None else on_first_runs(self.verdicts[claim], base))
+    def verdict_table(self, *, why: bool = False) -> HTML:
+        """Each claim with its verdict, where it was measured and what decided or, if asked, the whole reason."""
+        return HTML("".join(block(verdict, why=why) for verdict in self.verdicts.values()))
 
     def glue(self, form: str = "", /, **values: Any) -> None:
         """Name numbers and words for the prose: `page.glue(".2f", best_rate=x)` is ``{glue:text}`rank-best-rate` ``.
