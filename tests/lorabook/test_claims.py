@@ -216,7 +216,7 @@ def test_the_page_shows_each_verdict_alike():
 
     good, bad = evaluate(C1, [evidence(make())]), replace(evaluate(C1, [evidence(make(worse))]))
     pages = {v.outcome: ledger_markdown([v]) for v in (good, bad)}
-    assert "**Of 1 claims, 1 holds.**" in pages["holds"]
+    assert "**1 claims: 1 holds.**" in pages["holds"]
     assert "| [does not hold]{.lk-verdict .lk-fails} |" in pages["does not hold"]
     assert "seeds: does not hold.**" in pages["does not hold"]
     forms = [[line[:1] for line in page.splitlines()] for page in pages.values()]
@@ -234,7 +234,7 @@ def test_what_rests_on_an_embedded_model_is_said_of_it_alone():
     assert words == {"holds": "seen on tiny", "does not hold": "not seen on tiny", "inconclusive": "inconclusive",
                      "depends on the data": "depends on the data", "not tested": "not tested"}
     assert outcome_words(replace(seen, seeds=0)) == "holds", "a count is exact on any model"
-    assert counts([seen, replace(seen, outcome="does not hold"), seen]) == "2 were seen on tiny, 1 was not seen on tiny"
+    assert counts([seen, replace(seen, outcome="does not hold"), seen]) == "2 seen on tiny, 1 not seen on tiny"
     assert "[seen on tiny]{.lk-verdict .lk-holds}" in ledger_markdown([seen])
 
 

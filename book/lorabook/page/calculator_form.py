@@ -26,6 +26,7 @@ LINES = {
     "price": "{price}",
     "full fine-tuning": "{full-memory} GB{full-fits}; {full-time}",
 }
+ANSWER_HEADS = ("decision", "start here", "how sure and why; what it was measured on")
 HEADLINE = "Rank {rank}, alpha {alpha}, all linear layers, learning rate {rate}"
 DEFAULT_MODELS = ("smollm2-360m", "qwen3-0.6b", "llama-3.2-1b", "qwen3-4b", "llama-3.1-8b", "qwen3-14b", "qwen3-32b")
 
@@ -185,7 +186,7 @@ def answer_table(values: Mapping[str, str], support: Mapping[str, Support]) -> s
                     f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span> '
                     f'<i class="lk-measured">{html.escape(one.measured)}</i> '
                     f'<a class="lk-chapter" href="{page}.html">{chapter}</a></td></tr>')
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("decision", "start here", "how sure and why; what it was measured on"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ANSWER_HEADS)
     return f'<table class="lk-answer"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 

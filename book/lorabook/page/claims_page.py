@@ -24,7 +24,7 @@ def ledger_markdown(verdicts: Sequence[Verdict]) -> str:
         "",
         "% Generated from the run records at each build: edits are lost.",
         "",
-        f"**Of {len(verdicts)} claims, {counts(verdicts)}.** Each has a rule, and its verdict is computed from the "
+        f"**{len(verdicts)} claims: {counts(verdicts)}.** Each has a rule, and its verdict is computed from the "
         "records at each build. It is about the scale that is named: a small model can illustrate a claim about a "
         "large one or cast doubt on it, it cannot refute it. Of several scales a row shows the largest; the section "
         f"of the claim has all. Intervals are of 95 %. †: {LATE}; [the dates](rules-written) say which.",

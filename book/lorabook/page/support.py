@@ -67,7 +67,7 @@ def supervised() -> dict[str, Support]:
             f"{law['regret']['law']['largest']:.1f} % at most, against the best rate of each model; with steps of only "
             f"128 tokens the best was {share:.1f} times it",
             CHAPTERS["rate"],
-            f"A law through {law['cells']} public sweeps. Full fine-tuning's rate, {{full-rate}}, would be far too low."),
+            f"A law through {law['cells']} public sweeps. Full fine-tuning's rate, {{full-rate}}, is far too low."),
         "full fine-tuning's rate": Support(
             f"SmolLM2-135M: LoRA's best is {short.mean:.0f} times full's after 100 steps, {long.mean:.0f} after 1,000",
             "low: one model; the article says ten, tiny says three", CHAPTERS["rate"]),

@@ -48,13 +48,11 @@ def outcome_words(verdict: Verdict) -> str:
 
 
 def counts(verdicts: Iterable[Verdict]) -> str:
-    """How many verdicts there are of each kind: `8 are inconclusive, 5 hold, 1 was seen on tiny`."""
-    plural = {HOLDS: "hold", FAILS: "do not hold", DEPENDS: "depend on the data", OPEN: "are inconclusive",
-              UNTESTED: "are not tested", "seen on tiny": "were seen on tiny", "not seen on tiny": "were not seen on tiny"}
-    single = {HOLDS: HOLDS, FAILS: FAILS, DEPENDS: DEPENDS, OPEN: "is inconclusive", UNTESTED: "is not tested",
-              "seen on tiny": "was seen on tiny", "not seen on tiny": "was not seen on tiny"}
+    """How many verdicts there are of each kind: `8 inconclusive, 5 hold, 1 seen on tiny`."""
+    several = {HOLDS: "hold", FAILS: "do not hold", DEPENDS: "depend on the data"}
     counted = Counter(outcome_words(verdict) for verdict in verdicts)
-    return ", ".join(f"{count} {(single if count == 1 else plural)[words]}" for words, count in counted.most_common())
+    return ", ".join(f"{count} {several.get(words, words) if count > 1 else words}"
+                     for words, count in counted.most_common())
 
 
 def base(verdict: Verdict) -> str:
