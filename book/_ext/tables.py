@@ -1,12 +1,15 @@
 """Sphinx extension of this book: in every table numbers stand on the right in figures of one width, words on the left.
 
 A column is one of numbers where each of its cells begins like a number and holds few letters: "−1.2 (−2.0 to 0.5)" is
-one. A counter that pandas adds as its index (0, 1, 2 …) goes, and a table that is too wide scrolls by itself.
+one. A counter that pandas adds as its index (0, 1, 2 …) goes. A table that is too wide for a phone stands there as a
+list, a row an entry, each cell behind the words of its column's head; on a narrow desk it scrolls by itself.
 """
 
 from __future__ import annotations
 
 import re
+from copy import copy
+from itertools import zip_longest
 from typing import Any
 
 from bs4 import BeautifulSoup, Tag
@@ -15,6 +18,9 @@ TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
 NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
 NOTHING = {"", "–", "—", "-", "nan", "none"}
 LONG = 160  # characters of a cell that is read, not looked up
+PHONE = 38  # characters that fit beside each other on a phone
+AIR = 3  # of these, between two columns
+WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
 
 
@@ -37,14 +43,23 @@ def arranged(text: str) -> str:
     rows = [cells_of(row) for row in soup.find_all("tr")]
     if not isinstance(table, Tag) or not rows or re.search(r'<table[^>]*class="lk-', text):
         return text
+    for cell in soup.select("tbody [rowspan]"):
+        repeated(cell)
+    rows = [cells_of(row) for row in soup.find_all("tr")]
     body = [cells_of(row) for part in soup.find_all("tbody") for row in part.find_all("tr")]
-    if not soup.find(colspan=True) and not soup.find(rowspan=True):
-        if is_counter(rows[: len(rows) - len(body)], body):
+    top = rows[: len(rows) - len(body)]
+    if not soup.find(colspan=True):
+        if is_counter(top, body):
             for row in rows:
                 row.pop(0).decompose()
             body = [row[1:] for row in body]
         for place in range(max(map(len, rows))):
             arrange([row[place] for row in rows if place < len(row)], [row[place] for row in body if place < len(row)])
+    if top and is_wide(top + body):
+        table["class"] = [*table.get_attribute_list("class", []), "as-list"]
+        for row in body:
+            for cell, head in zip(row, heads_of(top), strict=False):
+                cell["data-head"] = head
     if max(len(words(cell)) for row in rows for cell in row) > LONG:
         table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
@@ -55,6 +70,32 @@ def arranged(text: str) -> str:
 def cells_of(row: Tag) -> list[Tag]:
     """The cells of a row."""
     return list(row.find_all(["th", "td"], recursive=False))
+
+
+def repeated(cell: Tag) -> None:
+    """A cell over several rows, once in each of them at its place."""
+    row, rows = cell.find_parent("tr"), int(str(cell.get("rowspan")))
+    del cell["rowspan"]
+    if not isinstance(row, Tag):
+        return
+    place = next(place for place, one in enumerate(cells_of(row)) if one is cell)
+    for later in row.find_next_siblings("tr")[: rows - 1]:
+        later.insert(0, copy(cell)) if place == 0 else cells_of(later)[place - 1].insert_after(copy(cell))
+
+
+def heads_of(top: list[list[Tag]]) -> list[str]:
+    """What stands over each column; the lines of a head of several joined, and a cell over several columns in each."""
+    lines = [[words(cell) for cell in row for _ in range(int(str(cell.get("colspan", 1))))] for row in top]
+    return [", ".join(filter(None, column)) for column in zip_longest(*lines)]
+
+
+def is_wide(rows: list[list[Tag]]) -> bool:
+    """Whether a phone has no room for the columns, or makes towers of their cells."""
+    columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
+    widths = [max(len(words(cell)) if "num" in cell.get_attribute_list("class", []) else
+                  max(map(len, words(cell).split()), default=0) for cell in column) for column in columns]
+    longest = max(len(words(cell)) for row in rows for cell in row)
+    return sum(widths) + AIR * len(widths) > PHONE or (len(widths) > 2 and longest > WRAPPED)
 
 
 def is_counter(head: list[list[Tag]], body: list[list[Tag]]) -> bool:

@@ -34,7 +34,10 @@ async function look() {
     .flatMap((one) => [...one.querySelectorAll("text")].map((text) => drawn(text, one, width(one))));
   const letters = [...of("svg.marks", (one) => Number(one.getAttribute("width"))),
                    ...of("svg.dg", (one) => one.viewBox.baseVal.width)];
-  const found = { wide: phone.documentElement.scrollWidth, letters, serious: [] };
+  phone.querySelectorAll("details").forEach((fold) => { fold.open = true; });
+  const sideways = [...phone.querySelectorAll(".table-scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1)
+    .map((one) => `${one.scrollWidth}: ${one.textContent.trim().replace(/\\s+/g, " ").slice(0, 90)}`);
+  const found = { wide: phone.documentElement.scrollWidth, letters, sideways, serious: [] };
   if ("AXE") {
     await new Promise((ready) => {
       const script = desk.createElement("script");
@@ -106,7 +109,10 @@ def axe():
 
 
 def inspect(page, folder):
-    """What a phone and axe-core find on a page: `wide` (pixels), `letters` (pixels) of drawings, `serious` findings."""
+    """What a phone and axe-core find on a page.
+
+    `wide` (pixels, folds open), `letters` (pixels) of drawings, tables that scroll `sideways`, `serious` findings.
+    """
     script = axe()
     harness = page.with_name(f"_inspect_{page.name}")
     harness.write_text(INSPECT.replace("PAGE", page.name).replace("AXE", script.as_uri() if script else ""),

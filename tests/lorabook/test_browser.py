@@ -183,6 +183,7 @@ def test_request_log_would_show_a_foreign_script(tmp_path):
 def test_on_a_phone_nothing_scrolls_sideways_and_letters_of_drawings_are_readable(built, tmp_path):
     found = inspect(built / "book" / "mini.html", tmp_path)
     assert found["wide"] <= PHONE
+    assert found["sideways"] == []
     assert len(found["letters"]) > 30
     assert min(found["letters"]) >= 11
 
@@ -255,9 +256,27 @@ def test_numbers_of_a_table_are_aligned_and_words_are_not(built):
     tables = re.findall(r'<div class="table-scroll" tabindex="0"><table.*?</table></div>', page, re.S)
     frame, markdown = ([re.sub(r"<[^>]+>", "", cell) for cell in
                         re.findall(r'<t[hd][^>]*class="[^"]*\bnum\b[^"]*"[^>]*>.*?</t[hd]>', table, re.S)]
-                       for table in tables)
+                       for table in tables[:2])
     assert frame == ["rank", "minus full", "1", "+9.6 (3.8 to 15.0)", "16", "−1.6 (−3.0 to −0.3)"], "no counter"
     assert markdown == ["weights", "393,856"]
+
+
+def test_a_wide_table_says_on_a_phone_which_column_a_cell_belongs_to(built):
+    page = (built / "book" / "mini.html").read_text(encoding="utf-8")
+    folded = page[page.index("What stands here is folded"):]
+    assert re.search(r'<table[^>]*class="[^"]*\bas-list\b', folded)
+    assert len(re.findall(r'data-head="best rate, rank 16"', folded)) == 2
+    assert folded.count(">copying</th>") == 2, "a cell over two rows stands in each"
+    assert "as-list" not in page[page.index("minus full"):page.index("What stands here")], "a narrow table stays one"
+
+
+def test_a_table_that_scrolls_sideways_would_be_found(tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text('<!doctype html><meta name="viewport" content="width=device-width"><div class="table-scroll" '
+                    f'style="overflow-x:auto"><table><tr><td>{"x" * 200}</table></div>', encoding="utf-8")
+    found = inspect(page, tmp_path)
+    assert found["wide"] <= PHONE
+    assert len(found["sideways"]) == 1
 
 
 def test_the_first_use_of_a_word_of_the_glossary_shows_its_meaning(built):
