@@ -4,13 +4,18 @@ Chromium is looked for under its usual names; without one a test is skipped, unl
 it. axe-core's script comes from the package axe-core-python, or from the file that LORAKIT_AXE names.
 """
 
+import contextlib
+import functools
+import gzip
 import html
+import http.server
 import importlib.util
 import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -122,3 +127,37 @@ def inspect(page, folder):
     finally:
         harness.unlink()
     return json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.S).group(1)))
+
+
+class Counting(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder and remembers what was asked for."""
+
+    def do_GET(self):
+        self.server.asked.add(self.path.partition("?")[0].lstrip("/"))
+        super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def served(folder):
+    """A server of the folder on this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=folder)) as server:
+        server.asked = set()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def weight(path):
+    """Bytes on the wire: fonts and pictures as they are, anything else as a server compresses it."""
+    content = path.read_bytes()
+    return len(content) if path.suffix in (".woff", ".woff2", ".png") else len(gzip.compress(content))
+
+
+def first_visit(built, page, folder):
+    """What a browser without a cache fetches for a page of a built book: bytes on the wire by file."""
+    with served(built) as server:
+        open_page(f"http://127.0.0.1:{server.server_port}/{page}", folder)
+    return {name: weight(built / name) for name in server.asked if (built / name).is_file()}

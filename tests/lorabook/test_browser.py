@@ -3,22 +3,17 @@
 How a browser is found and asked is in `pages_in_browser`.
 """
 
-import contextlib
-import functools
-import gzip
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from pages_in_browser import PHONE, axe, browser, inspect, open_page
+from pages_in_browser import PHONE, axe, browser, first_visit, inspect, open_page, served
 
 from lorabook.page import paper
 
@@ -120,37 +115,8 @@ def test_chart_and_formula_are_drawn_with_the_network_blocked(built, tmp_path):
     assert asked == [], f"the page asked for {asked}"
 
 
-class Counting(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder and remembers what was asked for."""
-
-    def do_GET(self):
-        self.server.asked.add(self.path.partition("?")[0].lstrip("/"))
-        super().do_GET()
-
-    def log_message(self, *_):
-        pass
-
-
-@contextlib.contextmanager
-def served(folder):
-    """A server of the folder on this machine."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Counting, directory=folder)) as server:
-        server.asked = set()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def weight(path):
-    """Bytes on the wire: fonts and pictures as they are, anything else as a server compresses it."""
-    content = path.read_bytes()
-    return len(content) if path.suffix in (".woff", ".woff2", ".png") else len(gzip.compress(content))
-
-
 def test_a_first_visit_weighs_less_than_a_megabyte_and_the_page_little_of_it(built, tmp_path):
-    with served(built) as server:
-        open_page(f"http://127.0.0.1:{server.server_port}/book/mini.html", tmp_path)
-    weights = {name: weight(built / name) for name in server.asked if (built / name).is_file()}
+    weights = first_visit(built, "book/mini.html", tmp_path)
     assert any(name.endswith("vega-bundle.js") for name in weights)
     assert any(name.endswith("fa-solid-900.woff2") for name in weights)
     assert not any(name.startswith("_images/chart-") for name in weights), "a picture is for who has no script"

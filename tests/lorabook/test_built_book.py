@@ -7,11 +7,12 @@ import gzip
 from pathlib import Path
 
 import pytest
-from pages_in_browser import PHONE, axe, inspect
+from pages_in_browser import PHONE, axe, first_visit, inspect
 
 BUILT = Path(__file__).parents[2] / "_build" / "html"
 PAGES = sorted(path for path in (BUILT / "book").glob("*.html") if not path.name.startswith("_"))
 HEAVIEST = 120_000  # bytes of a page as a server compresses it
+FIRST_VISIT = 1_000_000  # bytes of the landing page and all that comes with it
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="the book is not built: make book")
 
@@ -26,6 +27,12 @@ def test_a_page_is_light_and_readable_on_a_phone_and_axe_finds_nothing_serious(p
     if axe() is None:
         pytest.skip("weight and phone are fine; axe-core-python is not installed")
     assert found["serious"] == []
+
+
+def test_the_first_visit_of_the_landing_page_weighs_less_than_a_megabyte(tmp_path):
+    weights = first_visit(BUILT, "book/index.html", tmp_path)
+    assert any(name.endswith("vega-bundle.js") for name in weights), "its chart is drawn"
+    assert sum(weights.values()) <= FIRST_VISIT, sorted(weights.items(), key=lambda one: -one[1])
 
 
 def test_the_book_has_all_its_pages():
