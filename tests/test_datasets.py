@@ -148,7 +148,7 @@ def test_data_that_are_not_here_or_not_the_same(cache):
         load_dataset("mine@0123456789ab")
     with pytest.raises(UnknownNameError, match="did you mean 'reworded-skills'"):
         load_dataset("reworded-skill")
-    with pytest.raises(DatasetError, match=r"new-skills is pinned to 000000000000.*now hash to"):
+    with pytest.raises(DatasetError, match=r"new-skills is pinned to 000000000000.*now hashes to"):
         load_dataset("new-skills@000000000000")
     name = register_dataset("mine", ROWS)
     path = next(cache.rglob("*.json"))

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit import sources
-from lorakit.bases.models import cache_folder
 from lorakit.data.data_files import DatasetError
+from lorakit.data.pinned import keep_pinned, load_pinned
 from lorakit.data.rows import Row, rows_of
 from lorakit.data.splitting import DatasetWarning, divide, remarks
-from lorakit.durable import write_whole
-from lorakit.names import UnknownNameError, check_new_name, hub_loader, resolve_name
+from lorakit.names import check_new_name
 
 
 @dataclass(frozen=True)
@@ -58,30 +57,13 @@ def load_dataset(name: str) -> TextData:
         UnknownNameError: neither shipped nor registered on this machine.
         DatasetError: the rows are not those that the name pins.
     """
-    pinned = resolve_name("datasets", name)
-    short, _, pin = pinned.partition("@")
-    if "/" in short:
-        return hub_loader("datasets", short)(pin)
-    if short in sources.pins("datasets"):
-        data = sources.loader("datasets", short)()
-    else:
-        path = cache_folder() / "datasets" / f"{pin}.json"
-        if not path.exists():
-            raise UnknownNameError(f"dataset {pinned!r} was registered on another machine or its cache was emptied: "
-                                   f"call lorakit.register_dataset({short!r}, …) again")
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            splits: dict[str, list[Row]] = {
-                split: [row if isinstance(row, dict) else [(text, learn) for text, learn in row] for row in rows]
-                for split, rows in stored["splits"].items()}
-            data = TextData(short, splits, end=stored["end"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"dataset {pinned!r} cannot be read from the cache ({path}): call "
-                               f"lorakit.register_dataset({short!r}, …) again") from error
-    if data.hash != pin:
-        raise DatasetError(f"{short} is pinned to {pin}, but its rows now hash to {data.hash}: "
-                           "use the lorakit version that made the record, or register your data and run the spec anew")
-    return data
+    return load_pinned("datasets", name, _read)
+
+
+def _read(name: str, kept: Any) -> TextData:
+    """Of JSON, in which the segments of a row of text are lists."""
+    return TextData(name, {split: [row if isinstance(row, dict) else [(text, learn) for text, learn in row]
+                                   for row in rows] for split, rows in kept["splits"].items()}, end=kept["end"])
 
 
 def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
@@ -116,7 +98,7 @@ def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
     if said := remarks(splits):
         warnings.warn(f"{name}: {'; '.join(said)}", DatasetWarning, stacklevel=2)
     registered = TextData(name, splits, end=end)
-    write_whole(cache_folder() / "datasets" / f"{registered.hash}.json", json.dumps({"splits": splits, "end": end}))
+    keep_pinned("datasets", registered.hash, {"splits": splits, "end": end})
     return f"{name}@{registered.hash}"
 
 

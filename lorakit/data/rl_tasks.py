@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorakit import sources
-from lorakit.bases.models import cache_folder
 from lorakit.data.data_files import SPLITS, DatasetError
+from lorakit.data.pinned import keep_pinned, load_pinned
 from lorakit.data.rows import refuse_half_characters
 from lorakit.data.tokens import encode
-from lorakit.durable import write_whole
-from lorakit.names import UnknownNameError, check_new_name, hub_loader, resolve_name
+from lorakit.names import check_new_name
 from lorakit.rewards import scheme
 
 Problem = dict[str, Any]
@@ -82,26 +81,7 @@ def load_task(name: str) -> Task:
     >>> load_task("copy").splits["test"][0]["prompt"].startswith("copy ")
     True
     """
-    pinned = resolve_name("tasks", name)
-    short, _, pin = pinned.partition("@")
-    if "/" in short:
-        return hub_loader("tasks", short)(pin)
-    path = cache_folder() / "tasks" / f"{pin}.json"
-    if path.exists():
-        try:
-            task = Task(short, **json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise DatasetError(f"task {pinned!r} cannot be read from the cache ({path}): delete that file, and if the "
-                               "task is your own, register it again") from error
-    elif short in sources.pins("tasks"):
-        task = sources.loader("tasks", short)()
-    else:
-        raise UnknownNameError(f"task {pinned!r} was registered on another machine or its cache was emptied: call "
-                               f"lorakit.register_task({short!r}, …) again")
-    if task.hash != pin:
-        raise DatasetError(f"{short} is pinned to {pin}, but its problems now hash to {task.hash}: use the version "
-                           "(of what generates them, too) that made the record, or run the spec anew")
-    return task
+    return load_pinned("tasks", name, lambda short, kept: Task(short, **kept))
 
 
 def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: str = "exact", stop: str | None = None,
@@ -167,8 +147,8 @@ def _check_grader(name: str, rows: Sequence[Problem], grader: str, stop: str | N
 
 def keep(task: Task) -> None:
     """Put a task into the cache, from which it is loaded by its hash from now on."""
-    settings = {"splits": task.splits, "grader": task.grader, "stop": task.stop, "chat": task.chat}
-    write_whole(cache_folder() / "tasks" / f"{task.hash}.json", json.dumps(settings))
+    keep_pinned("tasks", task.hash, {"splits": task.splits, "grader": task.grader, "stop": task.stop,
+                                     "chat": task.chat})
 
 
 def encode_prompts(task: Task, split: str, tokenizer: Any, context: int, max_completion_length: int) -> list[list[int]]:
