@@ -25,13 +25,6 @@ def test_the_ratio_follows_the_run_length_and_leaves_out_the_edge_of_a_grid():
     assert found["count"].tolist() == [5, 5]
 
 
-def test_full_fine_tuning_may_come_from_another_frame():
-    best = best_by_length(CURVES)
-    lora, full = best[best["arm"] != "full"], best[best["arm"] == "full"]
-    assert ratios(lora, full)["ratio"].tolist() == ratios(best)["ratio"].tolist()
-    assert ratios(lora).empty
-
-
 def test_regret_is_a_share_of_the_improvement_read_between_trained_rates():
     assert regret(CURVES, "full", 1e-3, BASE) == 0
     assert regret(CURVES, "full", 1e-2, BASE) == pytest.approx(0.1 / (BASE - 1.0))

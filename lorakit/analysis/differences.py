@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from lorakit.analysis.curves import FrameError
-from lorakit.analysis.statistics import Interval, Optimum, SeedError, equivalent, over_seeds, ratio_interval
+from lorakit.analysis.statistics import Interval, Optimum, SeedError, equivalent, minus, over_seeds, ratio_interval
 
 Word = Literal["equal", "worse", "better", "open"]
 
@@ -79,7 +79,7 @@ def difference(table: pd.DataFrame, arm: str, against: str, unit: Unit, margin: 
     values = table[[arm, against]].dropna()
     if values.empty:
         raise FrameError(f"{arm} and {against} have no seed in common: run both with the same seeds")
-    span = over_seeds([_minus(a, b) for a, b in values.itertuples(index=False)], confidence).scaled(unit.factor)
+    span = over_seeds([minus(a, b) for a, b in values.itertuples(index=False)], confidence).scaled(unit.factor)
     test = equivalent(span, margin)
     apart: Word = "better" if span.mean * unit.better > 0 else "worse"
     word: Word = "equal" if test == "equal" else apart if test == "different" else "open"
@@ -98,7 +98,3 @@ def rate_ratio(arm: str, best: Optimum, against: str, reference: Optimum) -> Int
     one, other = (replace(side, per_seed={seed: side.per_seed[seed] for seed in both}) for side in (best, reference))
     return ratio_interval(one, other) if len(both) > 1 else Interval(
         best.learning_rate / reference.learning_rate, 0.0, math.inf, 1)
-
-
-def _minus(a: float, b: float) -> float:
-    return math.nan if math.isinf(a) and math.isinf(b) else a - b

@@ -35,14 +35,13 @@ def best_by_length(curves: pd.DataFrame, **window: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "rank", "step", "seed", "learning_rate"])
 
 
-def ratios(best: pd.DataFrame, full: pd.DataFrame | None = None) -> pd.DataFrame:
+def ratios(best: pd.DataFrame) -> pd.DataFrame:
     """LoRA's best rate over full fine-tuning's, with the same step and seed: the rows of LoRA with a column `ratio`.
 
     Args:
         best: of `best_by_length`.
-        full: rows of full fine-tuning from another such frame; None takes those of `best`.
     """
-    under = (best if full is None else full).query("arm == 'full'")[["step", "seed", "learning_rate"]]
+    under = best.query("arm == 'full'")[["step", "seed", "learning_rate"]]
     both = best[best["arm"] != "full"].merge(under, on=["step", "seed"], suffixes=("", "_full"))
     return both.assign(ratio=both["learning_rate"] / both["learning_rate_full"])
 

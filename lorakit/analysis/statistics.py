@@ -114,10 +114,11 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
     if left.keys() != right.keys() or len(left) != len(a) or len(right) != len(b):
         raise SeedError(f"seeds do not pair: {sorted(a.keys())} against {sorted(b.keys())}; "
                         "run each arm once with each seed, or drop the odd ones from both")
-    return mean_interval([_minus(left[seed], right[seed]) for seed in sorted(left)], confidence)
+    return mean_interval([minus(left[seed], right[seed]) for seed in sorted(left)], confidence)
 
 
-def _minus(a: float, b: float) -> float:
+def minus(a: float, b: float) -> float:
+    """a − b, and no number where both diverged."""
     return math.nan if math.isinf(a) and math.isinf(b) else float(a) - float(b)
 
 

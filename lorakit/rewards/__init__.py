@@ -30,6 +30,7 @@ from lorakit.rewards.answers import (
 )
 from lorakit.rewards.capture import CaptureError, importable, load, store, stored
 from lorakit.rewards.symbolic import UngradableError, require_sympy, same_mathematics
+from lorakit.spec_fields import shown
 
 RewardFunction = Callable[..., list[float | None]]
 Extract = Callable[[str], str | None]
@@ -234,7 +235,7 @@ def checked(function: RewardFunction) -> RewardFunction:
         paid = [_finite(value) for value in values]
         for completion, value, number in zip(completions, values, paid, strict=True):
             if number is None and value is not None:
-                raise RewardError(f"reward {name} returned {_shown(value)} for the completion "
+                raise RewardError(f"reward {name} returned {shown(value)} for the completion "
                                   f"{text_of(completion)!r:.200}; allowed: a finite number, or None where there is no "
                                   "reward")
         return paid
@@ -251,13 +252,6 @@ def _finite(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):  # a whole number above 1e308, a signalling NaN, an array
         return None
     return number if math.isfinite(number) else None
-
-
-def _shown(value: Any) -> str:
-    try:
-        return f"{value!r:.200}"
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
-        return f"a {type(value).__name__} that is too long to show"
 
 
 def total(rewards: Sequence[Sequence[float | None]], weights: Sequence[float] | None = None) -> list[float | None]:

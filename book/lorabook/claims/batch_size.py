@@ -40,25 +40,23 @@ class Gaps:
     regime: Regime
 
 
-def gaps_by_batch(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None,
-                  size: str = "record") -> list[Gaps]:
+def gaps_by_batch(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None) -> list[Gaps]:
     """The gap of every LoRA arm at every batch size of one model and dataset, smallest batch first.
 
     Args:
         curves, metrics: of `tidy` and `runs`.
         peak_rate: of the base's pre-training.
-        size: at `live` the gate is not asked, and a best rate at its grid's edge only warns.
 
     Raises:
-        GridEdgeError: at `record`, a best rate is at the edge of its grid.
+        GridEdgeError: a best rate is at the edge of its grid.
     """
     found = []
     for batch in sorted(curves["batch_size"].unique()):
         rows, runs = curves[curves["batch_size"] == batch], metrics[metrics["batch_size"] == batch]
-        best = best_rate_by_validation(rows, "record" if size == "record" else "live")
+        best = best_rate_by_validation(rows)
         loss = best.pivot(index="seed", columns="arm", values="test_loss")
         full = loss["full"]
-        gate = regime_of(rows if size == "record" else rows.iloc[:0], runs, peak_rate)
+        gate = regime_of(rows, runs, peak_rate)
         lora = {str(arm): (loss[arm] - full).to_dict() for arm in loss if arm != "full"}
         found.append(Gaps(int(batch), lora, (runs["base_test_loss"].mean() - full).to_dict(), gate))
     return found

@@ -10,8 +10,7 @@ from lorabook.claims.claim import claim
 from lorabook.claims.decisions import FAILS, OPEN, Finding, Limit, Unit, decide, exactly, over_seeds
 from lorabook.claims.evidence import Scale
 from lorabook.claims.regime import pretraining_facts
-from lorakit.specs import LoRASpec
-from lorakit.theory.compute import training_flops
+from lorabook.claims.step_cost import counts
 from lorakit.theory.shapes import ModelShape
 
 if TYPE_CHECKING:
@@ -54,28 +53,21 @@ def flops_ratio(store: Store) -> list[tuple[Scale | None, Finding]]:
 
 def _judge(shape: ModelShape, records: list[Record]) -> Finding:
     width = next(m.d_in for m in shape.matrices if m.name == "q_proj")
-    counted = {record.spec["rank"]: float(record.metrics["flops"] or 0) for record in records}
-    if None not in counted:
+    counted = counts(records).sort_values("rank")
+    if "full" not in set(counted["arm"]):
         return Finding(OPEN, "Full fine-tuning was not counted.")
-    ratios = {rank: flops / counted[None] for rank, flops in sorted(counted.items(), key=lambda item: item[0] or 0)
-              if rank is not None}
-    low = [ratio for rank, ratio in ratios.items() if rank <= width / LOW]
+    ranks = counted.dropna(subset="rank")
+    low = ranks.loc[ranks["rank"] <= width / LOW, "share"].tolist()
     if len(low) < 2:
         return Finding(OPEN, f"Only {len(low)} counted ranks are at most 1/{LOW} of the hidden size, {width}.")
-    off = max(100 * abs(flops / _formula(shape, records, rank) - 1) for rank, flops in counted.items())
-    words = ", ".join(f"rank {rank} {ratio:.3f}" for rank, ratio in ratios.items())
+    off = float(100 * counted["off"].abs().max())
+    words = ", ".join(f"{row.arm} {row.share:.3f}" for row in ranks.itertuples())
     reason = (f"LoRA's counted FLOPs as a share of full fine-tuning's: {words}. Ranks up to {width // LOW} count as "
               f"low here; a square matrix of this width breaks even at rank {width // 6}.")
     span = exactly(sum(low) / len(low), min(low), max(low), len(low))
     found = decide([LOW_RANKS.measured("FLOPs of LoRA / full, low ranks", span), FORMULA.measured("", exactly(off))],
                    corrected=False, before=reason)
     return replace(found, outcome=FAILS) if found.outcome == OPEN else found  # counts leave nothing open
-
-
-def _formula(shape: ModelShape, records: list[Record], rank: int | None) -> float:
-    spec = next(record.spec for record in records if record.spec["rank"] == rank)
-    per_token = training_flops(shape, LoRASpec(rank=rank) if rank else None, spec["length"])
-    return sum(per_token.values()) * float(spec["batch_size"]) * float(spec["length"])
 
 
 @claim("T2", source="trl2025lora", chapter="09-grpo", computed=True, corrected=False, limits=[PEAK],

@@ -20,7 +20,7 @@ from lorabook.experiments.learning_rate import LEAST_EPSILON
 from lorakit.analysis.curves import optima
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.rates import power_law
-from lorakit.analysis.statistics import GridEdgeError, Interval, Size
+from lorakit.analysis.statistics import GridEdgeError, Interval
 from lorakit.specs import SFTSpec
 
 if TYPE_CHECKING:
@@ -49,22 +49,21 @@ def recorded_ladder(store: Store) -> list[Record]:
     return [records[spec.id] for spec in specs + (more if all(spec.id in records for spec in more) else [])]
 
 
-def width_ladder(records: Sequence[Record], size: Size = "record") -> pd.DataFrame:
+def width_ladder(records: Sequence[Record]) -> pd.DataFrame:
     """One row a width and seed: `width`, `seed`, best rates `lora` and `full`, `ratio`, `regime` (a `Regime`).
 
     Args:
         records: of embedded bases of several widths, all runs of each.
-        size: a best rate at the grid's edge is an error at `record`, a warning at `live`.
 
     Raises:
-        GridEdgeError: see `size`.
+        GridEdgeError: a best rate is at the edge of its grid.
     """
     rows = []
     for model in dict.fromkeys(record.spec["model"] for record in records):
         mine = [record for record in records if record.spec["model"] == model]
         curves, facts = tidy(mine), pretraining_facts(model)
-        best = optima(curves, size)
-        gate = regime_of(curves, runs(mine), facts.get("peak_learning_rate"), size)
+        best = optima(curves)
+        gate = regime_of(curves, runs(mine), facts.get("peak_learning_rate"))
         lora = best[f"rank {WIDTH_RANK}"].per_seed
         rows += [{"width": facts["hidden_size"], "seed": seed, "lora": lora[seed], "full": full,
                   "ratio": lora[seed] / full, "regime": gate} for seed, full in best["full"].per_seed.items()]

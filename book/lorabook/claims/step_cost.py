@@ -44,8 +44,8 @@ def counts(records: Iterable[Record]) -> pd.DataFrame:
         per_token = training_flops(ModelShape.of(spec["shape"]), _lora(spec), spec["length"], spec["recompute"])
         computed = sum(per_token.values()) * spec["batch_size"] * spec["length"]
         flops = float(record.metrics["flops"] or 0)
-        rows.append({"model": spec["shape"], "arm": _arm(spec), "recompute": spec["recompute"], "flops": flops,
-                     "off": flops / computed - 1})
+        rows.append({"model": spec["shape"], "arm": _arm(spec), "rank": spec["rank"], "recompute": spec["recompute"],
+                     "flops": flops, "off": flops / computed - 1})
     frame = pd.DataFrame(rows)
     full = frame[(frame["arm"] == "full") & ~frame["recompute"]].set_index("model")["flops"]
     return frame.assign(share=frame["flops"] / frame["model"].map(full))
