@@ -50,7 +50,7 @@ from lorakit.analysis import plots
 
 
 @pytest.mark.parametrize("call", ["lk.run([lk.SFTSpec(learning_rate=1e-3)], 'nowhere')", "lk.load_model('tiny')",
-                                  "lk.register_dataset('x', [])"])
+                                  "lk.register_task('x', [])"])
 def test_without_the_extra_training_says_what_to_install(call):
     done = python(WITHOUT_TORCH + call)
     assert done.returncode == 1
