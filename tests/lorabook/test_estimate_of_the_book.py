@@ -33,9 +33,9 @@ def test_c11_follows_its_rule(tmp_path, ranks, factor, outcome):
 
 
 def test_c11_fails_where_a_low_rank_saves_nothing(tmp_path, monkeypatch):
-    from lorabook.claims import cost
+    from lorabook.claims import step_cost
 
-    monkeypatch.setattr(cost, "training_flops", lambda shape, lora, length: {"all": 10.0 if lora else 10.1})
+    monkeypatch.setattr(step_cost, "training_flops", lambda shape, lora, *_: {"all": 10.0 if lora else 10.1})
     store = Store(tmp_path)
     for rank in (None, 1, 4):
         spec = {"model": "tiny@1", "shape": "tiny", "rank": rank, "recompute": False, "batch_size": 1, "length": 1}
