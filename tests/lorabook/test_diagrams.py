@@ -9,7 +9,7 @@ from lorabook.page import memory_diagram
 from lorakit.theory.capacity import recommend_rank
 
 FOLDER = Path(__file__).parents[2] / "book" / "_static" / "diagrams"
-NAMES = {"lora", "layers", "grpo", "merge", "alpha", "first-step", "batch", "capacity", "step"}
+NAMES = {"lora", "layers", "grpo", "merge", "alpha", "first-step", "batch", "capacity", "step", "pack"}
 PHONE, LEAST = 358, 11  # the column of a phone of 390 pixels, and how high a letter is at least
 
 
@@ -59,3 +59,11 @@ def test_the_bars_of_capacity_are_the_calculators():
     one, need = (float(re.search(rf'class="{kind}" x="4" y="\d+" width="([\d.]+)"', text).group(1))
                  for kind in ("train", "data"))
     assert need / one == pytest.approx(20e6 / unit, rel=1e-3)
+
+
+def test_a_pack_has_the_work_of_its_runs_and_one_fixed_cost():
+    alone, pack = (re.findall(rf'class="(grad|train)" x="\d+" y="{y}" width="(\d+)"', drawings()["pack"])
+                   for y in (30, 120))
+    width = {kind: int(next(size for one, size in alone if one == kind)) for kind in ("grad", "train")}
+    assert sorted(alone) == sorted(4 * [(kind, str(size)) for kind, size in width.items()])
+    assert sorted(pack) == [("grad", str(width["grad"])), *4 * [("train", str(width["train"]))]]

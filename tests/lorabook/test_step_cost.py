@@ -53,8 +53,3 @@ def test_the_clock_takes_the_records_of_most_rounds_as_shares_of_full():
     assert frame.set_index("arm")["share"].to_dict() == {"full": 1.0, "rank 8": 0.5}
     assert frame["forward"].tolist() == pytest.approx([2.0, 2.0]), "milliseconds, the median"
     assert "rank 8" in repr(step_cost.table(frame.set_index("arm")[["share"]], "arm", ".2f"))
-
-
-def test_packs_are_faster_than_loops_and_than_trl():
-    gains = step_cost.pack_gains()
-    assert 1 < gains["peft"] < gains["trl"]

@@ -1,7 +1,8 @@
 """Where a step's time goes, packed and in a plain loop: torch's profiler, as microseconds of a step of one run.
 
-The clock is read without the profiler. Each operation's own time is the profiler's, which lengthens the small ones a
-little; what remains of the clock is Python and the launching of operations.
+The clock is read without the profiler. Each operation's own time is the profiler's, which lengthens small ones; where
+their sum is more than the clock's, all are shortened to it. What remains of the clock is Python and the launching of
+operations.
 """
 
 from __future__ import annotations
@@ -51,10 +52,11 @@ def where_time_goes(setting: Setting) -> Iterator[Record]:
         whole = 1e6 * median(outcome.step() for outcome in found[name])
         few, more = (profiled(partial(arm, [replace(spec, steps=n * steps) for spec in specs], setting.device))
                      for n in (1, 2))
-        parts = {kind: (more[kind] - few[kind]) / (steps * count) for kind in more}  # free of set-up and evaluations
-        metrics |= {f"{name}_{kind}": value for kind, value in parts.items()}
-        own = sum(value for kind, value in parts.items() if kind != "launched")
-        metrics |= {f"{name}_whole": whole, f"{name}_rest": max(0.0, whole - own)}
+        parts = {kind: max(0.0, more[kind] - few[kind]) / (steps * count) for kind in more}  # free of set-up
+        metrics |= {f"{name}_launched": parts.pop("launched"), f"{name}_whole": whole}
+        own = sum(parts.values())
+        metrics |= {f"{name}_{kind}": value * min(1.0, whole / own) for kind, value in parts.items()}
+        metrics |= {f"{name}_profiled": own, f"{name}_rest": max(0.0, whole - own)}
     setting.say("P7, profile: " + ", ".join(f"{name} {value:.0f}" for name, value in metrics.items()))
     yield to_record(setting, "profile", {"model": base.model, "rank": RANK, "configurations": count, "steps": steps,
                                          "batch_size": BATCH, "max_length": LENGTH}, metrics)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import pandas as pd
 
 from lorakit.analysis.tables import Table
-from lorakit.records import Record, Store
+from lorakit.records import Record
 from lorakit.specs import LoRASpec
 from lorakit.theory.compute import training_flops
 from lorakit.theory.memory import peak_bytes, training_bytes
@@ -85,13 +84,6 @@ def clock(records: Iterable[Record]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     full = frame[frame["arm"] == "full"].set_index("case")["seconds"]
     return frame.assign(share=frame["seconds"] / frame["case"].map(full))
-
-
-def pack_gains() -> dict[str, float]:
-    """How many times the packed engine's time others took for one sweep of `tiny`: `peft` (tuned loops) and `trl`."""
-    kept = Store(Path(__file__).parents[1] / "benchmarks" / "results").records("cpu", "packed-sweep")
-    newest = max((r for r in kept if r.spec["name"] == "packed-sweep-tiny"), key=lambda r: str(r.provenance["date"]))
-    return {name: float(newest.metrics[f"{name}_tuned_over_packed_median"] or 0) for name in ("peft", "trl")}
 
 
 def table(frame: pd.DataFrame, name: str, form: str, caption: str = "") -> Table:
