@@ -61,7 +61,9 @@ class Sizes:
     """Base, rank, and by goal the sequences of a step.
 
     Args:
+        rate: the highest learning rate.
         fewer: configurations of the largest pack in a rehearsal; None for those of the goal.
+        at_once: tokens of a step of all configurations, which memory holds; larger packs are cut to it.
     """
 
     base: dict[str, str]
@@ -70,13 +72,15 @@ class Sizes:
     steps: int
     batches: dict[str, tuple[int, ...]]
     dtype: Literal["float32", "bfloat16"] = "float32"
+    rate: float = 1e-3
     fewer: int | None = None
+    at_once: int = 2**15
 
 
 SIZES = {
     "cpu": Sizes({"P1": "small"}, 8, 64, 6, {"P1": (1, 2, 8, 32), "P2": (2,), "P3": (2,), "P4": (8,), "P5": (8,)}),
     "gpu": Sizes({}, 32, 512, 12, {"P1": (2, 4, 8, 16, 32), "P2": (4,), "P3": (8,), "P4": (8,), "P5": (8,)},
-                 "bfloat16"),
+                 "bfloat16", rate=1e-5),
 }
 BASE = {"cpu": "tiny", "gpu": "smollm2-shape"}
 QUICK = Sizes({"P1": "small"}, 2, 16, 3, dict.fromkeys(GOALS, (1,)), fewer=2)
@@ -91,7 +95,7 @@ def step_times(goal: str, setting: Setting) -> Iterator[Record]:
     sizes = QUICK if setting.quick else SIZES[setting.profile]
     model = base_name(sizes.base.get(goal, BASE["cpu" if setting.quick else setting.profile]))
     for batch in sizes.batches[goal]:
-        base = SFTSpec(model=model, dataset="real-text", learning_rate=1e-3, steps=sizes.steps, batch_size=batch,
+        base = SFTSpec(model=model, dataset="real-text", learning_rate=sizes.rate, steps=sizes.steps, batch_size=batch,
                        max_length=sizes.length, evaluations=2, evaluation_tokens=1, dtype=sizes.dtype)
         arms = {name: (engine, _specs(base, kind, sizes, count))
                 for name, (engine, kind, count) in GOALS[goal].arms.items()}
@@ -119,9 +123,9 @@ def step_times(goal: str, setting: Setting) -> Iterator[Record]:
 
 
 def _specs(base: SFTSpec, kind: str, sizes: Sizes, count: int) -> list[SFTSpec]:
-    count = min(count, sizes.fewer or count)
+    count = min(count, sizes.fewer or count, sizes.at_once // (base.batch_size * base.max_length))
     lora = LoRASpec(rank=sizes.rank) if kind == LORA else None
-    return [replace(base, lora=lora, learning_rate=1e-3 * 0.8**k) for k in range(count)]
+    return [replace(base, lora=lora, learning_rate=sizes.rate * 0.8**k) for k in range(count)]
 
 
 def _utilization(steps: dict[str, tuple[SFTSpec, float]], device: str) -> dict[str, float]:
