@@ -29,7 +29,7 @@ class Law:
     Args:
         off: median relative error over what was timed.
 
-    >>> Law(0.004, 1e-5).step(16, 128)
+    >>> round(Law(0.004, 1e-5).step(16, 128), 5)
     0.02448
     """
 
