@@ -1,10 +1,16 @@
 """What the page on speed says: the law, gains, waits, goals, and what was not timed."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import lorakit as lk
 from lorabook.claims import pack_time
 from lorabook.claims.pack_time import GOALS, NOT_TIMED, Law
 from lorakit.records import Record, Store
+
+CHAPTER = Path(__file__).parents[2] / "book" / "14-how-fast.md"
 
 
 def made(name, metrics, date="2026-11-26", curve=None, **spec):
@@ -66,6 +72,34 @@ def test_what_a_pack_cannot_save_is_a_share_of_its_step():
     assert found["ceiling"] == pytest.approx(400 / 90)
     assert pack_time.profile([record])["microseconds"].sum() == 500
     assert set(pack_time.remains([]).values()) == {None}
+
+
+def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
+    """The chapter's own chart cells, on records that are not there yet."""
+    jupytext = pytest.importorskip("jupytext", reason="needs the book's packages")
+    cells = [cell.source for cell in jupytext.read(CHAPTER, fmt="md:myst").cells
+             if cell.cell_type == "code" and "lk.plots." in cell.source]
+    assert len(cells) == 4
+    ratios = {f"{arm}_over_packed_{part}": value for arm in ("vmap", "peft_tuned", "trl_tuned")
+              for value, part in enumerate(("low", "median", "high"), 2)}
+    waits = {f"{arm}_until_{share}%": share / 10 for arm in ("packed", "time_sliced", "peft_tuned")
+             for share in (25, 100)}
+    parts = {f"{arm}_{kind}": 1.0 for arm in ("packed", "peft_tuned") for kind in (
+        "products", "others", "rest", "optimizer", "whole", "launched")} | {"packed_rest": 0.1}
+    store.append("cpu", "packed-sweep", made("packed-sweep-small", ratios | waits | {"tokens_per_step": 128},
+                                             points=16))
+    store.append("cpu", "profile", made("profile", parts))
+    for tokens in (64, 2048):
+        store.append("cpu", "step-p1", stepped(tokens, Law(0.002, 1e-5), Law(0.004, 1e-5)))
+    small, steps = pack_time.newest("packed-sweep-small")[0], pack_time.newest("step-p1")
+    names = {"lk": lk, "pack_time": pack_time, "small": small, "steps": steps, "loops": pack_time.times(small)}
+    for source in cells:
+        *before, last = ast.parse(source).body
+        exec(compile(ast.Module(before, []), "cell", "exec"), names)  # noqa: S102 - it is our own text
+        chart = eval(compile(ast.Expression(last.value), "cell", "eval"), names)  # noqa: S307
+        assert "mark" in str(chart.to_dict()), source
+    assert NOT_TIMED not in {value for name, value in pack_time.numbers().items() if name not in ("gpu", "grpo", "one",
+                                                                                              "sixteen")}
 
 
 def test_goals_have_a_verdict_where_they_are_asked_and_else_are_not_timed(store):

@@ -125,10 +125,10 @@ def turns_are_early(waited: pd.DataFrame) -> bool:
 
 
 def profile(records: Sequence[Record]) -> pd.DataFrame:
-    """Arm, kind and microseconds of a step of one run, from `profile`; empty where it was not made."""
+    """Arm, component and microseconds of a step of one run, from `profile`; empty where it was not made."""
     rows = [(NAMES[arm], words, record.metrics[f"{arm}_{kind}"]) for record in records
             for arm in ("peft_tuned", "packed") for kind, words in KINDS.items()]
-    return pd.DataFrame(rows, columns=["arm", "kind", "microseconds"])
+    return pd.DataFrame(rows, columns=["arm", "component", "microseconds"])
 
 
 def remains(records: Sequence[Record]) -> dict[str, float | None]:
