@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -58,7 +58,10 @@ class Progress:
     def __enter__(self) -> Progress:
         if self.visible:
             if self.has_bar:
-                self._bar = _tqdm()(total=1.0, bar_format="{desc} |{bar}|", file=sys.stderr, dynamic_ncols=True)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # it warns in a notebook without ipywidgets
+                    from tqdm.auto import tqdm
+                self._bar = tqdm(total=1.0, bar_format="{desc} |{bar}|", file=sys.stderr, dynamic_ncols=True)
             self._thread.start()
         return self
 
@@ -147,13 +150,3 @@ def _shows_bars() -> bool:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     notebook = type(shell).__name__ == "ZMQInteractiveShell"
     return not os.environ.get("TQDM_DISABLE") and (sys.stderr.isatty() or notebook)
-
-
-def _tqdm() -> Any:
-    if importlib.util.find_spec("ipywidgets") is None:  # tqdm.auto would warn in a notebook
-        from tqdm import tqdm
-
-        return tqdm
-    from tqdm.auto import tqdm
-
-    return tqdm

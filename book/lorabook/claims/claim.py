@@ -29,7 +29,6 @@ class Claim:
         needs: which of their runs the rule cannot do without.
         computed: whether nothing of it rests on `Evidence`.
         seeds: that a verdict needs where it is not the profile's number.
-        corrected: whether "does not hold" takes Bonferroni's correction.
         written: when the rule was first written, to the minute (UTC).
         changed: the day on which it was changed; empty if never.
         why: the reason of that change, or of a rule that was written after its records, in whole sentences.
@@ -50,7 +49,6 @@ class Claim:
     needs: Callable[[Any], bool] = lambda spec: True
     computed: bool = False
     seeds: int | None = None
-    corrected: bool = True
     written: str = ""
     changed: str = ""
     why: str = ""
@@ -73,7 +71,6 @@ def claim(id: str, *, limits: Sequence[Limit] = (), corrected: bool = True,  # n
         text = (inspect.getdoc(rule) or "").format_map(getattr(rule, "__globals__", {}))
         statement, *measured = (" ".join(part.split()) for part in text.split("\n\n"))
         words = " ".join(filter(None, (*measured, rule_words(limits, corrected))))
-        return Claim(id=id, rule=rule, statement=statement, rule_text=words, limits=limits, corrected=corrected,
-                     **fields)
+        return Claim(id=id, rule=rule, statement=statement, rule_text=words, limits=limits, **fields)
 
     return make

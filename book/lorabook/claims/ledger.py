@@ -13,6 +13,7 @@ from lorabook.claims.evidence import Evidence, Scale
 from lorabook.claims.regime import pretraining_facts
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError
+from lorakit.names import UnknownNameError
 
 if TYPE_CHECKING:
     from lorakit.records import Store
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
 PROFILES = ("cpu", "gpu", "paper")
 
 
-class UnknownClaimError(KeyError):
+class UnknownClaimError(UnknownNameError):
     """No claim, or no verdict, has this id."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class VerdictChanged(RuntimeError):  # noqa: N818 - named for what happened: the records say something else now
