@@ -15,7 +15,7 @@ from test_browser import open_page
 
 import lorakit as lk
 from lorabook.page.calculator import MODELS, CalculatorError, Question, advise
-from lorabook.page.calculator_form import HEADLINE, LINES, Support, fragment, page_data, shown
+from lorabook.page.calculator_form import CARD, FIRST, HEADLINE, LINES, Support, fragment, page_data, shown
 from lorabook.page.code_tabs import HUB_IDS, TABS, filled, template, values
 from lorakit.theory.capacity import CapacityError
 from lorakit.theory.configs import ConfigError, known_config
@@ -119,7 +119,7 @@ def test_limits_are_said_in_the_same_words(tmp_path):
 @pytest.fixture(scope="module")
 def whole():
     """The calculator's HTML with nothing but words to rest on, its scripts inside."""
-    nothing = Support("a test", "low: no run", ("02-rank", "Rank"))
+    nothing = Support("a test", "low: no run", ("02-rank", "Rank"), "Because it is.")
     text = fragment({task: dict.fromkeys(LINES, nothing) for task in ("sft", "rl")})
     for name in ("calculator", "calculator-page"):
         text = text.replace(f'<script src="../_static/{name}.js"></script>', f"<script>{script(name)}</script>")
@@ -161,6 +161,19 @@ def test_the_page_answers_a_reader_and_refuses_nonsense_in_words(whole, tmp_path
     assert empty["notes"].startswith("No answer. label tokens or episodes: nothing")
     assert "above 2,560" in high["notes"]
     assert "adds nothing" in wide["notes"]
+
+
+@pytest.mark.parametrize("task", ["sft", "rl"])
+def test_an_address_opens_either_answer_and_both_stand_first_with_their_reasons(whole, tmp_path, task):
+    page = tmp_path / "page.html"
+    page.write_text(whole, encoding="utf-8")
+    dom, _ = open_page(page, tmp_path, anchor=task)
+    values = shown(FIRST[task], advise(FIRST[task]))
+    assert f'lk-headline">{HEADLINE.format(**values)}<' in dom
+    first = dom[dom.index("lk-two"):dom.index("lk-calculator")]
+    assert CARD.format(**values) in first
+    assert f'href="#{task}"' in first
+    assert first.count("Because it is.") == 4
 
 
 def test_without_script_there_is_an_answer_and_a_table(whole):

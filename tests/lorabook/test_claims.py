@@ -206,7 +206,7 @@ def test_a_block_follows_its_verdict(shift, words):
 ])
 def test_only_what_can_be_negative_has_a_sign_and_the_limit_stands_beside_it(unit, words):
     limit = Limit("gap", (0, math.inf), unit).measured("rank 4", lambda confidence: Interval(12.0, -1.5, 20.0, 5))
-    verdict = replace(evaluate(C1, [evidence(make())]), limit=limit)
+    verdict = replace(evaluate(C1, [evidence(make())]), limit=limit, limits=(limit,))
     assert decided(verdict).startswith(words)
 
 

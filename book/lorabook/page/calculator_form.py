@@ -183,8 +183,8 @@ def answer_table(values: Mapping[str, str], support: Mapping[str, Support]) -> s
         value = html.escape(words.format(**values))
         page, chapter = one.chapter
         rows.append(f'<tr data-line="{line}"><th scope="row">{line}</th><td class="lk-value">{value}</td>'
-                    f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span> '
-                    f'<i class="lk-measured">{html.escape(one.measured)}</i> '
+                    f'<td class="lk-why"><span class="lk-sure">{sure(one.sure)}</span> · '
+                    f'<i class="lk-measured">{html.escape(one.measured)}</i> · '
                     f'<a class="lk-chapter" href="{page}.html">{chapter}</a></td></tr>')
     heads = "".join(f'<th scope="col">{head}</th>' for head in ANSWER_HEADS)
     return f'<table class="lk-answer"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'

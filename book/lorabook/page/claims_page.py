@@ -42,7 +42,7 @@ def _table(title: str, verdicts: Sequence[Verdict]) -> list[str]:
     """A row for each claim, none without claims."""
     if not verdicts:
         return []
-    return [f"## {title}", "", "| claim | verdict | on | what decided |", "| --- | --- | --- | --- |",
+    return [f"## {title}", "", "| claim | verdict | on | found |", "| --- | --- | --- | --- |",
             *map(_row, verdicts), ""]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from lorabook.claims.decisions import DEPENDS, FAILS, HOLDS, OPEN, UNTESTED
 from lorabook.claims.ledger import Verdict
@@ -78,9 +79,10 @@ def where(verdict: Verdict) -> str:
 def found(verdict: Verdict) -> str:
     """What decided, with its interval and limit: `rank 16 − full, % of …: +2.1 (−1.7 to +5.9), limit …`, or nothing.
 
-    What cannot be negative, such as `rank 16 / full`, has no sign. Intervals are of 95 %; what is exact has none.
+    Where a claim holds all its limits decided: the first, which is what it is about, stands for them. What cannot be
+    negative, such as `rank 16 / full`, has no sign. Intervals are of 95 %; what is exact has none.
     """
-    limit = verdict.limit
+    limit = verdict.limits[0] if verdict.outcome == HOLDS and verdict.limits else verdict.limit
     if limit is None:
         return ""
     span, form = limit.span, ".2g" if verdict.seeds else ".3g"
@@ -88,7 +90,7 @@ def found(verdict: Verdict) -> str:
     mean, low, high = (f"{value:{sign}{form}}".replace("-", "−") for value in (span.mean, span.low, span.high))
     interval = f" ({low} to {high})" if verdict.seeds or span.low < span.high else ""
     exact = "" if verdict.seeds else ", exact"
-    return f"{verdict.effect}: {mean}{interval}{exact}, limit {limit.unit.range(limit.inside)}"
+    return f"{replace(verdict, limit=limit).effect}: {mean}{interval}{exact}, limit {limit.unit.range(limit.inside)}"
 
 
 def late(verdict: Verdict) -> bool:
