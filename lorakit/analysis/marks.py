@@ -159,7 +159,7 @@ def axis_format(values: Sequence[float], log: bool, column: str = "") -> str:
     sizes = [abs(value) for value in values if value]
     if "learning_rate" in column or (log and sizes and min(sizes) < 1e-3):
         return ".2~e"
-    return "~g" if sizes and max(sizes) < 1e4 else "~s"
+    return ".6~g" if sizes and max(sizes) < 1e4 else "~s"  # without digits, a linear axis would write 25 as 3e+1
 
 
 def rule_marks(rules: Mapping[float, str] | Sequence[float], across: str = "y") -> list[alt.Chart]:
