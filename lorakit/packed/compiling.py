@@ -4,7 +4,9 @@ A layer at a time, as torch advises for layers that are alike: few of them are c
 there. And the attention mask is made outside, where transformers leaves it away from rows without padding: compiled
 whole, it writes a causal mask out, which torch's flash attention does not take.
 
-On a GPU the layers become CUDA graphs. That has not been tried yet: tests compare gradients on a CPU.
+On a GPU the layers become CUDA graphs. That has not been tried yet: tests compare the steps on a CPU. There it hardly
+pays: 8 runs of 2 × 64 tokens on one core took 8.0 ms a step (9.5 without) on a model of width 32, 30.5 (28.6 by
+`llama`) on one of 128, after a first step of a minute (November 2026).
 """
 
 from __future__ import annotations
