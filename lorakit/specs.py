@@ -43,8 +43,8 @@ class SFTSpec(RunSpec):
             torch's flash kernel, which takes no mask: packs give it none but where a window slides.
         tf32: a GPU multiplies float32 matrices (adapters, a float32 base) in TensorFloat32, which keeps 10 bits of the
             fraction; a CPU, and a GPU before Ampere, computes in float32 all the same. Not yet tried on a GPU.
-        torch_compile: compile the decoder layers of a pack, into CUDA graphs on a GPU: the same step from fewer
-            launches, after a minute or so of compiling. Needs a C compiler; not yet tried on a GPU.
+        torch_compile: compile the decoder layers of a pack, into CUDA graphs on a GPU: the same step but for rounding,
+            from fewer launches, after a minute or so of compiling. Needs a C compiler; not yet tried on a GPU.
         recompute: gradient checkpointing: layers keep their input only and are computed twice, for less memory.
         micro_batch: sequences in one pass, a divisor of `batch_size`; None: all, or as many as the GPU holds.
         schedule: what the rate does after the warm-up: `constant`, or down to 0 at the end, `linear` or `cosine`.

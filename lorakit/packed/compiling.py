@@ -6,7 +6,8 @@ whole, it writes a causal mask out, which torch's flash attention does not take.
 
 On a GPU the layers become CUDA graphs. That has not been tried yet: tests compare the steps on a CPU. There it hardly
 pays: 8 runs of 2 × 64 tokens on one core took 8.0 ms a step (9.5 without) on a model of width 32, 30.5 (28.6 by
-`llama`) on one of 128, after a first step of a minute (November 2026).
+`llama`) on one of 128, after a first step of a minute (November 2026). Kernels round elsewhere: after six steps losses
+differed by 4e-8 in float64, 1e-6 in float32 and 0.005 nats in bfloat16, where fused operations round less often.
 """
 
 from __future__ import annotations
