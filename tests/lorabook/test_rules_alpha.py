@@ -1,6 +1,7 @@
 """What is left of alpha once the rate is tuned, and whether high rank collapses in RL, on runs with known answers."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,8 +69,8 @@ def test_the_table_of_the_chapter_fills_where_runs_are_whole():
     rows = alphas.left_table(every(swept(lambda rank, value: 3.0 * (value == 8))) | {"clip": None}).rows
     assert [row["alpha 8"] for row in rows if row["setting"] == "clipping at 1"] == ["not run"] * 3
     assert rows[0]["alpha 8"].startswith("+3")
-    drawn = alphas.losses_over_rates(swept(), 4)
-    assert set(drawn["arm"]) == {"alpha 8", "alpha 32", "alpha 128"}
+    drawn = swept().only(rank=[16]).plot.u_curve(title="by alpha").to_dict()
+    assert "alpha 128" in str(drawn["datasets"])
 
 
 def policies(top, problems):
@@ -95,6 +96,14 @@ def policies(top, problems):
 def test_high_rank(top, fixed, growing):
     found = high_rank_verdicts({problems: policies(top, problems) for problems in (8, 32)})
     assert [one.outcome for one in found] == [fixed, growing]
+
+
+def test_runs_of_high_rank_count_where_they_are_whole():
+    made = Sweep([*policies(lambda rank, value: 0.9, 8), *policies(lambda rank, value: 0.3, 32)], strict=True)
+    specs = [GRPOSpec.from_json(record.spec) for record in made]
+    ran = SimpleNamespace(missing=0, specs=specs, only=made.only)
+    assert [one.outcome for one in high_rank_verdicts(alpha.high_rank_runs(ran))] == ["holds", "does not hold"]
+    assert alpha.high_rank_runs(SimpleNamespace(missing=1, specs=specs)) == {8: None, 32: None}
 
 
 def test_high_rank_collapses_at_one_batch_size_or_both_and_what_is_missing_is_said():

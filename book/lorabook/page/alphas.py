@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from lorabook.claims.alpha import ALPHAS, SETTINGS, arm_of, left_of_alpha
+from lorabook.claims.alpha import ALPHAS, SETTINGS, left_of_alpha
 from lorabook.claims.alpha import RANKS as COMPARED
 from lorabook.page.chapter import Chapter
-from lorakit.analysis.curves import losses_at, optima
+from lorakit.analysis.curves import optima
 from lorakit.analysis.rates import power_law
 from lorakit.analysis.statistics import GridEdgeError, Interval, Optimum, ratio_interval
 from lorakit.analysis.sweep import Sweep
@@ -140,10 +140,3 @@ def _left(sweep: Sweep | None, rank: int) -> dict[str, str]:
     except GridEdgeError:
         return {f"alpha {alpha}": "best rate at the end of its grid" for alpha in ALPHAS}
     return {f"alpha {alpha}": f"{limits[rank, alpha].span:+.1f}" for alpha in ALPHAS}
-
-
-def losses_over_rates(sweep: Sweep, rank: int) -> pd.DataFrame:
-    """Final test losses of the alphas of a rank, every rate and seed: `arm`, `learning_rate`, `seed`, `test_loss`."""
-    rows = losses_at(sweep.curves)
-    names = {arm_of(rank, alpha): f"alpha {alpha}" for alpha in sorted((*ALPHAS, 32))}
-    return rows[rows["arm"].isin(names)].assign(arm=lambda one: one["arm"].map(names))
