@@ -1,5 +1,7 @@
 """Marks as slow what `make test-fast` leaves out: files that import torch or what stands on it, and those in `LONG`.
 
+A test of another file that trains in a process of its own says so: `@pytest.mark.slow`.
+
 And the machine with GPUs that is none.
 """
 
@@ -17,12 +19,19 @@ import pytest
 TRAINS = re.compile(r"^(?:from|import) (?:torch|transformers|peft|trl|golden|plain_training|toy_rl|test_rollout|"
                     r"lorakit\.(?:packed|reference|rl|sweep|bases|adapters))\b", flags=re.MULTILINE)
 
-LONG = {"test_browser", "test_distribution", "test_readme", "test_recomputed", "test_store_kill"}
+LONG = {"test_browser", "test_distribution", "test_gpu_machine", "test_peft_and_trl", "test_readme", "test_recomputed",
+        "test_store_kill"}
 
 
 @cache
 def slow(path: Path) -> bool:
     return path.stem in LONG or TRAINS.search(path.read_text(encoding="utf-8")) is not None
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Where they are left out, files that are slow are not even imported."""
+    named = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if config.option.markexpr == "not slow" and named and slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items):

@@ -60,6 +60,7 @@ def test_a_file_that_cannot_be_meant_is_refused_with_its_entry(tmp_path, text, w
         read_specs(path)
 
 
+@pytest.mark.slow
 def test_a_user_runs_a_file_and_exports_its_adapter(tmp_path):
     (tmp_path / "sweep.yaml").write_text(SWEEP.partition("- task")[0])
     store, adapters = tmp_path / "records", tmp_path / "adapters"

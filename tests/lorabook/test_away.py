@@ -74,6 +74,7 @@ def test_a_clone_that_we_are_in_goes_before_the_one_that_is_installed(tmp_path, 
         assert results.store().root == tmp_path / "book" / "results"
 
 
+@pytest.mark.slow
 def test_the_ledger_prints_the_verdict_on_each_claim(capsys):
     assert main(["ledger", "--json", "--results", str(CLONE / "book" / "results")]) == 0
     outcomes = json.loads(capsys.readouterr().out)

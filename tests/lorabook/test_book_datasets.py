@@ -34,6 +34,7 @@ def test_the_list_and_the_builders_name_the_same_datasets():
     assert SOURCE.pins["datasets"].keys() == BUILDERS.keys()
 
 
+@pytest.mark.slow
 def test_a_hash_does_not_depend_on_the_process():
     code = ("from lorabook.data.datasets import BUILDERS; print(*(f'{n}@{b().hash}' for n, b in BUILDERS.items() "
             "if n != 'gsm8k-answers'))")
