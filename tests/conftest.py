@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-TRAINS = re.compile(r"^(?:from|import) (?:torch|transformers|peft|trl|golden|plain_training|toy_rl|test_rollout|"
-                    r"lorakit\.(?:packed|reference|rl|sweep|bases|adapters))\b", flags=re.MULTILINE)
+TRAINS = re.compile(r"^(?:from|import) (?:torch|transformers|peft|trl|golden|plain_training|toy_rl|test_rl_tasks|"
+                    r"test_rollout|lorakit\.(?:packed|reference|rl|sweep|bases|adapters))\b", flags=re.MULTILINE)
 
 LONG = {"test_browser", "test_distribution", "test_gpu_machine", "test_peft_and_trl", "test_readme", "test_recomputed",
         "test_store_kill"}
@@ -30,8 +30,8 @@ def slow(path: Path) -> bool:
 
 def pytest_ignore_collect(collection_path, config):
     """Where they are left out, files that are slow are not even imported."""
-    named = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
-    return True if config.option.markexpr == "not slow" and named and slow(collection_path) else None
+    fast = config.option.markexpr == "not slow"
+    return True if fast and collection_path.suffix == ".py" and slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items):

@@ -39,8 +39,10 @@ def test_an_unknown_name_lists_the_known_ones():
         _ = lk.rum
 
 
-def test_without_the_extra_specs_records_statistics_and_shapes_work():
+def test_without_the_extra_specs_data_records_statistics_and_shapes_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path))
     done = python(WITHOUT_TORCH + """
+assert lk.register_dataset("mine", [{"text": str(i)} for i in range(50)]).startswith("mine@")
 spec = lk.SFTSpec(learning_rate=1e-3)
 print(spec.id, len(lk.vary(spec, rank=[1, 4])), lk.ModelShape.of("tiny").parameters)
 from lorakit.analysis import plots
@@ -50,7 +52,7 @@ from lorakit.analysis import plots
 
 
 @pytest.mark.parametrize("call", ["lk.run([lk.SFTSpec(learning_rate=1e-3)], 'nowhere')", "lk.load_model('tiny')",
-                                  "lk.register_task('x', [])"])
+                                  "lk.register_model('x', None, None)"])
 def test_without_the_extra_training_says_what_to_install(call):
     done = python(WITHOUT_TORCH + call)
     assert done.returncode == 1

@@ -146,6 +146,7 @@ print(record.status, record.spec["reward"], record.metrics["reward"] > 0)
 """
 
 
+@pytest.mark.slow
 def test_a_scripts_own_reward_reaches_the_worker_process(tmp_path):
     (tmp_path / "train.py").write_text(SCRIPT)
     done = subprocess.run([sys.executable, str(tmp_path / "train.py"), str(tmp_path / "runs")], capture_output=True,

@@ -16,7 +16,6 @@ from lorakit import sources
 from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.pinned import keep_pinned, load_pinned
 from lorakit.data.rows import refuse_half_characters
-from lorakit.data.tokens import encode
 from lorakit.names import check_new_name
 from lorakit.rewards import scheme
 
@@ -165,6 +164,8 @@ def encode_prompts(task: Task, split: str, tokenizer: Any, context: int, max_com
         encoded = [tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=True, return_dict=True,
                                                  add_generation_prompt=True)["input_ids"] for text in texts]
     else:
+        from lorakit.data.tokens import encode  # and torch with it
+
         encoded = encode(tokenizer, texts)
     for number, ids in enumerate(encoded, start=1):
         if len(ids) + max_completion_length > context:

@@ -62,7 +62,8 @@ TRAINS = ("lorakit.bases", "lorakit.data", "lorakit.adapters", "lorakit.packed",
           "lorakit.sweep.device", "lorakit.sweep.forecast", "lorakit.sweep.probe", "lorakit.sweep.recorder",
           "lorakit.sweep.worker", "lorakit.sweep.worker_process", "lorabook.bases", "lorabook.data", "lorabook.probes",
           "lorabook.rehearsal.stand_ins")
-LIGHT = ("lorakit.packed.packing", "lorabook.probes.functions", "lorabook.probes.lacking")
+LIGHT = ("lorakit.data.datasets", "lorakit.data.rl_tasks", "lorakit.packed.packing", "lorabook.probes.functions",
+         "lorabook.probes.lacking")
 HAS_TO_RUN_ON_A_BARE_GPU_HOST = ("lorakit.cli", "lorabook.cli", "lorakit.sweep.sweeps", "lorabook.experiments")
 
 
@@ -173,6 +174,7 @@ def test_import_lorakit_loads_no_torch():
 
 def test_light_modules_load_no_torch():
     light = [module_name(p) for p in MODULES if not any(within(module_name(p), part) for part in TRAINS)]
+    light += [name for name in LIGHT if within(name, "lorakit")]
     assert not loaded(f"import {', '.join(light)}") & set(HEAVY)
 
 

@@ -186,6 +186,7 @@ def test_without_script_there_is_an_answer_and_a_table(whole):
     assert not re.search(r"X[a-z_]+X", re.sub(r"<template.*?</template>", "", still, flags=re.S)), "a value is missing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sft", "rl"])
 @pytest.mark.parametrize("file", TABS.values())
 def test_code_says_what_the_answer_says(task, file):
