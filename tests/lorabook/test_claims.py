@@ -163,7 +163,7 @@ def test_a_computed_claim_is_exact_and_needs_no_seeds(tmp_path):
     assert (found.outcome, found.seeds) == ("holds", 0)
     assert decided(found) == "sum: 4, exact, limit within 3 to 5"
     assert base(found) == "exact"
-    assert "**Base, 360,000 parameters, exact: holds.** It is 4." in ledger_markdown([found])
+    assert "**base, 360,000 parameters, exact: holds.** It is 4." in ledger_markdown([found])
 
     def about_nothing(store):
         """two and two is four"""
@@ -194,7 +194,7 @@ def test_a_block_follows_its_verdict(shift, words):
     found = evaluate(C1, [evidence(make(loss))])
     text, brief = (unescape(block(found, why=why)) for why in (True, False))
     assert f">{words}</span> LoRA" in text
-    assert "Base, 360,000 parameters, 32,768 training tokens, 5 seeds. " in text
+    assert "base, 360,000 parameters, 32,768 training tokens, 5 seeds. " in text
     assert found.reason in text
     assert decided(found) in brief
 
@@ -272,5 +272,5 @@ def test_the_page_lists_smaller_scales_too():
     assert ["| large |" in row for row in rows] == [True], "one row a claim"
     section = page.partition("### C1")[2]
     assert ":::{dropdown} Elsewhere: holds (base)" in section
-    assert "**Large, 135,000,000" in section
-    assert "**Base, " in section
+    assert "**large, 135,000,000" in section
+    assert "**base, " in section

@@ -82,8 +82,7 @@ def _section(verdict: Verdict) -> str:
 
 
 def _judged(verdict: Verdict) -> str:
-    place = where(verdict)
-    return f"**{place[0].upper()}{place[1:]}: {outcome_words(verdict)}.** {verdict.reason}"
+    return f"**{where(verdict)}: {outcome_words(verdict)}.** {verdict.reason}"
 
 
 def _model(verdict: Verdict) -> str:

@@ -110,4 +110,4 @@ def block(verdict: Verdict, *, why: bool) -> str:
     said += f" † {LATE[0].upper()}{LATE[1:]}." if late(verdict) else ""
     return (f'<div class="lk-claim"><p><b>{claim.id}</b> {chip(verdict)} '
             f"{html.escape(claim.statement[0].upper() + claim.statement[1:])}.</p>"
-            f'<p class="lk-found">{html.escape(said[0].upper() + said[1:])}</p></div>')
+            f'<p class="lk-found">{html.escape(said)}</p></div>')
