@@ -19,7 +19,9 @@ from lorakit.records import Store
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 SMOLLM2 = "smollm2-135m-instruct-q4"
-REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10}
+REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10,
+          "seed": lambda seed: seed < 5}
+NEW_SEEDS = REPLAY | {"seed": lambda seed: seed >= 5}
 DEFAULTS = {"model": "tiny", "batch_size": 4, "max_length": 64, "steps": 300, "evaluations": 12, "alpha": 32.0,
             "targets": "all-linear", "accumulation": 1, "init_a_scale": 1.0, "train_a": True, "reward": None,
             "learning_rate_b_ratio": 1.0, "dtype": "float32", "full_targets": "all", "expert_rank": None}
@@ -53,14 +55,15 @@ def pick(frame, base="tiny", **fields):
         column = "name" if name in ("dataset", "task") else name
         if value is None:
             frame = frame[frame[column].isna()]
-        elif not callable(value):
-            frame = frame[frame[column] == value]
+        else:
+            frame = frame[frame[column].map(value) if callable(value) else frame[column] == value]
     return frame[frame["base"] == base]
 
 
 def at_end(rows, column):
-    """Seeds by rates, of a column of the curve at its last point."""
-    ends = rows.assign(value=[curve[column][-1] for curve in rows["curve"]])
+    """Seeds by rates, of a column at the last step: on the larger set where there is one, else the curve's last."""
+    larger = rows.get("final_evaluation_tokens", pd.Series(dtype=float)).notna().any()
+    ends = rows.assign(value=rows[column] if larger else [curve[column][-1] for curve in rows["curve"]])
     return ends.pivot_table(index="seed", columns="learning_rate", values="value", aggfunc="first")
 
 
@@ -149,6 +152,18 @@ def test_c3_on_tiny(verdicts):
     spans = {rank: ratio(arms[rank], arms[0], "validation_loss") for rank in (16, 64)}
     assert spans[64][2] < 10 / 1.5, "so the claim fails at any correction near 95 %"
     same(verdicts("C3"), "does not hold", spans[64])
+
+
+def test_c3_and_c1_on_new_seeds():
+    arms = rates_of("tiny", **NEW_SEEDS)
+    of = {claim: next(one for one in verdict(claim, Store(RESULTS)).others
+                      if one.claim.experiments == ("learning-rate-fresh",)) for claim in ("C1", "C3")}
+    same(of["C3"], "does not hold", ratio(arms[16], arms[0], "validation_loss"))
+    loss = {rank: chosen(arms[rank], "test_loss", "validation_loss", "idxmin") for rank in (0, 16, 64)}
+    gain = (arms[0]["base_test_loss"].mean() - loss[0]).mean()
+    spans = [interval(100 * (loss[rank] - loss[0]) / gain) for rank in (16, 64)]
+    assert all(low > -5 and high < 5 for _, low, high in spans)
+    same(of["C1"], "holds", spans[0])
 
 
 def test_c5_has_no_batches_of_the_claim_eight_times_apart(verdicts):

@@ -23,7 +23,8 @@ WHY = (
     "best rates and wider intervals. On made-up curves that rise more steeply to the right, as those of learning rates "
     "do, five rates miss the minimum by up to a factor of 1.6 and their intervals seldom hold it; three miss it by "
     "less than 1.1. Intervals of three with one bend, taken as known, held the truth 80 to 90 times in 100 on "
-    "parabolas; the jackknife's hold it 91 to 95 times."
+    "parabolas; the jackknife's hold it 91 to 95 times. Written at 09:15 UTC, while the first new seeds "
+    "were being run and before anybody had read a record of them."
 )
 ON_SMOLLM2 = (
     "Best rates are those of the rule as registered, whose three rates the window keeps; the jackknife's intervals are "
