@@ -20,7 +20,7 @@ TRAINS = re.compile(r"^(?:from|import) (?:torch|transformers|peft|trl|golden|pla
                     r"test_rollout|lorakit\.(?:packed|reference|rl|sweep|bases|adapters))\b", flags=re.MULTILINE)
 
 LONG = {"test_browser", "test_distribution", "test_gpu_machine", "test_peft_and_trl", "test_readme", "test_recomputed",
-        "test_store_kill"}
+        "test_rules_real_base", "test_store_kill"}
 
 
 @cache
