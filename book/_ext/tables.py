@@ -18,8 +18,8 @@ TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
 NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
 NOTHING = {"", "–", "—", "-", "nan", "none"}
 LONG = 160  # characters of a cell that is read, not looked up
-PHONE = 40  # characters that fit beside each other on a phone
-AIR = 3  # of these, between two columns
+PHONE = 36  # characters that fit beside each other on a phone
+AIR = 2  # of these, between two columns
 WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
 
