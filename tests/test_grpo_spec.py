@@ -20,7 +20,7 @@ OTHER = {
     "scale_rewards": "group", "clip": 0.2, "iterations": 7, "importance_sampling": "none", "importance_cap": 3.0,
     "kl_coefficient": 0.7, "mask_truncated": True, "merge_to_sample": True, "use_vllm": True, "weight_decay": 0.7,
     "max_grad_norm": 0.7, "beta1": 0.7, "beta2": 0.7, "epsilon": 0.7, "seed": 7, "dtype": "bfloat16", "evaluations": 7,
-    "evaluation_problems": 7, "final_evaluation_problems": 7, "schedule": "cosine", "warmup": 3,
+    "evaluation_problems": 7, "final_evaluation_problems": 7, "schedule": "cosine", "warmup": 3, "tf32": True,
 }
 TOGETHER = {"full_targets": {"lora": None, "full_targets": "all-linear"},
             "format_steps": {"reward": "two-part", "format_steps": 7}, "clip_high": {"clip": 0.2, "clip_high": 0.28}}

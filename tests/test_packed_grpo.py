@@ -99,7 +99,7 @@ def test_loss_and_gradients_are_trls(rank, monkeypatch, tmp_path):
         work = task()
         held_out = module.HeldOut(run, work, words(), 64, [2, 3])
         trainer = _trainer(replace(run, kl_coefficient=0.0) if rank is None else run, trained, model(torch.float64),
-                           words(), work, held_out, Episodes(run, work), "none", str(tmp_path))
+                           words(), work, held_out, Episodes(run, work), "none", str(tmp_path), None)
         trainer.beta, trainer.use_vllm, trainer.current_gradient_accumulation_steps = run.kl_coefficient, True, 1
         monkeypatch.setattr(type(trainer), "_get_per_token_logps_and_entropies", plain_log_probs)
         mine = slice(k * 12, (k + 1) * 12)

@@ -112,7 +112,7 @@ if __name__ == "__main__":
     task = lk.register_task("words", [{"prompt": f"{i}: "} for i in range(60)], grader=reward, stop="\\n")
     base = lk.GRPOSpec(model="tiny-w32-s0", task=task, reward=reward, learning_rate=1e-3, prompts_per_step=2,
                        group_size=2, max_completion_length=4, evaluations=2, evaluation_problems=4)
-    specs = lk.vary(base, steps=[2, 200], rank=[2], seed=[0, 1])
+    specs = lk.vary(base, steps=[2, 600], rank=[2], seed=[0, 1])
     found = lk.run(specs, sys.argv[1], executor="ray", ray_address=sys.argv[2], processes=1,
                    checkpoint_every=0.1)
     print(*(record.status for record in found), *(record.provenance.get("resumed_at", [0])[0] > 0 for record in found))
