@@ -72,7 +72,7 @@ def test_a_node_is_killed_and_another_joins_and_the_records_are_those_of_one_mac
     model = lk.register_model("mine", *lk.load_model("tiny-w32-s0"))
     base = lk.SFTSpec(model=model, dataset=lk.register_dataset("my-sums", rows), learning_rate=1e-3, batch_size=2,
                       max_length=32, evaluations=2, evaluation_tokens=64)
-    specs = lk.vary(base, steps=[40, 41], rank=[2], learning_rate=[1e-3, 1e-2], seed=[0, 1])
+    specs = lk.vary(base, steps=[300, 301], rank=[2], learning_rate=[1e-3, 1e-2], seed=[0, 1])
     events, begun = RayWorker.events, queue.SimpleQueue()
 
     def watched(self, request):

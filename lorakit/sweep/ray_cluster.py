@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -128,7 +128,10 @@ class Cluster(AbstractContextManager["Cluster"]):
         asked = {task.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                               ).remote(): node["NodeManagerHostname"] for node in _nodes() if _units(node, self.device)}
         ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=SECONDS_TO_ANSWER) if asked else ([], [])
-        answers = [(asked[answer], ray.get(answer)) for answer in ready]
+        answers = []
+        for answer in ready:
+            with suppress(ray.exceptions.RayError):  # a node that is listed still, and gone
+                answers.append((asked[answer], ray.get(answer)))
         if bad := [f"{node} ({said if ' ' in said else f'it has {said}'})" for node, said in answers
                    if said != lorakit.__version__]:
             raise ClusterError(f"nothing was trained: {len(bad)} of {len(asked)} nodes of the Ray cluster cannot train "

@@ -71,7 +71,7 @@ def test_generated_problems_are_split_by_their_text_and_kept(cache, monkeypatch)
     for _ in range(2):
         assert load_task(f"gsm-symbolic@{task.hash}") == task
     assert FakeGym.calls == 1, "from then on they come from the cache"
-    with pytest.raises(DatasetError, match=r"gsm-symbolic is pinned to .*of what generates them"):
+    with pytest.raises(DatasetError, match=r"gsm-symbolic is pinned to .*of what generates it, too"):
         load_task("gsm-symbolic")
 
 
