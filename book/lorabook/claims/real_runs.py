@@ -65,9 +65,19 @@ class Runs:
             raise NotYetError(f"Rates are not screened yet for {', '.join(missing)}.")
         return self.screened[self.screened["arm"].isin(arms)]
 
+    @cached_property
+    def _chosen(self) -> dict[str, float]:
+        return {}
+
+    @cached_property
+    def _ends(self) -> dict[str, pd.DataFrame]:
+        return {}
+
     def chosen(self, arm: str) -> float:
         """The arm's rate of least mean validation loss at the end of the screened runs."""
-        return float(best_rate_by_validation(self.screen(arm))["learning_rate"].iloc[0])
+        if arm not in self._chosen:
+            self._chosen[arm] = float(best_rate_by_validation(self.screen(arm))["learning_rate"].iloc[0])
+        return self._chosen[arm]
 
     def confirmed(self, arm: str, column: str = "test_loss") -> dict[int, float]:
         """A column at the end, on the fresh seeds at the arm's chosen rate, by seed.
@@ -81,7 +91,9 @@ class Runs:
         if seeds < self.fresh_seeds:
             raise NotYetError(f"Needs {self.fresh_seeds} fresh seeds of {arm} at its chosen rate, {rate:g}; there are "
                               f"{seeds}.")
-        return by_seed(losses_at(rows), arm, column)
+        if arm not in self._ends:
+            self._ends[arm] = losses_at(rows)
+        return by_seed(self._ends[arm], arm, column)
 
     def gain(self, arm: str = "full") -> float:
         """100 %: the arm's mean improvement over the base on the fresh seeds, in nats.
