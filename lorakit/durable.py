@@ -61,7 +61,7 @@ def require_writable(folder: Path, file: Path | None = None) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a text into a file, whole or not at all, whatever else writes or reads it."""
+    """Put a text into a file, whole or not at all, whatever other process of this machine writes or reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(text, encoding="utf-8")

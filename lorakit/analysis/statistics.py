@@ -170,10 +170,11 @@ class Optimum:
     """The best learning rate of an arm.
 
     Args:
-        learning_rate: geometric mean over seeds of the fitted best rates.
+        learning_rate: geometric mean of `per_seed`: of the seeds' fitted best rates, or over a common window the
+            minimum of the mean losses.
         low, high: its t interval over seeds (of log10); None with a single seed.
         grid_rate: the trained rate with the least mean loss over seeds.
-        per_seed: fitted best rate of each seed.
+        per_seed: fitted best rate of each seed; over a common window its jackknife value, which may leave the grid.
         edge: `lowest` or `highest` if `grid_rate` is that end of the grid, else None.
     """
 

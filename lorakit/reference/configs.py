@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import is_torch_tf32_available
 
 from lorakit import sources
 from lorakit.adapters import peft_layers
@@ -82,7 +83,7 @@ def trl_config(spec: SFTSpec | GRPOSpec, output_dir: str = "trl-output", **optio
     else:
         fields = sft_options(spec, output_dir, device) | {"max_length": spec.max_length, "dataset_kwargs": None}
     fields = {name: value for name, value in fields.items() if name not in LEFT_OPEN}
-    fields |= {"tf32": True} if spec.tf32 else {}
+    fields |= {"tf32": True} if spec.tf32 and is_torch_tf32_available() else {}  # elsewhere it is refused
     return (SFTConfig if isinstance(spec, SFTSpec) else GRPOConfig)(**fields | options)
 
 

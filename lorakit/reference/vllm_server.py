@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -66,7 +67,7 @@ class Server:
         except HTTPError as error:
             raise ServedModelError(f"the server at {self.url} does not do what {path} asks for ({error.code} "
                                    f"{error.reason}: {error.read().decode(errors='replace')[:300]})") from None
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise ServerError(f"no vLLM server answers at {self.url} ({getattr(error, 'reason', error)}): start it "
                               "there, wait until it has loaded its model, or give its HOST:PORT") from None
         try:
@@ -130,6 +131,8 @@ class Server:
         """The mean difference of the server's log-probabilities of prompts to the base's, in nats a token."""
         import torch
 
+        if not prompts:
+            return 0.0
         asked = {"model": self.ask("/v1/models")["data"][0]["id"], "prompt": prompts, "max_tokens": 1,
                  "temperature": 1.0, "prompt_logprobs": 0}
         try:

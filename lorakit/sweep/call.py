@@ -135,10 +135,12 @@ def check_vllm(specs: Sequence[AnySpec], server: str | None = None) -> None:
             from lorakit.reference.vllm import require_vllm
 
             require_vllm(spec)
-            if server is not None:
-                from lorakit.reference.vllm_server import Server
+    if server is not None:
+        from lorakit.reference.vllm_server import Server
 
-                Server(server).settings(spec)
+        asking = {spec.dtype: spec for spec in specs if isinstance(spec, GRPOSpec) and spec.use_vllm}
+        for spec in asking.values():  # the dtype is all that it is asked about
+            Server(server).settings(spec)
 
 
 def check_server(server: str | None, specs: Sequence[AnySpec], executor: str, processes: int | None) -> None:

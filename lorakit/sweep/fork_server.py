@@ -7,7 +7,8 @@ that started it, and ends with that process, and its workers with it.
     request   {"do": "start", "folder": …, "path": [sys.path], "environment": {…}} and three handles: the worker's
               standard input, output and error
               {"do": "kill" | "wait", "pid": 123}
-    answer    the process id to `start`, and [exit status, most bytes held] to `wait`
+    answer    the process id to `start` (null where no process could be forked), and [exit status, most bytes held] to
+              `wait`
 """
 
 from __future__ import annotations
@@ -94,11 +95,15 @@ class ForkServer:
     def ask(self, request: dict[str, Any], handles: list[int] | None = None) -> Any:
         """What the server answers; raises OSError or EOFError where it has ended."""
         with self._lock:
-            self._connection.send_bytes(json.dumps(request).encode())
-            for handle in handles or ():
-                send_handle(self._connection, handle, self._process.pid)
-            answer = json.loads(self._connection.recv_bytes())
-            self.living += {"start": 1, "wait": -1}.get(request["do"], 0)
+            try:
+                self._connection.send_bytes(json.dumps(request).encode())
+                for handle in handles or ():
+                    send_handle(self._connection, handle, self._process.pid)
+                answer = json.loads(self._connection.recv_bytes())
+            except BaseException:  # interrupted: its next answer would be to this request
+                self._connection.close()
+                raise
+            self.living += {"start": answer is not None, "wait": -1}.get(request["do"], 0)
             return answer
 
     def fork(self, environment: dict[str, str], path: list[str], log: IO[str]) -> ForkedProcess:
@@ -108,6 +113,8 @@ class ForkServer:
         try:
             pid = self.ask({"do": "start", "folder": str(Path.cwd()), "path": path,
                             "environment": environment}, [there_in, there_out, log.fileno()])
+            if pid is None:
+                raise OSError("no process could be forked")
         except BaseException:
             for pipe in (stdin, stdout):
                 pipe.close()
@@ -195,7 +202,8 @@ def main() -> None:
         if request["do"] == "start":
             answer: Any = _start(connection, request)
         elif request["do"] == "kill":
-            os.kill(request["pid"], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was waited for meanwhile
+                os.kill(request["pid"], signal.SIGKILL)
             answer = None
         else:
             _, status, usage = os.wait4(request["pid"], 0)
@@ -203,9 +211,12 @@ def main() -> None:
         connection.send_bytes(json.dumps(answer).encode())
 
 
-def _start(connection: Connection, request: dict[str, Any]) -> int:
+def _start(connection: Connection, request: dict[str, Any]) -> int | None:
     handles, parent = [recv_handle(connection) for _ in range(3)], os.getpid()
-    pid = os.fork()
+    try:
+        pid: int | None = os.fork()
+    except OSError:  # no room for another process: the living ones go on
+        pid = None
     if pid == 0:
         try:
             connection.close()

@@ -123,6 +123,8 @@ class Cluster(AbstractContextManager["Cluster"]):
                 return str(lk.__version__)
             except ImportError as error:
                 return str(error)
+            except Exception as error:  # noqa: BLE001 - the driver says it
+                return f"{type(error).__name__}: {error}"
 
         task = ray.remote(version)
         asked = {task.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

@@ -76,7 +76,8 @@ def verl(spec: GRPOSpec) -> Settings:
             f"{model}.target_modules": _listed(_modules(lora)), f"{model}.lora.merge": spec.merge_to_sample,
             f"{rollout}.load_format": "safetensors"}),
         f"{fsdp}.model_dtype": "fp32", f"{fsdp}.dtype": spec.dtype, f"{fsdp}.seed": spec.seed,
-        f"{actor}.optim.lr": spec.learning_rate, f"{actor}.optim.betas": f"[{spec.beta1:g},{spec.beta2:g}]",
+        f"{actor}.optim.lr": spec.learning_rate,
+        f"{actor}.optim.betas": f"[{_number(spec.beta1)},{_number(spec.beta2)}]",
         f"{actor}.optim.weight_decay": spec.weight_decay, f"{actor}.optim.lr_warmup_steps": spec.warmup_steps,
         f"{actor}.optim.lr_scheduler_type": "constant" if spec.schedule == "linear" else spec.schedule,
         **({} if spec.epsilon == 1e-8 else {f"{actor}.optim.override_optimizer_config": f"{{eps:{spec.epsilon}}}"}),
@@ -166,7 +167,9 @@ def _lost_of_both(spec: GRPOSpec) -> list[str]:
         "mask_truncated=True": spec.mask_truncated,
         "evaluations: test problems answered greedily, before and after": True,
         "full_targets='all-linear' (all weights are trained)": spec.full_targets != "all",
-        f"targets={targets!r}: the head or experts": "head" in targets or "experts" in targets,
+        f"targets={targets!r}: the head or experts": "head" in targets or "+experts" in targets,
+        "targets='experts' (there, all linear layers are adapted)": targets == "experts",
+        "tf32=True": spec.tf32,
         "train_a=False": not lora.train_a, "shared_outer=True": lora.shared_outer,
         f"init_a_scale={lora.init_a_scale:g}": lora.init_a_scale != 1,
         f"learning_rate_b_ratio={lora.learning_rate_b_ratio:g} (an optimizer of your own)":
@@ -200,7 +203,7 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}"
+    return repr(float(value)).removesuffix(".0")
 
 
 def _call(name: str, fields: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
     cells = [cell.source for cell in jupytext.read(CHAPTER, fmt="md:myst").cells
              if cell.cell_type == "code" and "lk.plots." in cell.source]
     assert len(cells) == 4
-    ratios = {f"{arm}_over_packed_{part}": value for arm in ("vmap", "peft_tuned", "trl_tuned")
+    ratios = {f"{arm}_over_packed_{part}": value for arm in ("vmap", "peft_tuned", "trl_tuned", "time_sliced")
               for value, part in enumerate(("low", "median", "high"), 2)}
     waits = {f"{arm}_until_{share}%": share / 10 for arm in ("packed", "time_sliced", "peft_tuned")
              for share in (25, 100)}
@@ -98,8 +98,8 @@ def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
         exec(compile(ast.Module(before, []), "cell", "exec"), names)  # noqa: S102 - it is our own text
         chart = eval(compile(ast.Expression(last.value), "cell", "eval"), names)  # noqa: S307
         assert "mark" in str(chart.to_dict()), source
-    assert NOT_TIMED not in {value for name, value in pack_time.numbers().items() if name not in ("gpu", "grpo", "one",
-                                                                                              "sixteen")}
+    assert NOT_TIMED not in {value for name, value in pack_time.numbers().items()
+                             if name not in ("gpu", "grpo", "verdict_grpo", "one", "sixteen")}
 
 
 def test_goals_have_a_verdict_where_they_are_asked_and_else_are_not_timed(store):

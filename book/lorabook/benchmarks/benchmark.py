@@ -94,12 +94,12 @@ def words(record: Record) -> str:
 
 def require_equal(losses: Mapping[str, Mapping[str, float]], tolerance: float) -> None:
     """Raise RuntimeError unless every arm has the first one's losses, by the id of the run."""
+    first = next(iter(losses), "")
     for name, found in losses.items():
-        first = next(iter(losses))
-        worst = max(abs(losses[first][run] - loss) for run, loss in found.items())
-        if not worst <= tolerance:
-            raise RuntimeError(f"{name} and {first} disagree by {worst:.2g} nats (allowed: {tolerance:g}): the arms "
-                               "do not train the same thing, so their times cannot be compared")
+        apart = [abs(losses[first][run] - loss) for run, loss in found.items()]
+        if not all(one <= tolerance for one in apart):  # `max` would lose a NaN
+            raise RuntimeError(f"{name} and {first} disagree by {max(apart):.2g} nats (allowed: {tolerance:g}): the "
+                               "arms do not train the same thing, so their times cannot be compared")
 
 
 def to_record(setting: Setting, name: str, fields: dict[str, Any], metrics: dict[str, Any],

@@ -95,7 +95,7 @@ def require_alike(seeds: Sequence[tuple[float, float]], one: tuple[float, float]
         values = [seed[place] for seed in seeds]
         away = abs(one[place] - statistics.mean(values))
         band = WIDEST * statistics.stdev(values) * (1 + 1 / len(values)) ** 0.5 + 0.01
-        if len(values) > 2 and away > band:
+        if len(values) > 2 and not away <= band:
             raise RuntimeError(f"{what} of {name} is {away:.3g} from the packed seeds' mean, beyond their band of "
                                f"{band:.3g}: the arms do not do the same")
 

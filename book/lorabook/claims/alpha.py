@@ -54,7 +54,7 @@ LEFT = Limit("test loss minus that of alpha 32, in % of its improvement", (-PER_
 GAINED = Unit(" %", "% of rank 8's gain", signed=True)
 STEADY = Limit("test accuracy minus rank 8's, alpha 32, in % of its gain", (-PER_CENT, math.inf), GAINED)
 COLLAPSE = Limit("test accuracy at rank 8's best rate, alpha of four times the rank minus alpha 32, in % of rank 8's "
-                 "gain", (-math.inf, 0), GAINED, outside=(-math.inf, -PER_CENT))
+                 "gain", (-math.inf, 0), GAINED, outside=(-math.inf, -PER_CENT), fails_first=True)
 
 
 def arm_of(rank: int, alpha: int) -> str:

@@ -19,7 +19,8 @@ NOT_TIMED = "not timed"
 NAMES = {"packed": "in packs", "vmap": "torch.func vmap", "time_sliced": "time-slicing",
          "peft_tuned": "PEFT loops, tuned", "peft_default": "PEFT loops", "trl_tuned": "TRL, tuned",
          "trl_default": "TRL as it comes", "trl": "TRL"}
-KINDS = {"products": "matrix products", "others": "other operations", "optimizer": "AdamW", "rest": "Python, launching"}
+KINDS = {"products": "matrix products", "others": "other operations", "optimizer": "AdamW",
+         "rest": "Python between them"}
 
 
 @dataclass(frozen=True)
@@ -224,20 +225,26 @@ def sweeps(which: Sequence[str] = ("small", "tiny")) -> Table:
 def numbers() -> dict[str, str]:
     """The numbers of the page in words, by name; each may be `not timed`."""
     sweep, steps = newest("packed-sweep-small")[0], newest("step-p1")
-    seen = curve(steps).set_index(["arm", "tokens"])["gain"].get("16 in a pack", pd.Series(dtype=float))
+    gains = curve(steps).set_index(["arm", "tokens"])["gain"]
+    seen, by_law = (gains.get(arm, pd.Series(dtype=float)).sort_index() for arm in ("16 in a pack", "16, by the law"))
     law, megabytes, left = laws(steps), held(steps), remains(newest("profile"))
-    rl = next(goal for goal in GOALS if goal.record == "packed-grpo")
+    asked_for = dict(zip(("peft", "vmap", "grpo"), (goal for goal in GOALS if goal.name == "P7"), strict=True))
     found: dict[str, tuple[float | None, str]] = {
-        **{arm: (sweep.metrics[f"{arm}_over_packed_median"], ".1f") for arm in ("vmap", "peft_tuned", "trl_tuned")},
+        **{arm: (sweep.metrics.get(f"{arm}_over_packed_median"), ".1f")
+           for arm in ("vmap", "peft_tuned", "trl_tuned", "time_sliced")},
         "points": (sweep.spec["points"], ""), "tokens": (sweep.metrics["tokens_per_step"], ".0f"),
-        "few": (min(seen.index, default=None), ","), "most": (max(seen, default=None), ".1f"),
-        "many": (max(seen.index, default=None), ","), "least": (min(seen, default=None), ".1f"),
+        "few": (next(iter(seen.index), None), ","), "most": (next(iter(seen), None), ".1f"),
+        "many": (next(iter(seen.index[::-1]), None), ","), "least": (next(iter(seen[::-1]), None), ".1f"),
+        "law_end": (next(iter(by_law[::-1]), None), ".1f"),
+        **{f"goal_{name}": (goal.least, "g") for name, goal in asked_for.items()},
         "off": (law["pack"].off if law else None, ".0%"),
         "limit": (law["loop"].step(1, 128) / law["pack"].each / 128 if law else None, ".1f"),
         **{name: (value, ",.0f" if "launched" in name else ".1f" if name == "ceiling" else ".0%")
            for name, value in left.items()},
-        "one": (megabytes.get(1), ",.0f"), "sixteen": (megabytes.get(16), ",.0f"), "grpo": (asked(rl, "cpu"), ".1f")}
+        "one": (megabytes.get(1), ",.0f"), "sixteen": (megabytes.get(16), ",.0f"),
+        "grpo": (asked(asked_for["grpo"], "cpu"), ".1f")}
     return {name: said(value, form) for name, (value, form) in found.items()} | {
+        **{f"verdict_{name}": verdict(goal) for name, goal in asked_for.items()},
         "made": _date(sweep)[:10], "device": str(sweep.provenance["device"]),
         "gpu": "timed" if newest("step-p1", "gpu") else NOT_TIMED}
 

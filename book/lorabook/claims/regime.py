@@ -24,7 +24,7 @@ MAX_DELTA_NORM = 0.1
 MAX_BASE_TEXT_RISE = 0.1
 MIN_SKILL = 0.2
 SKILLS = ("reworded-skills", "reworded-skills-replay")  # datasets of what the embedded bases were pre-trained on
-CHANGED = "2026-11-26"
+CHANGED = "2026-11-26T02:55"
 WHY = ("The gate of post-training compares learning rates at equal tokens a step (a rate grows as the root of the "
        "batch), where a plain ratio turned away large batches for their size alone; in that unit its limit is 1, the "
        "rate of pre-training itself. It also asks whether the base has the skill that the data reword.")

@@ -66,7 +66,7 @@ def _plain(spec: Any) -> bool:
 _CHANGED: dict[Rule, tuple[str, str]] = {
     real_base.same_first_steps: (smollm2.E1_C4_CHANGED, smollm2.E1_C4_WHY),
     **dict.fromkeys((real_base.ten_times, real_base.shorter_means_more, real_base_rl.ten_times_in_rl),
-                    (window.CHANGED_AT, window.ON_SMOLLM2))}
+                    (window.CHANGED, window.ON_SMOLLM2))}
 
 
 def _on_smollm2() -> list[Claim]:

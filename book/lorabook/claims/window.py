@@ -1,4 +1,4 @@
-"""The window of a ratio of best learning rates: one rule for every claim about such a ratio, on every base and task.
+"""The window of a ratio of best learning rates: one rule for every claim about such a ratio but C13's.
 
 Written on 2026-11-26 at 09:15 UTC, while the runs on new seeds (`learning-rate-fresh`) were under way and before
 anybody had read one of their records.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CHANGED = "2026-11-26"
-CHANGED_AT = f"{CHANGED}T09:15"  # to the minute, for rules whose records are of the same day and older
+CHANGED = "2026-11-26T09:15"  # to the minute, since records of the same day are older and younger
 REACH = 1  # rates on either side of the one of least mean loss
 WINDOW: dict[str, Any] = {"reach": REACH}  # of `lorakit.analysis.statistics.optimum`
 WORDS = (
