@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.agreement import Own
 from lorakit.packed.engine import train_pack
+from lorakit.reference import configs
 from lorakit.reference.adamw import MasterAdamW
 from lorakit.reference.configs import trl_config
 from lorakit.specs import SpecError
@@ -116,12 +117,14 @@ def test_tf32_is_on_for_the_runs_that_ask_for_it_and_for_no_others(monkeypatch):
     assert seen == ["tf32", "ieee", "ieee"]
 
 
-def test_tf32_belongs_to_the_spec():
+def test_tf32_belongs_to_the_spec(monkeypatch):
     assert spec(tf32=False).id == spec().id != spec(tf32=True).id
     with pytest.raises(SpecError, match="tf32=True cannot be run; allowed: False with dtype='float64'"):
         spec(tf32=True, dtype="float64")
     with pytest.raises(ValueError, match="cannot share a pack"):
         train_pack([spec(), spec(tf32=True)], tiny(), SPLITS)
+    assert not trl_config(spec(tf32=True)).tf32, "a CPU has none, and transformers refuses it"
+    monkeypatch.setattr(configs, "is_torch_tf32_available", lambda: True)
     with pytest.raises(ValueError, match="tf32 requires Ampere"):  # transformers', on a CPU: the field arrives
         trl_config(spec(tf32=True))
 
