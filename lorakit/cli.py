@@ -34,6 +34,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda (all visible GPUs) o
 Processes = Annotated[int | None, typer.Option(help="Default: up to two on a CPU, one a GPU.")]
 Shard = Annotated[str | None, typer.Option(help="Only the I-th of N parts, I/N, into a file of its own.")]
 Ray = Annotated[str | None, typer.Option(help="Train on a Ray cluster: HOST:PORT of its head, or auto.")]
+VLLMServer = Annotated[str | None, typer.Option(help="HOST:PORT that samples for RL with vLLM.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -162,7 +163,7 @@ def run(
     stale: Annotated[Literal["keep", "retrain"], typer.Option(help="Records of older numbers.")] = "keep",
     shard: Shard = None,
     ray: Ray = None,
-    vllm_server: Annotated[str | None, typer.Option(help="HOST:PORT that samples for RL with vLLM.")] = None,
+    vllm_server: VLLMServer = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress: warnings and results alone.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -26,6 +26,7 @@ from lorakit.cli import (
     Processes,
     Ray,
     Shard,
+    VLLMServer,
     part_of,
     run_command,
     say,
@@ -59,6 +60,7 @@ def run(
     report_to: Annotated[str, typer.Option(help="A tracker such as trackio.")] = "none",
     shard: Shard = None,
     ray: Ray = None,
+    vllm_server: VLLMServer = None,
 ) -> None:
     """Train what an experiment still lacks; stops cleanly, resumes."""
     from lorakit.sweep import sweeps
@@ -74,7 +76,8 @@ def run(
         specs, _store(folder), profile=profile, experiment=file,
         engine=engine or experiments.get(experiment).engine_for(specs), device=device, processes=processes,
         time_budget=time_budget, report_to=report_to, probes=functions(experiments.get(experiment).probes, profile),
-        stale="retrain", executor="local" if ray is None else "ray", ray_address=ray))
+        stale="retrain", executor="local" if ray is None else "ray", ray_address=ray,
+        vllm_server=vllm_server))
     diverged = sum(record.status == "diverged" for record in records)
     print(f"{experiment}: {len(records)} of {len(specs)} runs recorded, {diverged} diverged")
     if len(records) < len(specs):
@@ -161,6 +164,7 @@ def refresh(
     force: Annotated[bool, typer.Option("--force", help="Also what is up to date.")] = False,
     time_budget: Annotated[float | None, typer.Option(help="Seconds; what would end later is left.")] = None,
     dollars: Annotated[float | None, typer.Option(help="The same for the list price of the GPUs here.")] = None,
+    vllm_server: VLLMServer = None,
 ) -> None:
     """Train what chapters lack, and execute those whose inputs changed; never touches sources.
 
@@ -177,7 +181,7 @@ def refresh(
         print(f"{time_budget / 3600:.2f} hours at most")
     os.environ.setdefault("LORAKIT_MISSING", "train")  # a refresh makes what its chapters lack; a build never does
     found = execute(chapters or (), profile, size, parse_parameters(parameters or []), force=force,
-                    time_budget=time_budget)
+                    time_budget=time_budget, vllm_server=vllm_server)
     for chapter in found:
         what = f"executed ({', '.join(chapter.changed)})" if chapter.changed else "up to date"
         words = f", {chapter.trained} runs trained" * (chapter.trained > 0)
@@ -231,9 +235,10 @@ def bench(
     folder: Annotated[Path | None, typer.Option("--results", help="Of the records; default: the book's.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time packs against what one would use without them, P1 to P8, on a quiet machine; writes records.
+    """Time packs against what one would use without them, P1 to P8, and Ray, on a quiet machine; writes records.
 
-    Bases are embedded or random, so nothing is fetched. On two cores all of it takes about nine minutes.
+    Bases are embedded or random, so nothing is fetched. On two cores Ray takes a quarter of an hour, all else ten
+    minutes.
     """
     from lorabook.benchmarks.bench import bench as time_all
     from lorabook.benchmarks.benchmark import Setting, words

@@ -25,6 +25,7 @@ from lorakit.specs import PACKAGE
 PROFILES = ("cpu", "gpu", "paper")
 SIZES = ("live", "record")
 CHAPTER_FILES = "[0-9][0-9]-*.md"
+RECORDS = ("results", "do-it", "lorabook/benchmarks/results")  # of all that a chapter may read
 __all__ = ["ParameterError", "RefreshError", "Refreshed", "parse_parameters", "refresh", "strip"]
 
 
@@ -62,11 +63,12 @@ def refresh(
     root: Path | None = None,
     force: bool = False,
     time_budget: float | None = None,
+    vllm_server: str | None = None,
     report: Callable[[str], None] = print,
 ) -> list[Refreshed]:
     """Execute chapters into `_build/executed/<stem>.ipynb`, skipping those whose inputs are unchanged.
 
-    The inputs are the chapter's source, the records under `book/results`, the code of lorakit with the
+    The inputs are the chapter's source, the records under `book`, the code of lorakit with the
     fingerprints of its weights and data, the parameters and Python's version; they are kept beside the output in
     `<stem>.json`. Before a chapter runs, all that its experiments define for the profile and size, and the records
     lack, is trained; with all records present nothing is. A chapter that adds records makes the ones before it run once
@@ -83,6 +85,7 @@ def refresh(
         force: execute even what is up to date.
         time_budget: seconds; no pack is started that is predicted to end later, and no chapter is executed whose runs
             are missing then. The same call goes on with what is left.
+        vllm_server: `HOST:PORT` that samples for the experiments all of whose runs use vLLM; None: each process does.
         report: is called with one line per chapter, and at the end with what changed.
 
     Returns:
@@ -106,7 +109,7 @@ def refresh(
     done, failures = list[Refreshed](), list[str]()
     for source, notebook in notebooks.items():
         left = None if ends is None else ends - time.monotonic()
-        made = complete(source.stem.partition("-")[2], profile, size, store, report, left, verdicts.before)
+        made = complete(source.stem.partition("-")[2], profile, size, store, report, left, verdicts.before, vllm_server)
         if made.defined or made.undefined:
             report(f"{source.stem}: {made}")
         failures += [f"{source.stem}: {why}" for why in made.failures]
@@ -155,7 +158,7 @@ def _choose(book: Path, chapters: Sequence[str]) -> list[Path]:
 
 def chapter_inputs(book: Path) -> dict[str, str]:
     """A hash of each thing that a chapter's numbers depend on besides its own text and parameters."""
-    results = sorted((book / "results").rglob("*.jsonl"))
+    results = [path for folder in RECORDS for path in sorted((book / folder).rglob("*.json*"))]
     return {
         "records": _hash(*(f"{path.relative_to(book).as_posix()}\n".encode() + path.read_bytes() for path in results)),
         "code": code_hash([PACKAGE, Path(__file__).parent]),

@@ -19,32 +19,17 @@ import tempfile
 import time
 from pathlib import Path
 
+from lorabook.benchmarks.refresh_time import HEAD
+
 ROOT = Path(__file__).parents[2]
-HEAD = """---
-jupytext:
-  text_representation:
-    format_name: myst
-kernelspec:
-  name: python3
-  display_name: Python 3
----
-
-# {title}
-
-```{{code-cell}} ipython3
-:tags: [parameters]
-
-profile = "cpu"
-size = "record"
-"""
 CHAPTER = HEAD + """```
 
-```{{code-cell}} ipython3
+```{code-cell} ipython3
 import json
 from pathlib import Path
-for line in sorted(Path(f"results/{{profile}}/first.jsonl").read_text().splitlines()):
+for line in sorted(Path(f"results/{profile}/first.jsonl").read_text().splitlines()):
     record = json.loads(line)
-    print("{title}", record["id"], record["status"], round(record["metrics"]["test_loss"], 5))
+    print(record["id"], record["status"], round(record["metrics"]["test_loss"], 5))
 ```
 """
 LORABOOK = """
@@ -70,7 +55,7 @@ def small_book(folder: Path) -> Path:
     """A clone with two chapters and no records."""
     (folder / "book" / "results" / "cpu").mkdir(parents=True)
     for title in ("01-first", "02-second"):
-        (folder / "book" / f"{title}.md").write_text(CHAPTER.format(title=title), encoding="utf-8")
+        (folder / "book" / f"{title}.md").write_text(CHAPTER, encoding="utf-8")
     return folder
 
 

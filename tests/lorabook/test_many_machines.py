@@ -67,10 +67,12 @@ def test_each_line_is_a_call_that_the_commands_take(tmp_path, monkeypatch):
 def test_an_experiment_of_the_book_runs_in_shards_and_on_ray(tmp_path, monkeypatch):
     asked: list = []
     monkeypatch.setattr(sweeps, "run", lambda specs, store, **wanted: asked.append((specs, wanted)) or lk.Sweep([]))
-    for more in (["--shard", "2/3"], ["--shard", "2/3", "--size", "live"], ["--ray", "head:6379"]):
+    for more in (["--shard", "2/3"], ["--shard", "2/3", "--size", "live"], ["--ray", "head:6379"],
+                 ["--vllm-server", "host:8000"]):
         assert book(["run", "rank", "--results", str(tmp_path), *more]) == cli.INCOMPLETE
-    assert [wanted["experiment"] for _, wanted in asked] == ["rank-2of3", "rank-live-2of3", "rank"]
+    assert [wanted["experiment"] for _, wanted in asked] == ["rank-2of3", "rank-live-2of3", "rank", "rank"]
     assert [(wanted["executor"], wanted["ray_address"]) for _, wanted in asked] == [
-        ("local", None), ("local", None), ("ray", "head:6379")]
+        ("local", None), ("local", None), ("ray", "head:6379"), ("local", None)]
+    assert [wanted["vllm_server"] for _, wanted in asked] == [None, None, None, "host:8000"]
     assert 0 < len(asked[0][0]) < len(asked[2][0])
     assert book(["run", "rank", "--results", str(tmp_path), "--shard", "4/3"]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import re
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 import stand_in_hub
+import typer
 
+import lorabook.cli
+import lorakit.cli
 from lorakit.records import Store
 
 README = Path(__file__).parents[2] / "README.md"
@@ -26,6 +30,17 @@ def test_the_calculators_answer_as_the_readme_calls_them(capsys):
     exec(compile(blocks()[1], "README.md", "exec"), {})  # noqa: S102 - it is our own text
     out = capsys.readouterr().out
     assert all(word in out for word in ("take rank 8 to 16", "fits", "; sweep ", "tinker: alpha 32, learning rate"))
+
+
+def test_every_command_in_its_text_can_be_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sweep.yaml").touch()
+    named = re.findall(r"`(lorakit|lorabook) ([a-z-]+ [^`]+)`", README.read_text(encoding="utf-8"))
+    assert len(named) > 10
+    for program, words in named:
+        name, *rest = shlex.split(words)
+        command = typer.main.get_command({"lorakit": lorakit.cli, "lorabook": lorabook.cli}[program].app).commands[name]
+        command.make_context(name, rest)  # raises what the call would end with
 
 
 def test_its_speeds_are_the_last_recorded_ones():

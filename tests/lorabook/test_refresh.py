@@ -3,16 +3,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kill_refresh import HEAD, kill_and_compare
+from kill_refresh import kill_and_compare
 from leaks import leaks
 
 from lorabook import experiments
+from lorabook.benchmarks.refresh_time import HEAD
 from lorabook.cli import main
 from lorabook.experiments import Experiment
 from lorabook.experiments.planning import seconds_for
 from lorabook.refresh import ParameterError, RefreshError, parse_parameters, refresh
 from lorakit.records import Record, Store
-from lorakit.specs import SFTSpec
+from lorakit.specs import GRPOSpec, SFTSpec
 from lorakit.sweep.devices import DeviceError
 from lorakit.sweep.sweeps import SweepError
 from lorakit.theory.hardware import find_gpu
@@ -20,16 +21,14 @@ from lorakit.theory.hardware import find_gpu
 CHAPTER = HEAD + """rank: int = 4
 ```
 
-```{{code-cell}} ipython3
-{code}
-```
+```{code-cell} ipython3
 """
 
 
 def write_chapter(root: Path, stem: str, code: str) -> Path:
     (root / "book" / "results" / "cpu").mkdir(parents=True, exist_ok=True)
     path = root / "book" / f"{stem}.md"
-    path.write_text(CHAPTER.format(title=stem, code=code), encoding="utf-8")
+    path.write_text(f"{CHAPTER}{code}\n```\n", encoding="utf-8")
     return path
 
 
@@ -83,15 +82,18 @@ def test_notebook_holds_no_path_no_timing_and_no_papermill_metadata(tmp_path):
     assert any("injected-parameters" in cell["metadata"].get("tags", []) for cell in cells)
 
 
-@pytest.mark.parametrize("kind", ["source", "records", "parameters"])
-def test_each_input_makes_a_chapter_run_again(tmp_path, without_kernel, kind):
+@pytest.mark.parametrize(("kind", "file"), [
+    ("source", ""), ("parameters", ""), ("records", "results/cpu/rank.jsonl"), ("records", "results/public.json"),
+    ("records", "do-it/cpu/rank/runs.jsonl"), ("records", "lorabook/benchmarks/results/cpu/profile.jsonl")])
+def test_each_input_makes_a_chapter_run_again(tmp_path, without_kernel, kind, file):
     source = write_chapter(tmp_path, "01-first", "print(1)")
     inputs = dict(parameters={})
     refresh(root=tmp_path, report=quiet, **inputs)
     if kind == "source":
         source.write_text(source.read_text().replace("print(1)", "print(2)"))
     elif kind == "records":
-        (tmp_path / "book" / "results" / "cpu" / "rank.jsonl").write_text("{}\n")
+        (tmp_path / "book" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "book" / file).write_text("{}\n")
     else:
         inputs = dict(parameters={"rank": 5})
     (done,) = refresh(root=tmp_path, report=quiet, **inputs)
@@ -204,6 +206,20 @@ def test_a_refresh_trains_all_that_the_profile_defines_for_the_chapter_and_count
     assert "01-first: 3 runs defined for gpu, record: trained 0, missing 0; experiments not defined: 1 (other)" in lines
     assert len(two_experiments) == 2, "nothing is asked for when nothing is missing"
     assert len(Store(tmp_path / "book" / "results").records("gpu", "three")) == 3
+
+
+def test_a_vllm_server_samples_for_experiments_all_of_whose_runs_use_one(tmp_path, monkeypatch, without_kernel):
+    write_chapter(tmp_path, "01-first", "print(1)")
+    served, other = (GRPOSpec(model="m@1", learning_rate=1e-3, use_vllm=vllm) for vllm in (True, False))
+    listed = [Experiment(name, "?", {("gpu", "record"): lambda specs=specs: specs}, probes=())
+              for name, specs in (("served", [served]), ("mixed", [served, other]))]
+    monkeypatch.setattr("lorabook.experiments.of_chapter", lambda topic: listed)
+    monkeypatch.chdir(tmp_path)
+    asked = {}
+    monkeypatch.setattr("lorakit.sweep.sweeps.run", lambda specs, place, **named: asked.update(
+        {named["experiment"]: named["vllm_server"]}))
+    assert main(["refresh", "--profile", "gpu", "--vllm-server", "host:8000"]) == 3
+    assert asked == {"served": "host:8000", "mixed": None}
 
 
 def test_a_gpu_that_cannot_be_used_stops_a_refresh_before_any_chapter(tmp_path, monkeypatch, without_kernel,

@@ -20,7 +20,7 @@ from lorabook.refresh import CHAPTER_FILES, Refreshed, refresh
 from lorakit.records import Record
 from lorakit.specs import LoRASpec, SFTSpec, vary
 
-CHAPTER = """---
+HEAD = """---
 jupytext:
   text_representation:
     format_name: myst
@@ -36,7 +36,8 @@ kernelspec:
 
 profile = "cpu"
 size = "record"
-```
+"""
+CHAPTER = HEAD + """```
 
 ```{code-cell} ipython3
 from pathlib import Path

@@ -42,7 +42,8 @@ class Completion:
 
 
 def complete(topic: str, profile: str, size: str, store: Store, report: Callable[[str], None] = print,
-             seconds: float | None = None, before: Callable[[], None] = lambda: None) -> Completion:
+             seconds: float | None = None, before: Callable[[], None] = lambda: None,
+             vllm_server: str | None = None) -> Completion:
     """Train every run that the experiments of a chapter define and the records lack.
 
     Args:
@@ -52,6 +53,7 @@ def complete(topic: str, profile: str, size: str, store: Store, report: Callable
         report: is called with one line before each sweep; the sweep's own progress goes to standard error.
         seconds: that there are for all of it; None: as many as it takes.
         before: is called before records of the book are added.
+        vllm_server: that samples where every run of an experiment uses vLLM.
 
     Raises:
         DeviceError: there is a GPU that torch cannot use; nothing was trained.
@@ -79,10 +81,11 @@ def complete(topic: str, profile: str, size: str, store: Store, report: Callable
             report(f"{experiment.name}: training {len(ids) - len(there)} of {len(ids)} runs")
             if place is store:
                 before()
+            server = vllm_server if all(getattr(spec, "use_vllm", False) for spec in specs) else None
             try:
                 sweeps.run(specs, place, profile=profile, experiment=file, engine=experiment.engine_for(specs),
                            probes=functions(experiment.probes, profile), stale="retrain", progress=True,
-                           time_budget=left)
+                           time_budget=left, vllm_server=server)
             except DeviceError:  # concerns every run
                 raise
             except Exception as error:  # noqa: BLE001 - one experiment must not stop the others
