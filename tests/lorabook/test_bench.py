@@ -9,12 +9,15 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra train")
 
 import nbformat
+import torch
 
 from lorabook.benchmarks import bench as benches
-from lorabook.benchmarks import plain_loops
+from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead
 from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
 from lorabook.benchmarks.outcome import Outcome, until
-from lorabook.benchmarks.step_times import GOALS
+from lorabook.benchmarks.step_times import ARMS
+from lorabook.benchmarks.where_time_goes import profiled
+from lorabook.claims.pack_time import PARTS
 from lorabook.cli import main
 from lorakit.records import Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
@@ -31,12 +34,12 @@ def registered_apart(tmp_path_factory, monkeypatch):
 
 def test_steps_are_timed_by_goal_and_an_arm_stands_beside_each_other(tmp_path, capsys):
     before = {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
-    asked = [word for goal in GOALS for word in ("--only", goal)]
+    asked = [word for goal in ARMS for word in ("--only", goal)]
     assert main(["bench", "--quick", "--json", *asked, "--results", str(tmp_path)]) == 0
     found = {record["spec"]["goal"]: record for record in json.loads(capsys.readouterr().out)}
-    assert found.keys() == GOALS.keys()
+    assert found.keys() == ARMS.keys()
     for goal, record in found.items():
-        first, *others = GOALS[goal].arms
+        first, *others = ARMS[goal]
         assert all(record["metrics"][f"{arm}_over_{first}_median"] > 0 for arm in others), goal
         assert record["spec"]["arms"].keys() == record["curve"].keys() - {"round"}
     peaks = [found["P1"]["metrics"][f"{arm}_peak_bytes"] for arm in ("packed_1", "packed")]
@@ -46,9 +49,9 @@ def test_steps_are_timed_by_goal_and_an_arm_stands_beside_each_other(tmp_path, c
     assert before == {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
 
 
-def test_a_sweep_is_timed_against_all_that_trains_the_same_and_profiled(monkeypatch):
+def test_a_sweep_is_timed_against_all_that_trains_the_same(monkeypatch):
     monkeypatch.setattr(benches, "_two_processes", lambda: nullcontext(HERE))
-    sweep, rl, profile = benches.bench(["P7"], SAYS_NOTHING)
+    sweep, rl = benches.bench(["P7"], SAYS_NOTHING)
     assert {"vmap", "time_sliced", "peft_tuned", "peft_default", "trl_tuned", "trl_default"} == {
         name.removesuffix("_over_packed_median") for name in sweep.metrics if name.endswith("_over_packed_median")}
     for arm in ("packed", "time_sliced", "peft_tuned"):
@@ -56,7 +59,64 @@ def test_a_sweep_is_timed_against_all_that_trains_the_same_and_profiled(monkeypa
         assert seen == sorted(seen), arm
     assert rl.metrics["trl_over_packed_median"] > 0
     assert "trl / packed" in words(rl)
-    assert profile.metrics["peft_tuned_launched"] > profile.metrics["packed_launched"] > 0
+
+
+def test_packs_and_what_they_are_held_against_are_profiled(monkeypatch):
+    monkeypatch.setattr(grpo_parts, "profiled", lambda train: {"products": 1e9, "dispatched": 6.0})  # takes a minute
+    profile, rl = (record.metrics for record in benches.bench(["profile"], SAYS_NOTHING))
+    assert profile["peft_tuned_dispatched"] > profile["packed_dispatched"] > 0
+    for arm in ("packed", "trl"):
+        parts = [rl[f"{arm}_{part}"] for part in PARTS]
+        assert min(parts) > 0, "each part is found in the code that makes it"
+        assert sum(parts) == pytest.approx(rl[f"{arm}_whole"])
+        assert rl[f"{arm}_operations"] == rl[f"{arm}_whole"], "no more than the clock says"
+    assert (rl["packed_dispatched"], rl["trl_dispatched"]) == (3.0, 6.0), "of a run"
+
+
+def test_a_part_that_calls_another_is_timed_without_it(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(grpo_parts, "clock", lambda: next(now))
+    made = SimpleNamespace(inner=lambda: None)
+    made.outer = lambda: [made.inner(), made.inner()]
+    found = grpo_parts.by_part(lambda: made.outer(), {"sampling": [(made, "inner")], "update": [(made, "outer")]})
+    assert found == {"sampling": 2, "update": 3, "rest": 2}
+
+
+def test_operations_that_another_calls_are_not_counted():
+    x = torch.ones(2, 2)
+    found = profiled(lambda: torch.nn.functional.linear(x, x) + x)
+    assert found["dispatched"] == 2
+
+
+def test_ray_trains_the_packs_of_the_local_processes_or_is_not_timed(monkeypatch):
+    asked = []
+
+    def run(specs, store, **where):
+        asked.append(where)
+        found = [record for spec in specs for record in run_specs([spec], "packed", "cpu")[0]]
+        if "ray_address" in where:
+            found[0].metrics["test_loss"] += apart
+        return found
+
+    monkeypatch.setattr(ray_overhead, "two_nodes", lambda: nullcontext("host:1"))
+    monkeypatch.setattr(ray_overhead.lk, "run", run)
+    apart = 0.0
+    record, = benches.bench(["Ray"], SAYS_NOTHING)
+    assert [where.get("executor", "local") for where in asked] == ["local", "local", "ray"]
+    assert {(where["processes"], where["device"]) for where in asked} == {(2, "cpu")}
+    assert record.metrics["ray_over_local_median"] > 0
+    assert record.metrics.keys() >= {"ray_cpu_seconds", "local_cpu_seconds", "shortest_run"}
+    apart = 0.1
+    with pytest.raises(RuntimeError, match="ray and local disagree"):
+        list(benches.bench(["Ray"], SAYS_NOTHING))
+
+
+def test_trl_has_to_do_what_the_packed_seeds_do():
+    seeds = [(0.5, 9.0), (0.52, 9.5), (0.48, 8.5), (0.51, 9.1)]
+    packed_grpo.require_alike(seeds, (0.53, 8.8), "TRL's run")
+    for one, what in (((0.9, 9.0), "reward"), ((0.5, 12.0), "length"), ((float("nan"), 9.0), "reward")):
+        with pytest.raises(RuntimeError, match=f"{what} of TRL's run"):
+            packed_grpo.require_alike(seeds, one, "TRL's run")
 
 
 def test_turns_over_shards_change_nothing_unless_they_forget_the_moments(monkeypatch):
@@ -104,8 +164,8 @@ def test_unequal_losses_are_refused():
 
 
 def test_a_run_of_a_pack_takes_its_share_of_a_step_and_a_share_of_the_data_waits_for_the_last_run():
-    pack = Outcome(0.0, [], [[3.0, 4.0, 5.0, 6.0]] * 2)
-    loops = Outcome(0.0, [], [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    pack = Outcome([], [[3.0, 4.0, 5.0, 6.0]] * 2)
+    loops = Outcome([], [[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
     assert (pack.step(), loops.step()) == (0.5, 1.0)
     assert [until([pack], share, 1.0) for share in (0.25, 1.0)] == [2.0, 5.0]
     assert [until([loops], share, 0.0) for share in (0.25, 1.0)] == [5.0, 8.0]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import lorakit as lk
-from lorabook.claims import pack_time
-from lorabook.claims.pack_time import GOALS, NOT_TIMED, Law
+from lorabook.claims import pack_time, speed_goals
+from lorabook.claims.pack_time import Law
+from lorabook.claims.speed_goals import GOALS, NOT_TIMED, ray_words, verdict
 from lorakit.records import Record, Store
 
 CHAPTER = Path(__file__).parents[2] / "book" / "14-how-fast.md"
@@ -27,7 +28,7 @@ def stepped(tokens, pack, loop, **more):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(pack_time, "RESULTS", tmp_path)
+    monkeypatch.setattr(speed_goals, "RESULTS", tmp_path)
     return Store(tmp_path)
 
 
@@ -64,14 +65,38 @@ def test_turns_are_early_where_they_are():
 def test_what_a_pack_cannot_save_is_a_share_of_its_step():
     metrics = {f"{arm}_{kind}": value for arm, values in {"packed": (60, 30, 10, 0, 100, 200),
                                                           "peft_tuned": (80, 70, 230, 20, 400, 2600)}.items()
-               for kind, value in zip(("products", "others", "rest", "optimizer", "whole", "launched"), values,
+               for kind, value in zip(("products", "others", "rest", "optimizer", "whole", "dispatched"), values,
                                       strict=True)}
     record = made("profile", metrics)
     found = pack_time.remains([record])
-    assert (found["products"], found["peft_rest"], found["launched"]) == (0.6, 0.575, 200)
+    assert (found["products"], found["peft_rest"], found["dispatched"]) == (0.6, 0.575, 200)
     assert found["ceiling"] == pytest.approx(400 / 90)
     assert pack_time.profile([record])["microseconds"].sum() == 500
     assert set(pack_time.remains([]).values()) == {None}
+
+
+def test_what_grpo_gains_on_one_core_is_told_part_by_part():
+    parts = {"sampling": (50, 300), "update": (40, 80), "scoring": (0, 40), "rewards": (4, 5), "evaluation": (1, 3),
+             "rest": (5, 72), "whole": (100, 500), "operations": (80, 300), "dispatched": (10, 90)}
+    record = made("profile-grpo", {f"{arm}_{part}": value for part, both in parts.items()
+                                   for arm, value in zip(("packed", "trl"), both, strict=True)}, processes=2)
+    said = pack_time.rl_words([record])
+    for words in ("on one core packs gain 5.0 times", "is 50% of a pack's time and gains 6.0 times",
+                  "is 40% and gains 2.0 times", "would gain 12.5 times", "8% of TRL's time goes"):
+        assert words in said
+    assert [row["TRL over packs"] for row in pack_time.rl_profile([record]).rows][:3] == ["6.0", "2.0", ""]
+    assert pack_time.rl_profile([]).rows == []
+    assert "No profile" in pack_time.rl_words([])
+
+
+def test_ray_is_judged_by_its_record_or_not_measured(store):
+    assert ray_words(pack_time.newest("ray-overhead")) == "not measured"
+    found = {"ray_over_local_median": 1.3, "ray_over_local_low": 1.2, "ray_over_local_high": 1.4,
+             "ray_cpu_seconds": 220.0, "local_cpu_seconds": 200.0, "shortest_run": 5.8}
+    store.append("cpu", "ray-overhead", made("ray-overhead", found))
+    assert ray_words(pack_time.newest("ray-overhead")) == (
+        "1.30 times as long (1.20 to 1.40; goal 1.25, missed), and 1.10 times the CPU seconds; the shortest run takes "
+        "5.8 s")
 
 
 def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
@@ -85,7 +110,7 @@ def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
     waits = {f"{arm}_until_{share}%": share / 10 for arm in ("packed", "time_sliced", "peft_tuned")
              for share in (25, 100)}
     parts = {f"{arm}_{kind}": 1.0 for arm in ("packed", "peft_tuned") for kind in (
-        "products", "others", "rest", "optimizer", "whole", "launched")} | {"packed_rest": 0.1}
+        "products", "others", "rest", "optimizer", "whole", "dispatched")} | {"packed_rest": 0.1}
     store.append("cpu", "packed-sweep", made("packed-sweep-small", ratios | waits | {"tokens_per_step": 128},
                                              points=16))
     store.append("cpu", "profile", made("profile", parts))
@@ -104,13 +129,13 @@ def test_what_the_chapter_draws_where_all_is_timed_can_be_drawn(store):
 
 def test_goals_have_a_verdict_where_they_are_asked_and_else_are_not_timed(store):
     missed, reached, small = GOALS[0], next(g for g in GOALS if g.most), GOALS[10]
-    assert {pack_time.verdict(goal) for goal in GOALS} == {NOT_TIMED}
+    assert {verdict(goal) for goal in GOALS} == {NOT_TIMED}
     store.append("gpu", "step-p1", made("step-p1", {missed.metric: 9.0}, tokens=1024, arms={}))
     store.append("gpu", "step-p1", made("step-p1", {missed.metric: 5.0}, "2026-11-27", tokens=2048, arms={}))
     store.append("gpu", reached.record, made(reached.record, {reached.metric: 0.8}))
     store.append("cpu", "packed-sweep", made("packed-sweep-small", {small.metric: 4.5}))
-    assert [pack_time.verdict(goal) for goal in (missed, reached, small)] == ["missed", "reached", "reached"]
-    assert "not timed" in repr(pack_time.goals())
+    assert [verdict(goal) for goal in (missed, reached, small)] == ["missed", "reached", "reached"]
+    assert "not timed" in repr(speed_goals.goals())
 
 
 def test_the_numbers_of_the_page_come_from_the_newest_records_or_are_not_timed(store):

@@ -1,4 +1,4 @@
-"""P1 to P8, the book's benchmarks, as one call that needs nothing but the machine."""
+"""The book's benchmarks as one call that needs nothing but the machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,19 @@ QUESTIONS = {
     "P4": "operations a second, of what a matrix product reaches",
     "P5": "a LoRA step over a full one",
     "P6": "a step of GRPO, against TRL",
-    "P7": "two cores: 16 runs in packs against PEFT, time-slicing, vmap and TRL, supervised and GRPO; and a profile",
+    "P7": "two cores: 16 runs in packs against PEFT, time-slicing, vmap and TRL, supervised and GRPO",
     "P8": "a refresh with nothing to do, after an edit of prose, and after one changed configuration",
+    "profile": "where the time of P7's packs goes, and of what they are held against",
+    "Ray": "32 runs on a cluster of two nodes on this machine, against two processes",
 }
-ON_A_CPU = ("P7", "P8")  # they are about processes and files: no GPU is asked
+ON_A_CPU = ("P7", "P8", "profile", "Ray")  # they are about processes and files: no GPU is asked
 
 
 def bench(only: Iterable[str] = (), setting: Setting | None = None, folder: Path | None = None) -> Iterator[Record]:
     """Time, and record each benchmark as soon as it is done.
 
     Args:
-        only: names in `QUESTIONS`; empty for all.
+        only: names in `QUESTIONS`; empty for all (without Ray where it is not installed).
         setting: device, sizes, and who hears of progress.
         folder: of the records; None for the book's own, which a rehearsal (`quick`) leaves as they are.
 
@@ -39,7 +42,8 @@ def bench(only: Iterable[str] = (), setting: Setting | None = None, folder: Path
         UnknownNameError: no such benchmark.
         RuntimeError: two arms do not train the same thing.
     """
-    only, setting = list(only) or list(QUESTIONS), setting or Setting()
+    only = list(only) or [name for name in QUESTIONS if name != "Ray" or find_spec("ray")]
+    setting = setting or Setting()
     for name in only:
         if name not in QUESTIONS:
             raise UnknownNameError(f"no benchmark {name!r}; benchmarks: {', '.join(QUESTIONS)}")
@@ -60,13 +64,18 @@ def _run(name: str, setting: Setting) -> Iterator[Record]:
     if name == "P7":
         from lorabook.benchmarks.packed_grpo import packed_grpo
         from lorabook.benchmarks.packed_sweep import packed_sweep
-        from lorabook.benchmarks.where_time_goes import where_time_goes
 
         with _two_processes() as pool:
             for which in ("small",) if setting.quick else ("small", "tiny"):
                 yield from packed_sweep(which, setting, pool)
             yield from packed_grpo(setting, pool)
+        return
+    if name == "profile":
+        from lorabook.benchmarks.grpo_parts import grpo_parts
+        from lorabook.benchmarks.where_time_goes import where_time_goes
+
         yield from where_time_goes(setting)
+        yield from grpo_parts(setting)
         return
     yield from _function(name)(setting)
 
@@ -76,6 +85,10 @@ def _function(name: str) -> Callable[[Setting], Iterator[Record]]:
         from lorabook.benchmarks.refresh_time import refresh_time
 
         return refresh_time
+    if name == "Ray":
+        from lorabook.benchmarks.ray_overhead import ray_overhead
+
+        return ray_overhead
     if name == "P6":
         from lorabook.benchmarks.packed_grpo import grpo_step
 

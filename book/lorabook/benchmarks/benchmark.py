@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+from lorabook.benchmarks.measured import Measured
+from lorabook.benchmarks.outcome import clock
+from lorabook.claims.speed_goals import RESULTS
 from lorakit.records import Record, Store
 
 T = TypeVar("T")
-RESULTS = Path(__file__).parent / "results"
+Parts = list[list[Any]]  # the specs of each process
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Measured):
     """What was timed; the `spec` of its record."""
 
+    kind = "benchmark"
     name: str
     fields: dict[str, Any]
 
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "benchmark", "name": self.name, **self.fields}
+        return {"kind": self.kind, "name": self.name, **self.fields}
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,49 @@ def results() -> Store:
 def in_turns(setting: Setting, arms: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """What each arm gives in every round: A B C A B C …"""
     found: dict[str, list[T]] = {name: [] for name in arms}
-    for _ in range(setting.rounds):
+    for number in range(setting.rounds):
+        setting.say(f"round {number + 1} of {setting.rounds}")
         for name, arm in arms.items():
             found[name].append(arm())
     return found
+
+
+class Round(NamedTuple):
+    """What one arm did in one round.
+
+    Args:
+        started: the clock when its processes got their specs.
+        seconds: until all had answered; where it trained some of the runs, what all would have taken.
+        answers: of each process.
+    """
+
+    started: float
+    seconds: float
+    answers: list[Any]
+
+
+def in_processes(setting: Setting, pool: Any, runs: int, arms: Mapping[str, tuple[Callable[..., Any], Parts]],
+                 ) -> dict[str, list[Round]]:
+    """The rounds of each arm: a function of specs and device, and the specs that each process gets.
+
+    Args:
+        pool: of the processes; their imports and first touches are outside the clock.
+        runs: that every arm stands for.
+    """
+    def ask(function: Callable[..., Any], parts: Parts) -> Round:
+        started = clock()
+        answers = pool.starmap(function, [(part, "cpu") for part in parts], chunksize=1)
+        return Round(started, runs / sum(map(len, parts)) * (clock() - started), answers)
+
+    for function, parts in () if setting.quick else arms.values():
+        ask(function, [part[:1] for part in parts])
+    return in_turns(setting, {name: partial(ask, *arm) for name, arm in arms.items()})
+
+
+def by_run(parts: Parts, answers: Sequence[Sequence[T]]) -> dict[str, T]:
+    """What the processes answered for each run, by its id."""
+    return {spec.id: one for part, answer in zip(parts, answers, strict=True)
+            for spec, one in zip(part, answer, strict=True)}
 
 
 def spread(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:

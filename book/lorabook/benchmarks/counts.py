@@ -10,7 +10,6 @@ and recompute.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -21,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from lorabook.benchmarks.measured import Measured
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, resolve_name
 
@@ -32,22 +32,16 @@ GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 
 
 @dataclass(frozen=True)
-class Count:
+class Count(Measured):
     """What was counted; the `spec` of its record."""
 
+    kind = "count"
     model: str
     shape: str
     rank: int | None
     recompute: bool
     batch_size: int
     length: int
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "count", **asdict(self)}
 
 
 def count(one: Count) -> dict[str, Any]:

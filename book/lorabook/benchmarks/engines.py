@@ -22,7 +22,7 @@ def _losses(results: list[RunResult]) -> list[float]:
 def packed(specs: list[SFTSpec], device: str) -> Outcome:
     """All runs in one pack."""
     model, _, splits = load(specs[0], device)
-    started, ends = clock(), list[float]()
+    ends = list[float]()
 
     def on_step(step: int, *_: Any) -> None:
         if device != "cpu":
@@ -30,14 +30,14 @@ def packed(specs: list[SFTSpec], device: str) -> Outcome:
         ends.extend([clock()] * (step > 0))
 
     results = train_pack(specs, model, splits, on_step=on_step)
-    return Outcome(started, _losses(results), [ends] * len(specs))
+    return Outcome(_losses(results), [ends] * len(specs))
 
 
 def _trl(specs: list[SFTSpec], device: str, defaults: bool) -> Outcome:
     from lorakit.reference.sft import train_sft
 
     model, tokenizer, splits = load(specs[0], device)
-    started, results, ends = clock(), [], []
+    results, ends = [], []
     for spec in specs:
         own: list[float] = []
 
@@ -47,7 +47,7 @@ def _trl(specs: list[SFTSpec], device: str, defaults: bool) -> Outcome:
 
         results.append(train_sft(spec, model, tokenizer, splits, trl_defaults=defaults, on_step=on_step))
         ends.append(own)
-    return Outcome(started, _losses(results), ends)
+    return Outcome(_losses(results), ends)
 
 
 def trl_tuned(specs: list[SFTSpec], device: str) -> Outcome:

@@ -7,15 +7,13 @@ Records go to `book/results/cpu/gradient-shares.jsonl`, one a model, dataset, ad
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from lorabook.benchmarks.measured import Measured
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, resolve_name
 
@@ -25,9 +23,10 @@ DRAWS = 3
 
 
 @dataclass(frozen=True)
-class Shares:
+class Shares(Measured):
     """Whose gradients were split, and on what; the `spec` of a record. Without `targets`: those of the base."""
 
+    kind = "gradient shares"
     model: str
     dataset: str
     length: int
@@ -35,13 +34,6 @@ class Shares:
     seed: int
     targets: str | None = None
     rank: int | None = None
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "gradient shares", **asdict(self)}
 
 
 def wanted() -> list[Shares]:

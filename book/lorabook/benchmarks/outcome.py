@@ -17,12 +17,10 @@ class Outcome:
     """Of one call of an arm.
 
     Args:
-        started: the clock before anything was made.
         losses: of each run, mean training loss behind the last evaluation but one.
         ends: (runs, steps) the clock when a step had ended.
     """
 
-    started: float
     losses: list[float]
     ends: list[list[float]]
 

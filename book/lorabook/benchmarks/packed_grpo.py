@@ -1,7 +1,7 @@
 """P6, and P7's part of RL: GRPO in packs against TRL's GRPOTrainer, one run after another.
 
-Rates times seeds. Each arm samples with its own sampler: tests hold that runs with the same draws are the same, so what
-is asserted here is that TRL's rewards and lengths lie in the band of the packed seeds.
+Each arm samples with its own sampler: tests hold that runs with the same draws are the same, so what is asserted here
+is that TRL's rewards and lengths lie in the band of packed seeds, and that every run had something to learn.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import importlib.util
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 from lorabook.benchmarks.base import base_name, model_of
-from lorabook.benchmarks.benchmark import Setting, in_turns, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, in_turns, spread, to_record
 from lorabook.benchmarks.outcome import clock
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record
 from lorakit.specs import LoRASpec, vary
 
 SEEDS, RATES, STEPS = 4, 4, 20
+BAND = 8  # packed seeds that P6's arms are held against
 TRL_RATES = 2  # of them with seed 0 are timed with TRL, and their time is multiplied
 WIDEST = 4.0  # standard deviations over seeds that one more run may be away from their mean, enlarged as a t value
 Episodes = list[tuple[float, float]]
@@ -28,6 +30,8 @@ Episodes = list[tuple[float, float]]
 
 def _summary(result: Any) -> tuple[float, float]:
     """Mean reward and mean length of all episodes of a run."""
+    if not result.metrics["groups_with_spread"]:
+        raise RuntimeError("no group of a run held two rewards: it would be timed without learning")
     episodes = [b - a for a, b in zip([0, *result.curve["episodes"]], result.curve["episodes"], strict=False)]
     reward, length = (sum(n * v for n, v in zip(episodes, result.curve[name], strict=True)) / sum(episodes)
                       for name in ("reward", "length"))
@@ -57,35 +61,30 @@ def trl_alone(specs: list[GRPOSpec], device: str) -> Episodes:
         return pool.apply(trl, (specs, device))
 
 
+def sweep(quick: bool) -> list[GRPOSpec]:
+    """The 16 policies of P7: rates, and of each its seeds."""
+    seeds, rates, steps = (2, 2, 2) if quick else (SEEDS, RATES, STEPS)
+    base = GRPOSpec(task="copy", learning_rate=1e-3, lora=LoRASpec(rank=8), steps=steps, max_completion_length=12,
+                    evaluations=2, evaluation_problems=16)
+    return vary(base, learning_rate=[2e-4 * 2**i for i in range(rates)], seed=range(seeds))
+
+
 def packed_grpo(setting: Setting, pool: Any) -> Iterator[Record]:
     """The record of a sweep of 16 policies on two cores.
 
     Raises:
-        RuntimeError: TRL's runs do not do what the packed ones do.
+        RuntimeError: TRL's runs do not do what the packed ones do, or one has nothing to learn.
     """
-    seeds, rates, steps = (2, 2, 2) if setting.quick else (SEEDS, RATES, STEPS)
-    base = GRPOSpec(task="copy", learning_rate=1e-3, lora=LoRASpec(rank=8), steps=steps, max_completion_length=12,
-                    evaluations=2, evaluation_problems=16)
-    specs = vary(base, learning_rate=[2e-4 * 2**i for i in range(rates)], seed=range(seeds))
+    specs = sweep(setting.quick)
     some = specs[::len(specs) // (1 if setting.quick else TRL_RATES)]  # seed 0 of some rates
     arms = {"packed": (packed, [specs[0::2], specs[1::2]]), "trl": (trl, [some])}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    found: dict[str, dict[str, tuple[float, float]]] = {}
-    for function, parts in arms.values():  # imports, first touches: outside the clock
-        if not setting.quick:
-            pool.starmap(function, [(part[:1], "cpu") for part in parts], chunksize=1)
-    for _ in range(setting.rounds):
-        for name, (function, parts) in arms.items():
-            started = clock()
-            results = pool.starmap(function, [(part, "cpu") for part in parts], chunksize=1)
-            seconds[name].append(len(specs) / sum(map(len, parts)) * (clock() - started))
-            found[name] = {spec.id: one for part, result in zip(parts, results, strict=True)
-                           for spec, one in zip(part, result, strict=True)}
-        setting.say("P7, GRPO: " + ", ".join(f"{name} {values[-1]:.1f} s" for name, values in seconds.items()))
+    found = in_processes(setting, pool, len(specs), arms)
+    seconds = {name: [one.seconds for one in rounds] for name, rounds in found.items()}
+    episodes = {name: by_run(parts, found[name][-1].answers) for name, (_, parts) in arms.items()}
     for spec in some:
-        alike = [found["packed"][s.id] for s in specs if s.learning_rate == spec.learning_rate]
-        require_alike(alike, found["trl"][spec.id], f"TRL's run at {spec.learning_rate:g}")
-    fields = {"spec": base.to_json(), "points": len(specs), "processes": 2, "threads": 1}
+        alike = [episodes["packed"][s.id] for s in specs if s.learning_rate == spec.learning_rate]
+        require_alike(alike, episodes["trl"][spec.id], f"TRL's run at {spec.learning_rate:g}")
+    fields = {"spec": specs[0].to_json(), "points": len(specs), "processes": 2, "threads": 1}
     yield to_record(setting, "packed-grpo", fields, spread(seconds), {"round": range(1, setting.rounds + 1), **seconds})
 
 
@@ -108,7 +107,10 @@ def letters(prompts: list[str], completions: list[str], **_: Any) -> list[float 
 def grpo_step(setting: Setting) -> Iterator[Record]:
     """P6: one policy, a step of GRPO, against TRL with `generate` and, on a GPU where it is installed, with vLLM.
 
-    Both arms run twice in a round, with few and with more steps: the difference is free of what they set up.
+    Every arm runs twice in a round, with few and with more steps: the difference is free of what it sets up.
+
+    Raises:
+        RuntimeError: as in `packed_grpo`.
     """
     from lorakit.data.rl_tasks import register_task
     from lorakit.rewards import register_reward
@@ -125,19 +127,21 @@ def grpo_step(setting: Setting) -> Iterator[Record]:
                         evaluations=2, evaluation_problems=2, dtype="bfloat16")
     arms = {"packed": (packed, base), "trl": (trl, base)}
     if setting.device != "cpu" and importlib.util.find_spec("vllm"):
-        arms["trl_vllm"] = trl_alone, GRPOSpec.from_json(base.to_json() | {"use_vllm": True})
+        arms["trl_vllm"] = trl_alone, replace(base, use_vllm=True, merge_to_sample=True)
 
-    def step(function: Any, spec: GRPOSpec) -> float:
+    def step(function: Any, spec: GRPOSpec) -> tuple[float, tuple[float, float]]:
         took = []
         for steps in (few, more):
             started = clock()
-            function([GRPOSpec.from_json(spec.to_json() | {"steps": steps})], setting.device)
+            episodes, = function([replace(spec, steps=steps)], setting.device)
             took.append(clock() - started)
-        return (took[1] - took[0]) / (more - few)
+        return (took[1] - took[0]) / (more - few), episodes
 
-    seconds = in_turns(setting, {name: partial(step, *arm) for name, arm in arms.items()})
-    setting.say("P6: " + ", ".join(f"{name} {statistics.median(values):.2f} s a step"
-                                   for name, values in seconds.items()))
+    found = in_turns(setting, {name: partial(step, *arm) for name, arm in arms.items()})
+    band = packed(vary(base, steps=[more], seed=range(BAND)), setting.device)
+    for name, rounds in found.items():
+        require_alike(band, rounds[-1][1], name)
+    seconds = {name: [took for took, _ in rounds] for name, rounds in found.items()}
     fields = {"goal": "P6", "spec": base.to_json(), "steps": [few, more],
               "threads": 1 if setting.device == "cpu" else None}
     yield to_record(setting, "step-p6", fields, spread(seconds), {"round": range(1, setting.rounds + 1), **seconds})

@@ -11,12 +11,13 @@ AI does: all runs of a process take turns on one model, a shard of the data each
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from lorabook.benchmarks.base import base_name
-from lorabook.benchmarks.benchmark import Setting, require_equal, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, require_equal, spread, to_record
 from lorabook.benchmarks.engines import packed, trl_default, trl_tuned
-from lorabook.benchmarks.outcome import Outcome, clock, until
+from lorabook.benchmarks.outcome import until
 from lorabook.benchmarks.plain_loops import SHARDS, peft_default, peft_tuned, time_sliced, vmapped
 from lorabook.benchmarks.step_times import TOLERANCE
 from lorakit.records import Record
@@ -46,25 +47,13 @@ def packed_sweep(which: str, setting: Setting, pool: Any) -> Iterator[Record]:
     arms = {"packed": (packed, halves), "vmap": (vmapped, halves), "time_sliced": (time_sliced, halves),
             "peft_tuned": (peft_tuned, halves), "peft_default": (peft_default, halves),
             "trl_tuned": (trl_tuned, some), "trl_default": (trl_default, some)}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    waits: dict[str, list[float]] = {}
-    losses: dict[str, dict[str, float]] = {}
-    for function, parts in arms.values():  # imports, first touches: outside the clock
-        if not setting.quick:
-            pool.starmap(function, [(part[:1], "cpu") for part in parts], chunksize=1)
-    for _ in range(setting.rounds):
-        for name, (function, parts) in arms.items():
-            started = clock()
-            outcomes: list[Outcome] = pool.starmap(function, [(part, "cpu") for part in parts], chunksize=1)
-            factor = len(specs) / sum(map(len, parts))
-            seconds[name].append(factor * (clock() - started))
-            losses[name] = {spec.id: loss for part, outcome in zip(parts, outcomes, strict=True)
-                            for spec, loss in zip(part, outcome.losses, strict=True)}
-            for share in SHARES if factor == 1 else ():
-                waits.setdefault(f"{name}_until_{share:.0%}", []).append(until(outcomes, share, started))
-        setting.say(f"P7, {which}: " + ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items()))
-    require_equal(losses, TOLERANCE["float32"])
-    metrics = spread(seconds) | {name: sorted(values)[len(values) // 2] for name, values in waits.items()}
+    found = in_processes(setting, pool, points, arms)
+    require_equal({name: by_run(parts, [outcome.losses for outcome in found[name][-1].answers])
+                   for name, (_, parts) in arms.items()}, TOLERANCE["float32"])
+    seconds = {name: [one.seconds for one in rounds] for name, rounds in found.items()}
+    metrics = spread(seconds) | {
+        f"{name}_until_{share:.0%}": median(until(one.answers, share, one.started) for one in rounds)
+        for name, rounds in found.items() if arms[name][1] is halves for share in SHARES}
     fields = {"model": base.model, "rank": RANK, "points": points, "steps": steps, "batch_size": BATCH,
               "max_length": LENGTH, "processes": 2, "threads": 1, "shards": SHARDS}
     yield to_record(setting, f"packed-sweep-{which}", fields, metrics | {"tokens_per_step": BATCH * LENGTH},

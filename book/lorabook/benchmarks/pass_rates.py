@@ -9,15 +9,14 @@ Records go to `book/results/cpu/pass-rates.jsonl`, one a base and task; what is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from lorabook.benchmarks.measured import Measured
 from lorakit.data.skills import SKILLS
 from lorakit.records import Record, Store
 from lorakit.specs import resolve_name
@@ -33,21 +32,15 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class PassRate:
+class PassRate(Measured):
     """What was asked; the `spec` of its record."""
 
+    kind = "pass-rate"
     model: str
     task: str
     problems: int
     samples: int
     length: int
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "pass-rate", **asdict(self)}
 
 
 def measure(one: PassRate, model: Any, tokenizer: Any) -> dict[str, float]:

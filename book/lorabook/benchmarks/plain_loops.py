@@ -71,18 +71,18 @@ def subject(base: Any, spec: SFTSpec) -> Any:
     return model if spec.lora is None else attach(model, spec.lora, spec.seed)
 
 
-def _outcome(started: float, loops: Sequence[Loop]) -> Outcome:
-    return Outcome(started, [loop.loss for loop in loops], [loop.ends for loop in loops])
+def _outcome(loops: Sequence[Loop]) -> Outcome:
+    return Outcome([loop.loss for loop in loops], [loop.ends for loop in loops])
 
 
 def peft_loop(specs: list[SFTSpec], device: str, fused: bool | None) -> Outcome:
     """One run after another."""
     base, _, splits = load(specs[0], device)
-    started, loops = clock(), []
+    loops = []
     for spec in specs:
         loops.append(Loop(spec, subject(base, spec), splits["train"], fused))
         loops[-1].steps(0, spec.steps)
-    return _outcome(started, loops)
+    return _outcome(loops)
 
 
 def peft_tuned(specs: list[SFTSpec], device: str) -> Outcome:
@@ -96,7 +96,7 @@ def peft_default(specs: list[SFTSpec], device: str) -> Outcome:
 def time_sliced(specs: list[SFTSpec], device: str) -> Outcome:
     """All runs on one model, a shard of the data each in turn: adapter and moments are swapped at every turn."""
     base, _, splits = load(specs[0], device)
-    started, model = clock(), subject(base, specs[0])
+    model = subject(base, specs[0])
     loops = [Loop(spec, model, splits["train"], fused=True) for spec in specs]
     states = []
     for loop in loops:
@@ -109,7 +109,7 @@ def time_sliced(specs: list[SFTSpec], device: str) -> Outcome:
             loop.restore(states[number])
             loop.steps(shard * steps // SHARDS, (shard + 1) * steps // SHARDS)
             states[number] = loop.state()
-    return _outcome(started, loops)
+    return _outcome(loops)
 
 
 def vmapped(specs: list[SFTSpec], device: str) -> Outcome:
@@ -117,7 +117,6 @@ def vmapped(specs: list[SFTSpec], device: str) -> Outcome:
     from torch.func import functional_call, grad_and_value, vmap
 
     base, _, splits = load(specs[0], device)
-    started = clock()
     models = [attach(copy.deepcopy(base), spec.lora or LoRASpec(), spec.seed) for spec in specs]
     model, steps, first_spec = models[0], specs[0].steps, specs[0]
     model.set_attn_implementation("eager")  # the fused attention has no rule for vmap, and would loop
@@ -147,4 +146,4 @@ def vmapped(specs: list[SFTSpec], device: str) -> Outcome:
         losses.append(loss.cpu())
         ends.append(clock())
     last = evaluation_steps(steps, first_spec.evaluations)[-2]
-    return Outcome(started, torch.stack(losses[last:]).mean(0).tolist(), [ends] * len(specs))
+    return Outcome(torch.stack(losses[last:]).mean(0).tolist(), [ends] * len(specs))

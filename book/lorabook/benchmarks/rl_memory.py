@@ -10,7 +10,6 @@ Counts need no quiet machine. Records go to `book/results/cpu/rl-memory.jsonl`, 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from counts import GIVE_BACK, resident
 
+from lorabook.benchmarks.measured import Measured
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, resolve_name
@@ -33,9 +33,10 @@ CASES = ((None, 3), (1, 3), (16, 1), (64, 1))  # rank and number of seeds: each 
 
 
 @dataclass(frozen=True)
-class Peak:
+class Peak(Measured):
     """What was measured; the `spec` of its record."""
 
+    kind = "rl-memory"
     model: str
     task: str
     rank: int | None
@@ -44,13 +45,6 @@ class Peak:
     completion: int = 24
     steps: int = 2
     seed: int = 0
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "rl-memory", **asdict(self)}
 
     @property
     def lora(self) -> LoRASpec | None:

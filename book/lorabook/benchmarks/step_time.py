@@ -12,17 +12,16 @@ are counted in a step of its own. A packed arm trains several configurations and
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import os
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+from lorabook.benchmarks.measured import Measured
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, resolve_name
 
@@ -33,9 +32,10 @@ RANKS = (None, 1, 16, 128)
 
 
 @dataclass(frozen=True)
-class Timing:
+class Timing(Measured):
     """What was timed; the `spec` of its record."""
 
+    kind = "step-time"
     model: str
     engine: str
     rank: int | None
@@ -44,13 +44,6 @@ class Timing:
     length: int
     steps: int
     rounds: int
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        return {"kind": "step-time", **asdict(self)}
 
 
 def _lora(one: Timing) -> LoRASpec | None:

@@ -27,32 +27,17 @@ Engine = Callable[[list[SFTSpec], str], Outcome]
 LORA, FULL = "lora", "full"
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What P1 to P5 compare.
-
-    Args:
-        arms: by name: engine, what is trained, configurations; the first is what the others are divided by.
-    """
-
-    question: str
-    arms: dict[str, tuple[Engine, str, int]]
-
-
-GOALS = {
-    "P1": Goal("a LoRA sweep in a pack, against one run after another", {
-        "packed": (packed, LORA, 16), "packed_4": (packed, LORA, 4), "packed_1": (packed, LORA, 1),
-        "peft_tuned": (peft_tuned, LORA, 1), "trl_tuned": (trl_tuned, LORA, 1), "trl_default": (trl_default, LORA, 1)}),
-    "P2": Goal("a sweep of full fine-tuning in a pack, against TRL", {
-        "packed": (packed, FULL, 8), "trl_tuned": (trl_tuned, FULL, 1)}),
-    "P3": Goal("one LoRA run, against TRL", {
-        "packed": (packed, LORA, 1), "peft_tuned": (peft_tuned, LORA, 1), "trl_tuned": (trl_tuned, LORA, 1),
-        "trl_default": (trl_default, LORA, 1)}),
-    "P4": Goal("operations a second, of what a matrix product reaches", {
-        "full": (packed, FULL, 1), "packed": (packed, LORA, 16)}),
-    "P5": Goal("a LoRA step over a full one", {
-        "full": (packed, FULL, 1), "lora": (packed, LORA, 1), "peft_full": (peft_tuned, FULL, 1),
-        "peft_lora": (peft_tuned, LORA, 1)}),
+# of each goal, by name: engine, what is trained, configurations; the first is what the others are divided by
+ARMS: dict[str, dict[str, tuple[Engine, str, int]]] = {
+    "P1": {"packed": (packed, LORA, 16), "packed_4": (packed, LORA, 4), "packed_1": (packed, LORA, 1),
+           "peft_tuned": (peft_tuned, LORA, 1), "trl_tuned": (trl_tuned, LORA, 1),
+           "trl_default": (trl_default, LORA, 1)},
+    "P2": {"packed": (packed, FULL, 8), "trl_tuned": (trl_tuned, FULL, 1)},
+    "P3": {"packed": (packed, LORA, 1), "peft_tuned": (peft_tuned, LORA, 1), "trl_tuned": (trl_tuned, LORA, 1),
+           "trl_default": (trl_default, LORA, 1)},
+    "P4": {"full": (packed, FULL, 1), "packed": (packed, LORA, 16)},
+    "P5": {"full": (packed, FULL, 1), "lora": (packed, LORA, 1), "peft_full": (peft_tuned, FULL, 1),
+           "peft_lora": (peft_tuned, LORA, 1)},
 }
 
 
@@ -83,7 +68,7 @@ SIZES = {
                  "bfloat16", rate=1e-5),
 }
 BASE = {"cpu": "tiny", "gpu": "smollm2-shape"}
-QUICK = Sizes({"P1": "small"}, 2, 16, 3, dict.fromkeys(GOALS, (1,)), fewer=2)
+QUICK = Sizes({"P1": "small"}, 2, 16, 3, dict.fromkeys(ARMS, (1,)), fewer=2)
 
 
 def step_times(goal: str, setting: Setting) -> Iterator[Record]:
@@ -98,12 +83,12 @@ def step_times(goal: str, setting: Setting) -> Iterator[Record]:
         base = SFTSpec(model=model, dataset="real-text", learning_rate=sizes.rate, steps=sizes.steps, batch_size=batch,
                        max_length=sizes.length, evaluations=2, evaluation_tokens=1, dtype=sizes.dtype)
         arms = {name: (engine, _specs(base, kind, sizes, count))
-                for name, (engine, kind, count) in GOALS[goal].arms.items()}
+                for name, (engine, kind, count) in ARMS[goal].items()}
         found = in_turns(setting, {name: partial(engine, specs, setting.device)
                                    for name, (engine, specs) in arms.items()})
         for kind in (LORA, FULL):  # runs of one kind and seed are the same run in every arm
             require_equal({name: {arms[name][1][0].id: rounds[-1].losses[0]} for name, rounds in found.items()
-                           if GOALS[goal].arms[name][1] == kind}, TOLERANCE[sizes.dtype])
+                           if ARMS[goal][name][1] == kind}, TOLERANCE[sizes.dtype])
         seconds = {name: [outcome.step() for outcome in rounds] for name, rounds in found.items()}
         counts = {name: len(specs) for name, (_, specs) in arms.items()}
         fields = {"goal": goal, "model": model, "dtype": sizes.dtype, "rank": sizes.rank, "steps": sizes.steps,
@@ -116,8 +101,6 @@ def step_times(goal: str, setting: Setting) -> Iterator[Record]:
         if goal == "P4":
             metrics |= _utilization({name: (specs[0], statistics.median(seconds[name]))
                                      for name, (_, specs) in arms.items()}, setting.device)
-        setting.say(f"{goal}, {fields['tokens']} tokens a step: " + ", ".join(
-            f"{name} {1e3 * statistics.median(values):.2f} ms" for name, values in seconds.items()))
         yield to_record(setting, f"step-{goal.lower()}", fields, metrics, {"round": range(1, setting.rounds + 1),
                                                                          **seconds})
 

@@ -1,24 +1,24 @@
-"""How fast packs are, from the records of `lorabook bench`: the law of their time, what peers take, bytes, goals."""
+"""How fast packs are, from the records of `lorabook bench`: the law of their time, what peers take, bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
+from lorabook.claims.speed_goals import GOALS, NOT_TIMED, asked, date_of, metrics_of, newest, ray_words, said, verdict
 from lorakit.analysis.statistics import Interval
 from lorakit.analysis.tables import Table
-from lorakit.records import Record, Store
+from lorakit.records import Record
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
-NOT_TIMED = "not timed"
 NAMES = {"packed": "in packs", "vmap": "torch.func vmap", "time_sliced": "time-slicing",
          "peft_tuned": "PEFT loops, tuned", "peft_default": "PEFT loops", "trl_tuned": "TRL, tuned",
          "trl_default": "TRL as it comes", "trl": "TRL"}
+PARTS = {"sampling": "sampling", "update": "forward, backward, AdamW", "scoring": "log-probabilities to record",
+         "rewards": "rewards", "evaluation": "held-out problems", "rest": "all else"}
 KINDS = {"products": "matrix products", "others": "other operations", "optimizer": "AdamW",
          "rest": "Python between them"}
 
@@ -58,21 +58,6 @@ def gain(loop: Law, pack: Law, count: int, tokens: float) -> float:
     3.45
     """
     return count * loop.step(1, tokens) / pack.step(count, tokens)
-
-
-def newest(name: str, profile: str = "cpu") -> list[Record]:
-    """The last records of a benchmark, one for each number of tokens a step."""
-    file = name.removesuffix("-small").removesuffix("-tiny")
-    found: dict[object, Record] = {}
-    for record in Store(RESULTS).records(profile, file):
-        at = record.spec.get("tokens")
-        if record.spec["name"] == name and (at not in found or _date(found[at]) <= _date(record)):
-            found[at] = record
-    return list(found.values())
-
-
-def _date(record: Record) -> str:
-    return str(record.provenance["date"])
 
 
 def laws(records: Sequence[Record]) -> dict[str, Law]:
@@ -138,80 +123,50 @@ def remains(records: Sequence[Record]) -> dict[str, float | None]:
 
     Returns:
         `products`, `others`, `rest`, as shares of a pack's step, and with `peft_` before them of a PEFT step;
-        `ceiling`, the gain over PEFT of a pack that needed nothing but its operations; `launched` and
-        `peft_launched`, operations for a step of one run.
+        `ceiling`, the gain over PEFT of a pack that needed nothing but its operations; `dispatched` and
+        `peft_dispatched`, operations for a step of one run that no other operation calls.
     """
-    kinds = [f"{arm}{kind}" for arm in ("", "peft_") for kind in ("products", "others", "rest", "launched")]
+    arms, kinds = (("", "packed"), ("peft_", "peft_tuned")), ("products", "others", "rest")
     if not records:
-        nothing: dict[str, float | None] = dict.fromkeys((*kinds, "ceiling"))
+        nothing: dict[str, float | None] = dict.fromkeys(
+            ["ceiling", *(f"{short}{kind}" for short, _ in arms for kind in (*kinds, "dispatched"))])
         return nothing
-    found = {name: float(value or 0) for name, value in records[0].metrics.items()}
-    shares = {f"{short}{kind}": found[f"{arm}_{kind}"] / (1 if kind == "launched" else found[f"{arm}_whole"])
-              for short, arm in (("", "packed"), ("peft_", "peft_tuned"))
-              for kind in ("products", "others", "rest", "launched")}
-    return {**shares, "ceiling": found["peft_tuned_whole"] / (found["packed_whole"] - found["packed_rest"])}
+    found = metrics_of(records[0])
+    return {**{f"{short}{kind}": found[f"{arm}_{kind}"] / found[f"{arm}_whole"] for short, arm in arms
+               for kind in kinds},
+            **{f"{short}dispatched": found.get(f"{arm}_dispatched") for short, arm in arms},
+            "ceiling": found["peft_tuned_whole"] / (found["packed_whole"] - found["packed_rest"])}
+
+
+def rl_profile(records: Sequence[Record]) -> Table:
+    """Where a run of GRPO spends its time in packs and under TRL, from `profile-grpo`; empty where it was not made."""
+    rows = {**PARTS, "whole": "together", "operations": "of it in operations", "dispatched": "operations"}
+    return Table([{"of one run, ms": words, "in packs": f"{pack:,.0f}", "TRL": f"{trl:,.0f}",
+                   "TRL over packs": f"{trl / pack:.1f}" if pack else ""}
+                  for found in map(metrics_of, records) for part, words in rows.items()
+                  for pack, trl in [(found[f"packed_{part}"], found[f"trl_{part}"])]])
+
+
+def rl_words(records: Sequence[Record]) -> str:
+    """Why GRPO in packs gains what it gains, from `profile-grpo`."""
+    if not records:
+        return "No profile of it was made"
+    found, cores = metrics_of(records[0]), records[0].spec["processes"]
+    share = {part: found[f"packed_{part}"] / found["packed_whole"] for part in ("sampling", "update", "operations")}
+    gain = {part: found[f"trl_{part}"] / found[f"packed_{part}"] for part in ("sampling", "update", "whole")}
+    return (f"Packs have {cores} cores, TRL makes one run after another on one, and on one core packs gain "
+            f"{gain['whole']:.1f} times. Sampling, token by token, is {share['sampling']:.0%} of a pack's time and "
+            f"gains {gain['sampling']:.1f} times; the update is {share['update']:.0%} and gains {gain['update']:.1f} "
+            "times. "
+            f"Operations are {share['operations']:.0%} of a pack's time: with nothing between them it would gain "
+            f"{cores * found['trl_whole'] / found['packed_operations']:.1f} times. "
+            f"{found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time goes to log-probabilities for our records")
 
 
 def held(records: Sequence[Record]) -> dict[int, float]:
     """Megabytes of tensors beside the base by configurations in a pack; empty where they were not counted."""
     return {record.spec["arms"][arm]: float(record.metrics[f"{arm}_peak_bytes"] or 0) / 1e6 for record in records
             for arm in ("packed_1", "packed_4", "packed") if f"{arm}_peak_bytes" in record.metrics}
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A goal, where it is asked, and the metric that answers it; `most` where less is better."""
-
-    name: str
-    words: str
-    least: float
-    record: str
-    metric: str
-    where: str = "gpu"
-    most: bool = False
-    form: str = ".2f"
-
-
-GOALS = (
-    Goal("P1", "16 LoRA runs in a pack, 2,048 tokens a step: over PEFT loops", 6, "step-p1",
-         "peft_tuned_over_packed_median"),
-    Goal("P1", "the same: over TRL as it comes", 10, "step-p1", "trl_default_over_packed_median"),
-    Goal("P2", "8 full fine-tunings in a pack: over TRL", 3, "step-p2", "trl_tuned_over_packed_median"),
-    Goal("P3", "one LoRA run: over TRL as it comes", 2.5, "step-p3", "trl_default_over_packed_median"),
-    Goal("P3", "the same: over TRL, tuned", 1.5, "step-p3", "trl_tuned_over_packed_median"),
-    Goal("P4", "share of the card's FLOP/s: full", 0.35, "step-p4", "full_mfu"),
-    Goal("P4", "the same: 16 LoRA runs in a pack", 0.30, "step-p4", "packed_mfu"),
-    Goal("P5", "a LoRA step over a full one", 0.90, "step-p5", "lora_over_full_median", most=True),
-    Goal("P6", "a GRPO step: TRL over ours", 6, "step-p6", "trl_over_packed_median"),
-    Goal("P6", "the same: TRL with vLLM", 2, "step-p6", "trl_vllm_over_packed_median"),
-    Goal("P7", "16 runs of 131 thousand weights: over PEFT loops", 4, "packed-sweep-small",
-         "peft_tuned_over_packed_median", "cpu"),
-    Goal("P7", "the same: over vmap", 2, "packed-sweep-small", "vmap_over_packed_median", "cpu"),
-    Goal("P7", "16 GRPO runs in packs: over TRL", 8, "packed-grpo", "trl_over_packed_median", "cpu"),
-    Goal("P8", "a refresh with nothing to do, over a build", 0.02, "refresh", "nothing_over_build", "cpu", most=True,
-         form=".3f"),
-)
-
-
-def asked(goal: Goal, profile: str) -> float | None:
-    """What was timed for a goal on a CPU or GPU, at 2,048 tokens where there are several sizes; None if nothing was."""
-    found = [record.metrics.get(goal.metric) for record in newest(goal.record, profile)
-             if record.spec.get("tokens", 2048) == 2048 or goal.record != "step-p1"]
-    return next((value for value in found if value is not None), None)
-
-
-def verdict(goal: Goal) -> str:
-    """`reached`, `missed` or `not timed` on the machine that the goal is about."""
-    value = asked(goal, goal.where)
-    return NOT_TIMED if value is None else "reached" if (value <= goal.least) == goal.most else "missed"
-
-
-def goals() -> Table:
-    """All goals with what was timed on two cores and on a GPU."""
-    return Table([{"": goal.name, "what": goal.words, "goal": f"{'≤' if goal.most else '≥'} {goal.least:g}",
-                   **{column: said(asked(goal, profile), goal.form) for column, profile in
-                      (("two cores", "cpu"), ("GPU", "gpu"))},
-                   "verdict": verdict(goal)} for goal in GOALS])
 
 
 def sweeps(which: Sequence[str] = ("small", "tiny")) -> Table:
@@ -239,16 +194,12 @@ def numbers() -> dict[str, str]:
         **{f"goal_{name}": (goal.least, "g") for name, goal in asked_for.items()},
         "off": (law["pack"].off if law else None, ".0%"),
         "limit": (law["loop"].step(1, 128) / law["pack"].each / 128 if law else None, ".1f"),
-        **{name: (value, ",.0f" if "launched" in name else ".1f" if name == "ceiling" else ".0%")
+        **{name: (value, ",.0f" if "dispatched" in name else ".1f" if name == "ceiling" else ".0%")
            for name, value in left.items()},
         "one": (megabytes.get(1), ",.0f"), "sixteen": (megabytes.get(16), ",.0f"),
         "grpo": (asked(asked_for["grpo"], "cpu"), ".1f")}
     return {name: said(value, form) for name, (value, form) in found.items()} | {
         **{f"verdict_{name}": verdict(goal) for name, goal in asked_for.items()},
-        "made": _date(sweep)[:10], "device": str(sweep.provenance["device"]),
+        "grpo_why": rl_words(newest("profile-grpo")), "ray": ray_words(newest("ray-overhead")),
+        "made": date_of(sweep)[:10], "device": str(sweep.provenance["device"]),
         "gpu": "timed" if newest("step-p1", "gpu") else NOT_TIMED}
-
-
-def said(value: float | None, form: str) -> str:
-    """A number in words for the page, or that there is none."""
-    return NOT_TIMED if value is None else format(value, form)
