@@ -31,7 +31,8 @@ def wait_until(event: Callable[[], bool], what: str, seconds: float = 300.0) -> 
     """Look again and again; a hang is a failure with a name."""
     last = time.monotonic() + seconds
     while not event():
-        assert time.monotonic() < last, f"{what} did not come in {seconds:g} s"
+        if time.monotonic() > last:
+            raise TimeoutError(f"{what} did not come in {seconds:g} s")
         time.sleep(0.01)
 
 
