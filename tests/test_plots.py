@@ -212,8 +212,8 @@ def test_a_missing_column_is_named_with_those_that_exist(draw):
         draw(sweep_frame().drop(columns="test_loss"))
 
 
-def test_an_empty_frame_says_what_to_run():
-    with pytest.raises(plots.PlotError, match="lorakit run EXPERIMENT"):
+def test_an_empty_frame_says_so():
+    with pytest.raises(plots.PlotError, match="no finished run"):
         plots.u_curve(sweep_frame().iloc[:0])
 
 

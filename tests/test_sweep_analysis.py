@@ -65,6 +65,16 @@ def test_the_window_leaves_out_what_lies_beyond_a_cliff():
     assert wide.mean < 0.8 * narrow.mean
 
 
+def test_a_sweep_without_a_finished_run_says_so():
+    nothing = lk.Sweep([])
+    assert nothing.runs.empty
+    assert nothing.curves.empty
+    for ask in (nothing.best, nothing.optima, nothing.ratio, nothing.table, nothing.plot.loss, nothing.compare,
+                nothing.plot.gaps, nothing.plot.u_curve):
+        with pytest.raises(ValueError, match=r"no finished run|nothing to compare"):
+            ask()
+
+
 def test_the_best_run_is_the_best_seed_at_the_best_rate(sweep):
     best = sweep.best()
     assert (best.spec["lora"]["rank"], best.spec["learning_rate"], best.spec.get("seed", 0)) == (64, 1e-3, 0)

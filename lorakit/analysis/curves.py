@@ -211,7 +211,7 @@ def _check(frame: pd.DataFrame) -> None:
     if missing:
         raise FrameError(f"columns missing: {', '.join(missing)}; pass the frame that tidy(records) returns")
     if frame.empty:
-        raise FrameError("the frame is empty: run the experiment first")
+        raise FrameError("no finished run is in this sweep or frame")
     for column in ("model", "dataset", "batch_size"):
         values = frame[column].unique()
         within = frame.groupby("arm")[column].nunique().max() if column == "batch_size" else len(values)

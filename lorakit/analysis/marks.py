@@ -31,7 +31,7 @@ def require(frame: pd.DataFrame, *columns: str) -> None:
     if missing:
         raise PlotError(f"the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}")
     if frame.empty:
-        raise PlotError("the frame has no rows: run the experiment first (`lorakit run EXPERIMENT`)")
+        raise PlotError("the frame has no rows: no finished run is in it")
 
 
 def checked(rows: pd.DataFrame) -> pd.DataFrame:

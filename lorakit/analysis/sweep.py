@@ -261,6 +261,8 @@ class Sweep(Sequence["Record"]):
         """A frame of `rows` rows a record, with whole names of arms and each run's place among the records."""
         places = [place for place, record in enumerate(self.records) if record.status != "failed"]
         frame = frame.assign(place=np.repeat(np.array(places, dtype=int), rows))
+        if not places:
+            return frame
         settings = self._settings()
         apart = pd.Series([settings.get(place, "") for place in frame["place"]], index=frame.index, dtype=object)
         frame["arm"] = frame["arm"].where(apart == "", frame["arm"] + ", " + apart)

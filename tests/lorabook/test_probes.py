@@ -5,6 +5,7 @@ import pytest
 import torch
 from plain_training import data, mean_loss, spec, tiny
 
+from lorabook.experiments import EXPERIMENTS
 from lorabook.probes import PROBES, functions, lacking
 from lorabook.probes.rounding import rounded_losses
 from lorabook.probes.truncation import cut_to_ranks
@@ -70,3 +71,8 @@ def test_a_probe_leaves_curve_and_weights_alone_and_a_record_without_it_lacks_it
     assert plain.metrics.items() <= probed.metrics.items()
     without, with_it = (Record.from_run(run, "ok", result.metrics, result.curve, {}) for result in (plain, probed))
     assert lacking(name, [without, with_it]) == [without]
+
+
+def test_every_probe_is_asked_for_by_an_experiment():
+    """The rounding was once asked for by none: pages read it in old records, and no new run could have it."""
+    assert {name for experiment in EXPERIMENTS.values() for name in experiment.probes} == set(PROBES)

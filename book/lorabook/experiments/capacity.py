@@ -132,7 +132,7 @@ EXPERIMENTS = (
     Experiment("capacity", "How many bits does a weight of an adapter store, and after how many exposures?", {
         ("cpu", "record"): _capacity_record, ("cpu", "live"): _capacity_live,
         ("gpu", "record"): _capacity_gpu, ("paper", "record"): _capacity_paper,
-    }),
+    }, probes=("base text", "rounding")),
     Experiment("capacity-full", "How many bits does a weight store when every weight of a model is trained?", {
         ("cpu", "record"): lambda: _full(192, 300, 3), ("cpu", "live"): lambda: _full(48, 60, 2),
     }),

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import HTML, Markdown
 
+from lorabook import experiments
 from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
 from lorabook.experiments.results import MissingRecordsError, Results, recorded, results, store
 from lorabook.page.rendering import RenderingError, glue, setup
@@ -49,16 +50,21 @@ class Chapter:
             experiment: its name, or the names of several that make one sweep, such as one of each seed.
             profile: of the runs; a chapter reads those of cpu unless it says otherwise. Runs of another profile than
                 its own are read and never trained.
-            size: None for the chapter's own; `record` at any size of the build.
+            size: None for the chapter's own, and `record` for the experiments of other chapters, which those train;
+                `record` at any size of the build.
             optional: return what there is, even nothing, instead of failing.
         """
         names = [experiment] if isinstance(experiment, str) else experiment
-        parts = [recorded(name, profile) if size == "record" and self.size == "live" else
+        parts = [recorded(name, profile) if self.size == "live" and "record" in (size, self._size_of(name)) else
                  results(name, profile, size or self.size, optional=optional, train=profile == self.profile)
                  for name in names]
         self.results |= {name if profile == "cpu" else f"{name}, {profile}": part
                          for name, part in zip(names, parts, strict=True)}
         return reduce(add, parts)
+
+    def _size_of(self, experiment: str) -> str:
+        own = {one.name for one in experiments.of_chapter(self.name)}
+        return self.size if experiment in own else "record"
 
     @cached_property
     def runs(self) -> Path:
