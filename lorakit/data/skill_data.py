@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from lorakit.data.datasets import TextData
@@ -36,7 +36,7 @@ def new_skills() -> TextData:
     return _skill_data("new-skills", NEW_SKILLS)
 
 
-def skill_task(skill: Skill, wording: int = 0) -> Task:
+def skill_task(skill: Skill, wording: int = 0, counts: Mapping[str, int] = COUNTS) -> Task:
     """One skill that the embedded models have practised, in one wording; `shifted` holds another.
 
     The split is a property of the argument, not of the wording; pre-training never saw the arguments of the test split.
@@ -44,6 +44,7 @@ def skill_task(skill: Skill, wording: int = 0) -> Task:
     Args:
         wording: 0, which the base has met (the unseen wording is `shifted`), or `HELD_OUT_WORDING`, which it has not
             (then the first is): the base misses even the form of an answer, and the task is called `…-reworded`.
+        counts: problems of each split; more of them begin with the same ones.
     """
     def draw(split: str, wording: int, count: int) -> list[Problem]:
         rng, drawn = generator("rl task", skill.name, split, wording), dict[str, Problem]()
@@ -54,8 +55,8 @@ def skill_task(skill: Skill, wording: int = 0) -> Task:
                 break
         return list(drawn.values())
 
-    splits = {split: draw(split, wording, count) for split, count in COUNTS.items()}
-    splits["shifted"] = draw("test", 0 if wording else HELD_OUT_WORDING, COUNTS["test"])
+    splits = {split: draw(split, wording, count) for split, count in counts.items()}
+    splits["shifted"] = draw("test", 0 if wording else HELD_OUT_WORDING, counts["test"])
     return Task(skill.name.replace(" ", "-") + ("-reworded" if wording else ""), splits, stop="\n")
 
 

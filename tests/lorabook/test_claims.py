@@ -253,16 +253,22 @@ def test_a_rule_changed_after_its_records_says_so(store, tmp_path, written, chan
     assert ("**†" in page) == late(found)
 
 
-def test_new_runs_of_one_base_go_before_the_old(store):
-    again = replace(C1, experiments=("again",), again=True)
-    specs = specs_of(make())
-    more = specs_of(make(seeds=range(5, 10)))
-    for record in make(seeds=range(5, 10)):
-        store.append("cpu", "again", record)
-    found = verdict("C1", store, specs_of=lambda name, profile: (more if name == "again" else specs)(name, profile),
-                    facts=SOURCES["facts"], claims=[replace(C1, twins=(again,))])
-    assert found.claim is again
-    assert [other.claim.experiments for other in found.others] == [C1.experiments]
+@pytest.mark.parametrize(("old", "new", "whole"), [(0.0, 0.0, True), (0.3, 0.0, True), (0.0, 0.3, True),
+                                                    (0.0, 0.3, False)])
+def test_new_runs_of_one_base_go_before_the_old_once_they_are_whole(tmp_path, old, new, whole):
+    def shifted(by):
+        return lambda rank, rate, seed, step: curve_loss(rank, rate, seed, step) + (by if rank else 0.0)
+
+    store, twin = Store(tmp_path), replace(C1, experiments=("again",), again=True)
+    runs_of = {"rank": make(shifted(old)), "again": make(shifted(new), seeds=range(5, 10))}
+    for name, records in runs_of.items():
+        for record in records[: None if name == "rank" or whole else -1]:
+            store.append("cpu", name, record)
+    found = verdict("C1", store, specs_of=lambda name, profile: specs_of(runs_of.get(name, []))(name, profile),
+                    facts=SOURCES["facts"], claims=[replace(C1, twins=(twin,))])
+    assert (found.claim is twin) == whole
+    assert [other.claim is twin for other in found.others] == [not whole]
+    assert found.outcome == ("does not hold" if (new if whole else old) else "holds")
 
 
 def test_the_page_lists_smaller_scales_too():

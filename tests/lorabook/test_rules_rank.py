@@ -73,7 +73,7 @@ def test_c1_needs_an_improvement_to_compare_with():
     assert "not clearly above zero" in found.reason
 
 
-DENSE = tuple(sorted({round(1.4**n) for n in range(1, 16)}))  # to step 156
+DENSE = tuple(sorted({round(1.3**n) for n in range(1, 20)}))  # to step 146
 
 
 def memorise(leaves, slope=0.15, fall=0.3):
@@ -109,16 +109,24 @@ def test_c2_fails_at_a_floor():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"leaves": {1: 8, 4: 8, 16: 8, 64: 8}}, "Distinct steps of leaving: 1; a trend takes 3."),
-    ({"leaves": {1: 4, 4: 16}}, "Distinct steps of leaving: 2"),
-    ({"fall": 0.405}, "it finished the data"),
-    ({"steps": (1, 2, 4, 8, 16, 32, 64, 128)}, "up to a factor 2 apart"),
+    ({"leaves": {1: 8, 4: 8, 16: 8, 64: 8}}, "16, rank 64 at step 11. That is 1 distinct step of leaving, and a trend takes 3."),
+    ({"leaves": {1: 4, 4: 16}}, "That is 2 distinct steps of leaving"),
+    ({"fall": 0.405}, "The best arm finished the data"),
+    ({"steps": (1, 2, 4, 8, 16, 32, 64, 128)}, "a factor of 2 apart, more than 1.5."),
     ({"leaves": {4: 4, 16: 16, 64: 32}}, "The lowest rank did not leave."),
 ])
 def test_c2_is_inconclusive_without_what_a_trend_takes(change, words):
     found = departures(**{"leaves": {1: 4, 4: 16, 16: 32}} | change)
     assert found.outcome == "inconclusive"
     assert words in found.reason
+    assert "correlation" not in found.reason, "what is not judged is not printed"
+    assert found.effect == "distinct steps at which ranks leave"
+
+
+def test_c2_asks_for_an_evaluation_near_before_the_first_step_of_leaving():
+    assert [step for step in DENSE if step < 11][-4:] == [4, 5, 6, 8]
+    thinned = tuple(step for step in DENSE if step not in (5, 6))
+    assert "a factor of 2 apart" in departures({1: 4, 4: 16, 16: 32}, steps=thinned).reason
 
 
 def test_c2_is_inconclusive_where_nothing_ran_out_or_too_few_ranks():

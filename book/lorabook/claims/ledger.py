@@ -75,14 +75,16 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
 def _by_size(pieces: Iterable[tuple[Claim, Evidence]]) -> list[Verdict]:
     """The verdicts: complete and tested ones first, then by size; of one size those that do not hold before others.
 
-    So a claim that holds on one of several bases of one size does not head the ledger as holding; of one outcome, new
-    runs come before old ones.
+    So a claim that holds on one of several bases of one size does not head the ledger as holding. A base's old runs,
+    seen before their rule was changed, come after its new ones, whatever these say.
     """
     found = [(piece, _judge(claim, piece)) for claim, piece in pieces if len(piece.curves)]
+    renewed = {(piece.profile, piece.model) for piece, one in found
+               if one.claim.again and not piece.missing and one.outcome != UNTESTED}
     found.sort(key=lambda pair: (
-        pair[0].missing > 0, pair[1].outcome == UNTESTED, -(pair[0].scale.parameters or 0), pair[1].outcome == HOLDS,
-        not pair[1].claim.again,
-        -(pair[0].scale.tokens or 0), pair[0].model))
+        pair[0].missing > 0, pair[1].outcome == UNTESTED, -(pair[0].scale.parameters or 0),
+        not pair[1].claim.again and (pair[0].profile, pair[0].model) in renewed, pair[1].outcome == HOLDS,
+        not pair[1].claim.again, -(pair[0].scale.tokens or 0), pair[0].model))
     return [verdict for _, verdict in found]
 
 

@@ -58,6 +58,7 @@ TREND = Limit("Spearman's correlation of rank with the step of leaving", (0, mat
               replace(RATIO, form=".2f", signed=True))
 LATER = Limit("steps by which the highest rank leaves later than the lowest", (0, math.inf), replace(RATIO, form=".0f"),
               outside=(1, math.inf))
+STEPS_OF_LEAVING = Limit("distinct steps at which ranks leave", (DISTINCT - 1, math.inf), replace(RATIO, form=".0f"))
 MOVING = Limit("change of test loss over the last doubling of steps of an arm that left, in % of the improvement",
                (-math.inf, 0), PERCENT, outside=(-math.inf, -100 * FLOOR), fails_first=True)
 SAME_START = Limit("test loss minus the highest rank's, in % of the improvement that it has made by the last early "
@@ -108,9 +109,10 @@ def equal_to_full(evidence: Evidence) -> Finding:
 
 
 @claim("C2", source=ARTICLE, chapter="02-rank", experiments=("rank",), limits=[TREND, LATER, MOVING], corrected=False,
-       scope="Datasets that exceed what the adapter can hold.", written="2026-11-22T00:02", changed="2026-11-26",
+       scope="Datasets that exceed what the adapter can hold.", written="2026-11-22T00:02", changed="2026-11-26T12:30",
        why="Ranks that leave at one and the same evaluated step order nothing, nor do ranks that come back because the "
-       "best arm finishes the data: the rule now asks for distinct steps, unfinished data and dense evaluations.")
+       "best arm finishes the data: the rule now asks for distinct steps, unfinished data and dense evaluations, since "
+       "12:30 UTC from the one before the first step of leaving on.")
 def rank_sets_departure(evidence: Evidence) -> Finding:
     """past its capacity LoRA leaves the common loss curve at a step that grows with its rank, and from there learns
     more slowly instead of stopping at a floor
@@ -118,9 +120,10 @@ def rank_sets_departure(evidence: Evidence) -> Finding:
     Data: {BEYOND_CAPACITY}. The common curve is the arm with the least mean validation loss at each step, each arm at
     its best learning rate for that step, read on test data. An arm leaves it at the first evaluated step from which on
     the whole 95 % interval over seeds of (arm − common) lies above {PER_CENT:g} % of the common curve's final
-    improvement over the base. An arm that never leaves counts as latest; correlations are computed per seed.
-    Inconclusive also if no rank leaves, since then no capacity was exceeded, if the lowest rank does not, or with fewer
-    than three ranks.
+    improvement over the base. An arm that never leaves counts as latest; correlations are computed per seed. Judged
+    only where ranks leave at {DISTINCT} distinct steps or more, the lowest rank among them, where the best arm ends
+    with {UNFINISHED:.0%} of the base's loss or more still to be learnt, and where evaluations, from the one before the
+    first step of leaving to the last such step, lie at most a factor of {DENSE:g} apart. Otherwise inconclusive.
     """
     return combine({dataset: _departures(*evidence.of(dataset)) for dataset in evidence.datasets
                     if dataset.partition("@")[0] == BEYOND_CAPACITY})
@@ -139,8 +142,8 @@ def _departures(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
         return Finding(OPEN, "No arm clearly improved on the base.")
     margin, never = MARGIN * gain.mean, last + 1
     steps = {arm: departure_step(curves, arm, margin=margin) for arm in lora}
-    words = ", ".join(f"{arm} {'never' if step is None else f'at step {step}'}" for arm, step in steps.items())
-    reason = f"Leaving the common curve ({last} steps in all): {words}."
+    left = sorted({step for step in steps.values() if step is not None})
+    reason = f"Leaving the common curve ({last} steps in all): {_leaving(steps, left)}."
     gone = [arm for arm in lora if steps[arm] is not None]
     if not gone:
         return Finding(OPEN, f"{reason} No rank ran out of capacity, so nothing was tested.")
@@ -153,29 +156,37 @@ def _departures(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     limits = [trend, *(MOVING.measured(arm, _tail(curves, arm, 100 / gain.mean)) for arm in gone)]
     if first is not None:
         limits.append(LATER.measured(f"{lora[-1]} after {lora[0]}", exactly(latest - first)))
-    found = decide(limits, corrected=False, before=reason)
-    left = sorted({step for step in steps.values() if step is not None})
     wanting = _wanting(curves, left, float(common.loc[common["step"] == last, "test_loss"].mean()),
                        float(metrics["base_test_loss"].mean()))
     if first is None:
         wanting.append("The lowest rank did not leave.")
-    if not wanting:
-        return found
-    return replace(found, outcome=OPEN, limit=trend, states={}, reason=f"{found.reason} {' '.join(wanting)}")
+    if wanting:
+        return Finding(OPEN, " ".join((reason, *wanting)), STEPS_OF_LEAVING.measured("", exactly(len(left))))
+    return decide(limits, corrected=False, before=reason)
+
+
+def _leaving(steps: dict[str, int | None], left: list[int]) -> str:
+    """Which arms left when: `rank 1, rank 2 at step 135; rank 4 never`."""
+    at = {f"at step {step}": [arm for arm in steps if steps[arm] == step] for step in left}
+    at["never"] = [arm for arm, step in steps.items() if step is None]
+    return "; ".join(f"{', '.join(names)} {when}" for when, names in at.items() if names)
 
 
 def _wanting(curves: pd.DataFrame, left: list[int], end: float, base: float) -> list[str]:
     """What keeps departures from being judged, in sentences."""
     found = []
     if len(left) < DISTINCT:
-        found.append(f"Distinct steps of leaving: {len(left)}; a trend takes {DISTINCT}.")
+        found.append(f"That is {len(left)} distinct step{'s' * (len(left) > 1)} of leaving, and a trend takes "
+                     f"{DISTINCT}.")
     if end < UNFINISHED * base:
-        found.append(f"The best arm ends at {end / base:.1%} of the base's loss: it finished the data, so that arms "
+        found.append(f"The best arm finished the data, with {end / base:.1%} of the base's loss left, so that ranks "
                      "with room come back.")
-    steps = sorted(step for step in curves["step"].unique() if left[0] <= step <= left[-1])
-    gaps = [b / a for a, b in pairwise(steps)]
-    if max(gaps, default=1.0) > DENSE:
-        found.append(f"Evaluations where ranks part lie up to a factor {max(gaps):.2g} apart.")
+    every = sorted(curves["step"].unique())
+    before = max((step for step in every if step < left[0]), default=left[0])
+    near = [step for step in every if before <= step <= left[-1]]
+    gap = max((b / a for a, b in pairwise(near)), default=1.0)
+    if gap > DENSE:
+        found.append(f"Evaluations there lie a factor of {gap:.2g} apart, more than {DENSE:g}.")
     return found
 
 

@@ -23,7 +23,7 @@ from lorabook.claims.claim import Claim
 from lorabook.claims.decisions import UNTESTED, Finding
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.real_runs import NotYetError
-from lorabook.experiments import EXPERIMENTS
+from lorabook.experiments import EXPERIMENTS, fresh
 from lorabook.experiments.smollm2 import BOTH_SCREENED, E3_SCREENED, E3_TASKS, SCREENED
 
 Rule = Callable[[Evidence], Finding]
@@ -98,9 +98,13 @@ def _on_smollm2() -> list[Claim]:
 
 def _on_new_runs() -> list[Claim]:
     """Claims whose rules were changed after their records, on seeds and bases that were run since."""
-    return [replace(claim, experiments=(name,), again=True) for name in _named("learning-rate-fresh",
-                                                                               "learning-rate-bases")
-            for claim in (rank.equal_to_full, learning_rate.ten_times, learning_rate.shorter_means_more)]
+    supervised = (rank.equal_to_full, learning_rate.ten_times, learning_rate.shorter_means_more)
+    whole = (grpo.equal_in_a_wider_band, grpo.ten_times_in_rl)
+    rows = (("learning-rate-fresh", "", supervised), ("learning-rate-bases", "", supervised),
+            ("grpo-fresh-short", fresh.RL_SHORT, (*whole, grpo.ten_times_at_rank_one, grpo.rank_one_is_a_bottleneck)),
+            ("grpo-fresh", fresh.RL_WHOLE, whole))
+    return [replace(claim, experiments=(name,), again=True, rule_text=f"{protocol} {claim.rule_text}".lstrip())
+            for name, protocol, claims in rows for claim in claims]
 
 
 def with_twins(claims: Iterable[Claim]) -> tuple[Claim, ...]:

@@ -12,8 +12,8 @@ from lorabook.data.shown_tasks import number_words, ordered_sums
 from lorakit import MissingExtraError
 from lorakit.data.data_files import SPLITS
 from lorakit.data.rl_tasks import Task, keep, split_problems
-from lorakit.data.skill_data import COUNTS
-from lorakit.data.skills import generator
+from lorakit.data.skill_data import COUNTS, skill_task
+from lorakit.data.skills import SKILLS, generator
 
 GENERATED = 3400  # so that a tenth, less what comes twice, is enough for test
 MARKED = "\nThink step by step. End with a line that holds #### and the number alone, like this: #### 7"
@@ -51,6 +51,13 @@ def sums_task() -> Task:
     return Task("sums", {split: splits[split][:count] for split, count in COUNTS.items()}, "numeric", stop="\n")
 
 
+def copying_task() -> Task:
+    """Copying a word, with the training problems of `copy` and enough others to judge an end by; in one wording."""
+    (skill,) = (skill for skill in SKILLS if skill.name == "copy")
+    splits = skill_task(skill, counts=COUNTS | {"validation": 512, "test": 1024}).splits
+    return Task("copy-1024", {split: splits[split] for split in SPLITS}, stop="\n")
+
+
 def generated_task(name: str) -> Task:
     """Problems of a generator of reasoning-gym (0.1.25). Its own scorers execute text and are never called.
 
@@ -76,6 +83,7 @@ def generated_task(name: str) -> Task:
 
 TASKS: dict[str, Callable[[], Task]] = {
     **{f"secret-{count}": partial(secret_task, count) for count in SECRETS},
+    "copy-1024": copying_task,
     "sums": sums_task,
     "ordered-sums": lambda: Task("ordered-sums", ordered_sums(), "numeric", stop="\n"),
     "number-words": lambda: Task("number-words", number_words(), "numeric", stop="\n"),

@@ -10,6 +10,7 @@ SLOW = "a step takes SmolLM2 up to a second, and its weights are fetched: a live
 UNSCREENED = "its rates are those that the screening chose, and on two cores that is not whole"
 TINY_ASKED = "grids of two settings are asked of `tiny` first"
 AGAIN = "it is the cpu definition of `learning-rate` once more, on new seeds and bases"
+NEW_SEEDS = "it is the cpu definition of `grpo` once more, on new seeds"
 REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
 EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
 PAID = "no task is known on which SmolLM2 meets a new form at times: it earned nothing on any of reasoning-gym"
@@ -36,6 +37,7 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "secret-wait": {"gpu": EVENLY, "paper": EVENLY},
     "grpo-form": {"gpu": PAID},
     "grpo-form-factors": {"gpu": PAID},
+    "grpo-fresh*": {"live": NEW_SEEDS, "gpu": NEW_SEEDS, "paper": NEW_SEEDS},
     "grpo-high-rank": {"live": TINY_ASKED, "gpu": TINY_ASKED, "paper": TINY_ASKED},
 }
 

@@ -88,7 +88,7 @@ def found(verdict: Verdict) -> str:
     span, form = limit.span, ".2g" if verdict.seeds else ".3g"
     sign = "+" if limit.unit.signed and verdict.seeds else ""
     mean, low, high = (f"{value:{sign}{form}}".replace("-", "−") for value in (span.mean, span.low, span.high))
-    interval = f" ({low} to {high})" if verdict.seeds or span.low < span.high else ""
+    interval = f" ({low} to {high})" if span.low < span.high or (verdict.seeds and span.n > 1) else ""
     exact = "" if verdict.seeds else ", exact"
     return f"{replace(verdict, limit=limit).effect}: {mean}{interval}{exact}, limit {limit.unit.range(limit.inside)}"
 
