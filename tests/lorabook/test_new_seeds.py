@@ -1,16 +1,19 @@
 """RL claims on new seeds: what the runs are, and what the pages say of none, a part or all of them."""
 
 import math
+import shutil
+from pathlib import Path
 
 import pytest
 
 from lorabook.claims.ledger import verdict
 from lorabook.experiments import EXPERIMENTS
 from lorabook.experiments.fresh import COPY_FULL, COPY_LORA
-from lorabook.page.new_seeds import beside_the_first_runs
+from lorabook.page.new_seeds import beside_the_first_runs, rank_one_with_room
 from lorakit.data.rl_tasks import load_task
 from lorakit.records import Record, Store
 
+RESULTS = Path(__file__).parents[2] / "book" / "results"
 SHORT, WHOLE = "grpo-fresh-short", "grpo-fresh"
 BASE, GAIN = 0.27, 0.15
 BEST = {None: 1.2e-4, 1: 5e-4, 8: 6e-4, 64: 8e-4}
@@ -35,10 +38,10 @@ def specs_of(name):
 
 
 def store(tmp_path, **counts):
-    filled = Store(tmp_path)
+    (tmp_path / "cpu").mkdir(parents=True)
     for name in ("grpo", "grpo-form"):
-        for record in Store("book/results").records("cpu", name):
-            filled.append("cpu", name, record)
+        shutil.copy(RESULTS / "cpu" / f"{name}.jsonl", tmp_path / "cpu")
+    filled = Store(tmp_path)
     for name, count in counts.items():
         for spec in specs_of(name.replace("_", "-"))[:count]:
             filled.append("cpu", name.replace("_", "-"), made_up(spec))
@@ -80,14 +83,18 @@ def test_new_seeds_are_judged_alone_and_the_first_runs_stand_beside_them(whole, 
     listed = beside_the_first_runs([found]).splitlines()
     assert listed[0].startswith(f"- **{claim}**, first runs: ")
     assert any(line.startswith(f"- **{claim}**, new seeds, `{SHORT}`: ") and words in line for line in listed)
+    if claim == "C8":
+        assert "on 20 new seeds, it is still behind: −2" in rank_one_with_room(found)
 
 
 def test_with_none_or_a_part_of_them_the_first_runs_head_the_claim(tmp_path):
     none, part = store(tmp_path / "none"), store(tmp_path / "part", grpo_fresh_short=100)
-    for records, said in ((none, "not run."), (part, "inconclusive. Needs every run of its experiments; 140 have no")):
+    for records, said, sentence in ((none, "not run.", "none is made."), (
+            part, "inconclusive. Needs every run of its experiments; 140 have no", "under way. Needs every run")):
         found = verdict("C8", records)
         assert not found.claim.again
         first, short, rest = beside_the_first_runs([found]).splitlines()
         assert first.startswith("- **C8**, first runs: inconclusive. rank ")
         assert said in short
+        assert sentence in rank_one_with_room(found)
         assert rest == f"- **C8**, new seeds, `{WHOLE}`: not run."

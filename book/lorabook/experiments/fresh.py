@@ -1,9 +1,9 @@
 """New seeds and new bases of the embedded models: what the rules that were changed on 2026-11-26 are judged on.
 
-Written before the first of these runs. Supervised: post-training with replay, as in `learning-rate` and `rank-replay`, with the arm
-that both lack, full fine-tuning of the linear layers alone (embedding and head are what LoRA does not train), and with
-8,192 tokens of validation and test text at the end. Rates are the five around the best ones of those experiments; after
-the first runs on the other bases, LoRA's were widened downwards there by two, for both ranks.
+Written before the first of these runs. Supervised: post-training with replay, as in `learning-rate` and `rank-replay`,
+with the arm that both lack, full fine-tuning of the linear layers alone (embedding and head are what LoRA does not
+train), and with 8,192 tokens of validation and test text at the end. Rates are the five around the best ones of those
+experiments; after the first runs on the other bases, LoRA's were widened downwards there by two, for both ranks.
 
 By reward: copying alone, as in `grpo`. The other task, whose form is new, is left out: chance decides its runs, and
 equality of shares of seeds would take hundreds. Held-out problems are more, since the rules ask for 1,024; rates are

@@ -73,12 +73,26 @@ def _section(verdict: Verdict) -> str:
         inside = [_judged(one) + (f" *Rule {rules.index(one.claim) + 1}.*" if len(rules) > 1 else "")
                   for one in verdict.others]
         lines += _fold(f"Elsewhere: {heads}", [*inside, *_together(verdict)])
+    lines += _waiting(verdict)
     gates = [f"{where(one)}: {one.regime}." for one in (verdict, *verdict.others) if one.regime]
     numbered = [f"**Rule {place} ({rule.written}).** {rule.rule_text}" if len(rules) > 1 else rule.rule_text
                 for place, rule in enumerate(rules, start=1)]
     lines += _fold("The rule" if len(rules) == 1 else "The rules", numbered)
     lines += _fold("Was it post-training?", gates) if gates else []
     return "\n".join(lines)
+
+
+def _waiting(verdict: Verdict) -> list[str]:
+    """The runs that a claim has rules for and that do not exist yet, with these rules folded."""
+    every = (verdict, *verdict.others)
+    judged = {one.claim.experiments for one in every}
+    twins = [twin for one in every for twin in one.claim.twins if twin.experiments not in judged]
+    if not twins:
+        return []
+    names = "; ".join(f"`{twin.experiments[0]}`" + f" and {len(twin.experiments) - 1} more" * (
+        len(twin.experiments) > 1) for twin in twins)
+    return _fold(f"Defined and not run: {names}", [
+        f"**`{twin.experiments[0]}` ({twin.changed or twin.written}).** {twin.rule_text}" for twin in twins])
 
 
 def _judged(verdict: Verdict) -> str:
