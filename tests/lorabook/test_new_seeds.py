@@ -29,7 +29,8 @@ def made_up(spec):
     return Record.from_run(
         spec, "ok", {"base_test_accuracy": BASE, "parameters": 4352 * (rank or 100), **right},
         {"step": [1, spec.steps], "tokens": [400, 7 * episodes], "episodes": [64, episodes],
-         "reward_entropy": [0.8, 0.8], **{name: [BASE, value] for name, value in right.items()}},
+         "reward_entropy": [0.8, 0.8], "advantage_entropy": [1.0, 1.0],
+         **{name: [BASE, value] for name, value in right.items()}},
         {"date": "2026-11-26T13:30:00+00:00"})
 
 
