@@ -109,7 +109,7 @@ def test_c2_fails_at_a_floor():
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"leaves": {1: 8, 4: 8, 16: 8, 64: 8}}, "16, rank 64 at step 14. That is 1 distinct step of leaving, and a trend takes 3."),
+    ({"leaves": {1: 8, 4: 8, 16: 8, 64: 8}}, "64 at step 14. That is 1 distinct step of leaving, and a trend takes 3."),
     ({"leaves": {1: 4, 4: 16}}, "That is 2 distinct steps of leaving"),
     ({"fall": 0.405}, "The best arm finished the data"),
     ({"steps": (1, 2, 4, 8, 16, 32, 64, 128)}, "a factor of 2 apart, more than 1.5."),
