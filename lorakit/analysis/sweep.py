@@ -295,8 +295,6 @@ def _of_store(store: Store) -> list[Record]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    if wanted is None:
-        return bool(pd.isna(found))
     if isinstance(wanted, int | float) and isinstance(found, int | float):
         return math.isclose(found, wanted, rel_tol=1e-6)
-    return bool(found == wanted)
+    return bool(pd.isna(found) if wanted is None else found == wanted)
