@@ -111,6 +111,25 @@ def test_ray_trains_the_packs_of_the_local_processes_or_is_not_timed(monkeypatch
         list(benches.bench(["Ray"], SAYS_NOTHING))
 
 
+def test_a_step_of_grpo_is_timed_where_trl_does_what_packed_seeds_do(monkeypatch):
+    asked = []
+
+    def arm(reward):
+        def train(specs, device):
+            asked.append([(spec.seed, spec.steps) for spec in specs])
+            return [(reward + spec.seed / 100, 9.0) for spec in specs]
+        return train
+
+    monkeypatch.setattr(packed_grpo, "packed", arm(0.5))
+    monkeypatch.setattr(packed_grpo, "trl", arm(0.52))
+    record, = benches.bench(["P6"], SAYS_NOTHING)
+    assert record.metrics.keys() >= {"packed_seconds_median", "trl_over_packed_median"}
+    assert asked == [[(0, 1)], [(0, 2)]] * 2 + [[(seed, 2) for seed in range(packed_grpo.BAND)]]
+    monkeypatch.setattr(packed_grpo, "trl", arm(0.9))
+    with pytest.raises(RuntimeError, match="reward of trl is"):
+        list(benches.bench(["P6"], SAYS_NOTHING))
+
+
 def test_trl_has_to_do_what_the_packed_seeds_do():
     seeds = [(0.5, 9.0), (0.52, 9.5), (0.48, 8.5), (0.51, 9.1)]
     packed_grpo.require_alike(seeds, (0.53, 8.8), "TRL's run")
