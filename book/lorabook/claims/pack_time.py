@@ -138,13 +138,13 @@ def remains(records: Sequence[Record]) -> dict[str, float | None]:
             "ceiling": found["peft_tuned_whole"] / (found["packed_whole"] - found["packed_rest"])}
 
 
-def rl_profile(records: Sequence[Record]) -> Table:
-    """Where a run of GRPO spends its time in packs and under TRL, from `profile-grpo`; empty where it was not made."""
-    rows = {**PARTS, "whole": "together", "operations": "of it in operations", "dispatched": "operations"}
+def rl_profile(records: Sequence[Record]) -> Table | None:
+    """Where a run of GRPO spends its time in packs and under TRL, from `profile-grpo`; None where it was not made."""
+    rows = {**PARTS, "whole": "together", "dispatched": "operations, as a number"}
     return Table([{"of one run, ms": words, "in packs": f"{pack:,.0f}", "TRL": f"{trl:,.0f}",
                    "TRL over packs": f"{trl / pack:.1f}" if pack else ""}
                   for found in map(metrics_of, records) for part, words in rows.items()
-                  for pack, trl in [(found[f"packed_{part}"], found[f"trl_{part}"])]])
+                  for pack, trl in [(found[f"packed_{part}"], found[f"trl_{part}"])]]) if records else None
 
 
 def rl_words(records: Sequence[Record]) -> str:
@@ -158,8 +158,9 @@ def rl_words(records: Sequence[Record]) -> str:
             f"{gain['whole']:.1f} times. Sampling, token by token, is {share['sampling']:.0%} of a pack's time and "
             f"gains {gain['sampling']:.1f} times; the update is {share['update']:.0%} and gains {gain['update']:.1f} "
             "times. "
-            f"Operations are {share['operations']:.0%} of a pack's time: with nothing between them it would gain "
-            f"{cores * found['trl_whole'] / found['packed_operations']:.1f} times. "
+            f"Operations are {share['operations']:.0%} of a pack's time at the most (the profiler lengthens them): "
+            f"with nothing between them it would gain {cores * found['trl_whole'] / found['packed_operations']:.1f} "
+            "times or more. "
             f"{found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time goes to log-probabilities for our records")
 
 
