@@ -62,7 +62,8 @@ def pick(frame, base="tiny", **fields):
 
 def at_end(rows, column):
     """Seeds by rates, of a column at the last step: on the larger set where there is one, else the curve's last."""
-    larger = rows.get("final_evaluation_tokens", pd.Series(dtype=float)).notna().any()
+    larger = any(rows.get(f"final_evaluation_{what}", pd.Series(dtype=float)).notna().any()
+                 for what in ("tokens", "problems"))
     ends = rows.assign(value=rows[column] if larger else [curve[column][-1] for curve in rows["curve"]])
     return ends.pivot_table(index="seed", columns="learning_rate", values="value", aggfunc="first")
 
@@ -256,6 +257,50 @@ def test_c3_rl_on_copying(verdicts):
     span = ratio(policies(4), policies(0), "validation_accuracy", lambda value: 1 - value)
     assert span[2] < 10 / 1.5
     same(verdicts("C3-RL"), "does not hold", span)
+
+
+NEW_PROBLEMS = {"task": "copy-1024", "rates": 4}
+
+
+def on_new_seeds(claim, steps, ranks):
+    """A claim's verdict on the new seeds of so many steps, and the runs of each rank; skips until all are recorded."""
+    experiment, count = {75: ("grpo-fresh-short", 240), 300: ("grpo-fresh", 96)}[steps]
+    made = runs("grpo")
+    if ((made["name"] == NEW_PROBLEMS["task"]) & (made["steps"] == steps)).sum() < count:
+        pytest.skip(f"{experiment} is not recorded whole")
+    found = verdict(claim, Store(RESULTS))
+    (one,) = [each for each in (found, *found.others) if each.claim.experiments == (experiment,)]
+    return one, {rank: policies(rank, steps=steps, **NEW_PROBLEMS) for rank in ranks}
+
+
+def text(span, digits=1, unit=" %"):
+    mean, low, high = (f"{value:+.{digits}f}".replace("-", "−") for value in span)
+    return f"{mean}{unit} ({low} to {high})"
+
+
+@pytest.mark.parametrize(("claim", "steps", "ranks"), [("C8", 75, (1, 64)), ("C8", 300, (8, 64)), ("P1", 75, (1, 64)),
+                                                       ("T1", 75, (1,))])
+def test_gaps_by_reward_on_new_seeds(claim, steps, ranks):
+    found, made = on_new_seeds(claim, steps, (0, *ranks))
+    full = accuracy(made[0])
+    unit = 100 / (full - made[0]["base_test_accuracy"].mean()).mean()
+    ends = {rank: accuracy(rows) for rank, rows in made.items()}
+    if claim == "T1":
+        rate = 10 * at_end(made[0], "validation_accuracy").mean().idxmax()
+        tried = at_end(made[1], "test_accuracy")
+        ends[1] = tried[min(tried, key=lambda one: abs(one / rate - 1))]
+    against = ends[64] if claim == "P1" else full
+    for rank in ranks[:1] if claim == "P1" else ranks:
+        assert text(interval(unit * (ends[rank] - against))) in found.reason
+    assert f"rank {ranks[0]} {room(ranks[0], made[0], made[ranks[0]]['parameters'].max()):.2f}" in found.reason
+
+
+@pytest.mark.parametrize(("steps", "ranks"), [(75, (1, 64)), (300, (8, 64))])
+def test_c3_rl_on_new_seeds(steps, ranks):
+    found, made = on_new_seeds("C3-RL", steps, (0, *ranks))
+    for rank in ranks:
+        mean, low, high = ratio(made[rank], made[0], "validation_accuracy", lambda value: 1 - value)
+        assert f"rank {rank} / full {mean:.1f} ({low:.1f} to {high:.1f})" in found.reason
 
 
 def test_c6_rl_on_copying(verdicts):
