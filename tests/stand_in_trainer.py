@@ -10,8 +10,9 @@ import random
 import resource
 import signal
 import sys
-import time
 from pathlib import Path
+
+from waiting import wait_until
 
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
@@ -59,11 +60,10 @@ def train(root, first, last):
 
 
 def train_beside_others(root, first, last):
-    """Train in small writes, from the moment that a file named `go` exists."""
+    """Train in small writes, from the moment that both writers are here."""
     small_writes()
-    deadline = time.monotonic() + 20
-    while not Path(root, "go").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
+    Path(root, f"here-{first}").touch()
+    wait_until(lambda: len(list(Path(root).glob("here-*"))) == 2, "the other writer")
     train(root, first, last)
 
 

@@ -1,22 +1,18 @@
 """A run that is killed at a random step and goes on gives the curve of one that is not, in every engine."""
 
-import contextlib
 import json
 import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import toy_rl
 from plain_training import data, on_validation, spec, tiny
 from test_sft import tokenizer
+from waiting import LONG, killed_behind
 
 import lorakit
 from lorakit.checkpoints import FOLDER, Checkpoint, CheckpointWarning, head, path_of, remove, unfinished
@@ -97,7 +93,7 @@ def killed(train, folder, steps):
 
     child = multiprocessing.get_context("fork").Process(target=target)
     child.start()
-    child.join(60)
+    child.join(LONG)
     assert child.exitcode == -signal.SIGKILL
 
 
@@ -212,50 +208,55 @@ def test_checkpoints_are_written_by_time(tmp_path):
     assert not list(tmp_path.iterdir()), "a run of seconds writes none"
 
 
+STEPS = (5, 14)  # where a worker is killed, behind a checkpoint
+HELD = """
+import os
+from pathlib import Path
+from lorakit.checkpoints import Checkpoint
+from waiting import stay
+save = Checkpoint.save
+
+def held(self, step, *state):
+    save(self, step, *state)
+    if step in {steps!r}:
+        Path({folder!r}, f"pid-{{step}}").write_text(str(os.getpid()))
+        stay(Path({folder!r}, f"at-{{step}}"))
+
+Checkpoint.save = held
+
+def nothing(subject):
+    return [{{}} for _ in subject.specs]
+"""
 SWEEP = """
 import sys
 import lorakit as lk
+sys.path.append(sys.argv[2])
 specs = [lk.SFTSpec.from_json(spec) for spec in {specs!r}]
-lk.run(specs, sys.argv[1], processes=1, device="cpu", checkpoint_every=0.1)
+lk.run(specs, sys.argv[1], processes=1, device="cpu", checkpoint_every=0, probes=["held:nothing"])
 """
 
 
 def test_a_sweep_that_is_killed_twice_forms_its_pack_again(tmp_path):
     """Its worker is killed, which the sweep sees to; then all of it, which the next call sees to."""
-    specs = vary(SFTSpec(model="tiny", learning_rate=1e-3, lora=LoRASpec(rank=2), steps=120, batch_size=2,
+    specs = vary(SFTSpec(model="tiny", learning_rate=1e-3, lora=LoRASpec(rank=2), steps=24, batch_size=2,
                          max_length=48, dtype="float64", evaluations=5, evaluation_tokens=100), seed=[3, 0])
     folder = tmp_path / "runs" / FOLDER
     (pack,) = packs_of(specs, "packed", 1)
-    file = path_of(folder, "packed", [spec.id for spec in pack.specs])
+    (tmp_path / "held.py").write_text(HELD.format(steps=STEPS, folder=str(tmp_path)))
     script = SWEEP.format(specs=[spec.to_json() for spec in specs])
-    with (tmp_path / "said").open("w") as said:
-        running = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "runs")], stderr=said,
-                                   start_new_session=True)
-
-    def reach(step):
-        while running.poll() is None and not (file.exists() and head(file)["step"] >= step):
-            time.sleep(0.02)
-        assert running.poll() is None, (tmp_path / "said").read_text()
-
-    try:
-        reach(random.Random(5).randint(5, 40))
-        workers = {pid for task in Path(f"/proc/{running.pid}/task").iterdir()
-                   for pid in (task / "children").read_text().split()}
-        os.kill(int(*workers), signal.SIGKILL)
-        reach(60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+    with killed_behind(script, str(tmp_path / "runs"), str(tmp_path), said=tmp_path / "said") as started:
+        started.reach(tmp_path / f"at-{STEPS[0]}")
+        os.kill(int((tmp_path / f"pid-{STEPS[0]}").read_text()), signal.SIGKILL)
+        started.reach(tmp_path / f"at-{STEPS[1]}")
     assert "was ended by SIGKILL; its pack of 2 goes on from its checkpoint" in (tmp_path / "said").read_text()
     assert unfinished(folder) == [("packed", tuple(spec.id for spec in pack.specs))]
     more = [*specs[::-1], replace(specs[0], seed=7)]
-    found = lorakit.run(more, tmp_path / "runs", processes=1, device="cpu", checkpoint_every=0.1)
+    found = lorakit.run(more, tmp_path / "runs", processes=1, device="cpu")
     assert not folder.exists(), "removed with the records"
     expected = {r.id: r for r in run_specs(list(pack.specs), "packed", "cpu")[0]}
     for record in found:
         if record.id in expected:
-            assert len(record.provenance["resumed_at"]) == 2
+            assert record.provenance["resumed_at"] == list(STEPS)
             for name, column in expected[record.id].curve.items():
                 assert record.curve[name] == pytest.approx(column, abs=1e-9), name
             assert record.metrics == pytest.approx(expected[record.id].metrics, abs=1e-9)

@@ -17,7 +17,7 @@ from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.agreement import Own
 from lorakit.packed.engine import train_pack
 from lorakit.reference import configs
-from lorakit.reference.adamw import MasterAdamW
+from lorakit.reference.adamw import MasterAdamW, adamw
 from lorakit.reference.configs import trl_config
 from lorakit.specs import SpecError
 from lorakit.sweep import worker
@@ -33,13 +33,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::lorakit.theory.shapes.RankWaste
     (4, {"accumulation": 2}), (4, {"recompute": True}), (None, {"micro_batch": 1})], ids=str)
 def test_compiled_layers_take_the_same_steps(monkeypatch, rank, fields):
     """All of torch's compiler but its last stage, which writes kernels: C++ for a CPU takes it half a minute."""
-    whole = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(torch, "compile", lambda layer, mode, dynamic: whole(layer, dynamic=dynamic))
+    whole, modes = functools.partial(torch.compile, backend="aot_eager", fullgraph=True), set()
+    monkeypatch.setattr(torch, "compile", lambda layer, mode, dynamic: modes.add(mode) or whole(layer, dynamic=dynamic))
     chosen = [spec(rank=rank, dtype="float64", steps=3, evaluations=2, seed=seed, **fields) for seed in range(2)]
     plain = train_pack(chosen, tiny(dtype=torch.float64, layers=4), SPLITS)
     counters.clear()
     model = tiny(dtype=torch.float64, layers=4)
     found = train_pack([replace(one, torch_compile=True) for one in chosen], model, SPLITS)
+    assert modes == {"default" if fields.get("recompute") else "reduce-overhead"}, "the latter: CUDA graphs"
     assert 1 <= counters["stats"]["unique_graphs"] <= 2, "the first layer, whose input has no gradient, and the others"
     for one, other in zip(found, plain, strict=True):
         assert one.spec.id == other.spec.id
@@ -91,9 +92,10 @@ def test_a_window_that_slides_takes_a_mask_and_so_another_kernel(attended):
     assert (torch.bfloat16, True, False) in attended
 
 
-def test_fused_adamw_takes_the_steps_of_the_plain_one():
+def test_fused_adamw_takes_the_steps_of_the_plain_one(monkeypatch):
     """As `adamw` asks for on a GPU; packs are always updated so."""
-    weights = {}
+    update, updates, weights = torch._fused_adamw_, [], {}
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *given, **more: updates.append(1) or update(*given, **more))
     for fused in (False, True):
         draws = torch.Generator().manual_seed(0)
         wide, narrow = (torch.randn(5, generator=draws).to(kind).requires_grad_()
@@ -104,7 +106,16 @@ def test_fused_adamw_takes_the_steps_of_the_plain_one():
             optimizer.step()
             optimizer.zero_grad()
         weights[fused] = wide.detach(), optimizer.masters[narrow].detach()
+        assert len(updates) == (10 if fused else 0), "once a step for each of the two dtypes"
     torch.testing.assert_close(weights[True], weights[False])
+
+
+def test_on_a_gpu_adamw_is_fused(monkeypatch):
+    """A CPU's parameters that say that they are on one."""
+    assert not adamw(spec(), tiny()).defaults["fused"]
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(MasterAdamW, "__init__", lambda self, groups, **options: setattr(self, "options", options))
+    assert adamw(spec(), tiny()).options["fused"]
 
 
 def test_tf32_is_on_for_the_runs_that_ask_for_it_and_for_no_others(monkeypatch):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import LONG
 
 from lorakit.specs import SFTSpec
 from lorakit.sweep import fork_server
@@ -111,7 +112,7 @@ def test_a_server_ends_with_its_parent_even_where_a_copy_of_the_parent_lives_on(
             os._exit(0)
         try:
             server._connection.close()  # as the end of this process would
-            assert server._process.wait(timeout=60) == 0
+            assert server._process.wait(timeout=LONG) == 0
         finally:
             os.close(ends), os.close(held)
             os.waitpid(copy, 0)

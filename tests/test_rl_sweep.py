@@ -1,14 +1,11 @@
 """RL through `lorakit.run`: workers, records, a kill and a restart, tidy frames; with a reward of one's own."""
 
 import importlib.util
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import pytest
+from waiting import killed_behind
 
 import lorakit
 from lorakit.analysis.curves import losses_at
@@ -90,24 +87,21 @@ def test_trl_makes_a_record_of_the_same_form_and_silence_is_told(own, tmp_path, 
 
 SWEEP = """
 import sys
+from pathlib import Path
 import lorakit
-from lorakit.specs import GRPOSpec, read_spec
+from lorakit.specs import GRPOSpec
+from waiting import stay_at_first_record
+stay_at_first_record(Path({there!r}))
 lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], device="cpu", processes=1)
 """
 
 
 def test_a_killed_sweep_keeps_what_is_done(own, tmp_path):
-    specs = [replace(own, steps=20), replace(own, steps=21)]  # two packs, one after the other
-    script = SWEEP.format(specs=[spec.to_json() for spec in specs])
-    store = Store(tmp_path / "runs")
-    running = subprocess.Popen([sys.executable, "-c", script, str(store.root)], stderr=subprocess.DEVNULL,
-                               start_new_session=True)
-    try:
-        while running.poll() is None and not store.records(None, "runs"):
-            time.sleep(0.02)
-    finally:
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+    specs = [replace(own, steps=6), replace(own, steps=7)]  # two packs, one after the other
+    there, store = tmp_path / "there", Store(tmp_path / "runs")
+    script = SWEEP.format(specs=[spec.to_json() for spec in specs], there=str(there))
+    with killed_behind(script, str(store.root), said=tmp_path / "said") as started:
+        started.reach(there)
     (done,) = store.records(None, "runs")
     found = lorakit.run(specs, store, device="cpu", processes=1)
     assert done in found

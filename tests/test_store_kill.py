@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import LONG
 
 import lorakit
 from lorakit.durable import StoreError
@@ -24,7 +25,7 @@ def start(what, root, *arguments):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LONG)
     assert process.returncode == 0, err
     return out
 
@@ -66,7 +67,6 @@ def test_two_writers_at_once(tmp_path):
     root = tmp_path / "shared"
     root.mkdir()
     writers = [start("train_beside_others", root, 0, 70), start("train_beside_others", root, 30, 100)]
-    (root / "go").touch()
     for writer in writers:
         finish(writer)
     assert Store(root).problems == []

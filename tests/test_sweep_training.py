@@ -195,7 +195,7 @@ def test_the_engine_that_is_named_trains_what_is_returned(worker, tmp_path):
     assert [r.provenance["engine"] for r in sweeps.run(EIGHT[:4], tmp_path)] == ["trl"] * 3 + ["packed"]
 
 
-def test_runs_of_another_process_are_left_to_it(worker, tmp_path, capsys):
+def test_runs_of_another_process_are_left_to_it(worker, tmp_path, capsys, monkeypatch):
     asked = worker(lambda request, number: trained(request))
     store, other = Store(tmp_path), Reservations(tmp_path)
     names = [f"{spec.id}-packed" for spec in EIGHT]
@@ -206,8 +206,14 @@ def test_runs_of_another_process_are_left_to_it(worker, tmp_path, capsys):
             store.append("cpu", "runs", record_of(spec, 2.0))
         other.release(names[:5])  # the fifth run was not finished: its owner has ended
 
-    timer = threading.Timer(0.5, finish)
-    timer.start()
+    say = sweeps.Progress.say
+
+    def said(self, text):
+        say(self, text)
+        if "another process" in text:
+            finish()
+
+    monkeypatch.setattr(sweeps.Progress, "say", said)
     records = sweeps.run(EIGHT, tmp_path, processes=1)
     assert [r.metrics["test_loss"] for r in records] == [2.0] * 4 + [1.0] * 4
     assert sorted(spec for pack in asked for spec in pack) == sorted(spec.id for spec in EIGHT[4:])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import killed_behind, wait_until
 
 from lorakit.epochs import StaleRecordsWarning, current
 from lorakit.packed.packing import group, pack_key, split_evenly
@@ -200,16 +199,14 @@ def test_what_is_no_list_of_specs_is_refused(tmp_path, no_process, given, words)
 
 
 def test_a_killed_sweep_resumes_to_the_same_records(trained, tmp_path):
-    code = ("import sys; from tests.test_sweeps import specs; from lorakit.sweep import sweeps, training\n"
-            "training.LARGEST_PACK = {'cpu': 1}\n"
-            f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": "."})
-    path, deadline = tmp_path / "x.jsonl", time.monotonic() + 120
-    while not (path.exists() and path.read_bytes().count(b"\n") >= 1) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 1 <= len(Store(tmp_path).records(None, "x")) < 4
+    there = tmp_path / "there"
+    script = ("from pathlib import Path; from test_sweeps import specs; from waiting import stay_at_first_record\n"
+              "from lorakit.sweep import sweeps, training\n"
+              f"training.LARGEST_PACK = {{'cpu': 1}}; stay_at_first_record(Path({str(there)!r}))\n"
+              f"sweeps.run(specs(), {str(tmp_path)!r}, experiment='x', processes=1)")
+    with killed_behind(script, said=tmp_path / "said") as started:
+        started.reach(there)
+    assert len(Store(tmp_path).records(None, "x")) == 1
     resumed = sweeps.run(specs(), tmp_path, experiment="x", processes=1)
     for mine, whole in zip(resumed, Store(trained).find(r.id for r in resumed).values(), strict=True):
         assert mine.id == whole.id
@@ -256,7 +253,4 @@ def test_a_worker_ends_with_its_parent(number):
         except (FileNotFoundError, ProcessLookupError):
             return False
 
-    deadline = time.monotonic() + 60
-    while alive() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not alive()
+    wait_until(lambda: not alive(), "the worker's end")
