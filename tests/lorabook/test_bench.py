@@ -12,7 +12,8 @@ import nbformat
 import torch
 
 from lorabook.benchmarks import bench as benches
-from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead
+from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead, step_times
+from lorabook.benchmarks.base import model_of
 from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
 from lorabook.benchmarks.outcome import Outcome, until
 from lorabook.benchmarks.step_times import ARMS
@@ -40,13 +41,38 @@ def test_steps_are_timed_by_goal_and_an_arm_stands_beside_each_other(tmp_path, c
     assert found.keys() == ARMS.keys()
     for goal, record in found.items():
         first, *others = ARMS[goal]
-        assert all(record["metrics"][f"{arm}_over_{first}_median"] > 0 for arm in others), goal
+        for arm in others:
+            (mine,), (other,) = record["curve"][arm], record["curve"][first]
+            assert record["metrics"][f"{arm}_over_{first}_median"] == pytest.approx(mine / other, rel=1e-3), goal
         assert record["spec"]["arms"].keys() == record["curve"].keys() - {"round"}
     peaks = [found["P1"]["metrics"][f"{arm}_peak_bytes"] for arm in ("packed_1", "packed")]
-    assert 0 < peaks[0] <= peaks[1]
-    assert found["P4"]["metrics"]["full_reached"] > 0
+    assert 0 < peaks[0] < peaks[1]
     assert [record.id for record in Store(tmp_path).records("cpu", "step-p1")] == [found["P1"]["id"]]
     assert before == {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
+
+
+def stands_still(loss, steps):
+    """An arm that trains nothing: each step of a run, or of a pack, ends one second after the one before."""
+    def arm(specs, device):
+        return Outcome(0.0, [loss] * len(specs), [[1.0 + step for step in range(steps)]] * len(specs))
+    return arm
+
+
+def test_seconds_are_those_of_a_step_of_one_run_and_arms_that_train_otherwise_are_refused(monkeypatch):
+    arms = {"packed": (stands_still(2.0, 3), "lora", 2), "peft_tuned": (stands_still(2.001, 4), "lora", 1)}
+    monkeypatch.setitem(ARMS, "P4", arms)
+    monkeypatch.setattr(step_times, "product_flops", lambda device, dtype: 1e9)
+    record, = benches.bench(["P4"], SAYS_NOTHING)
+    assert record.curve == {"round": [1], "packed": [0.5], "peft_tuned": [1.0]}
+    assert record.metrics["peft_tuned_over_packed_median"] == 2.0
+    done = record.metrics["peft_tuned_reached"] * 1e9
+    assert record.metrics["packed_reached"] * 1e9 == pytest.approx(2 * done), "as much in half of the time"
+    model = model_of(SFTSpec(model=record.spec["model"], learning_rate=1e-3), "cpu")[0]
+    weights = sum(layer.weight.numel() for layer in model.modules() if hasattr(layer, "in_features"))
+    assert 4 * 16 * weights < done < 6 * 16 * weights, "two passes through each weight for every token, and a little"
+    arms["peft_tuned"] = stands_still(2.1, 4), "lora", 1
+    with pytest.raises(RuntimeError, match=r"peft_tuned and packed disagree by 0\.1 nats"):
+        list(benches.bench(["P4"], SAYS_NOTHING))
 
 
 def test_a_sweep_is_timed_against_all_that_trains_the_same(monkeypatch):
@@ -57,8 +83,9 @@ def test_a_sweep_is_timed_against_all_that_trains_the_same(monkeypatch):
     for arm in ("packed", "time_sliced", "peft_tuned"):
         seen = [sweep.metrics[f"{arm}_until_{share}%"] for share in (25, 50, 75, 100)]
         assert seen == sorted(seen), arm
-    assert rl.metrics["trl_over_packed_median"] > 0
-    assert "trl / packed" in words(rl)
+    (packed,), (trl,) = rl.curve["packed"], rl.curve["trl"]
+    assert (ratio := rl.metrics["trl_over_packed_median"]) == pytest.approx(trl / packed, rel=1e-3)
+    assert f"trl / packed {ratio:.3g} (" in words(rl)
 
 
 def test_packs_and_what_they_are_held_against_are_profiled(monkeypatch):
@@ -104,7 +131,8 @@ def test_ray_trains_the_packs_of_the_local_processes_or_is_not_timed(monkeypatch
     record, = benches.bench(["Ray"], SAYS_NOTHING)
     assert [where.get("executor", "local") for where in asked] == ["local", "local", "ray"]
     assert {(where["processes"], where["device"]) for where in asked} == {(2, "cpu")}
-    assert record.metrics["ray_over_local_median"] > 0
+    (ray,), (local,) = record.curve["ray"], record.curve["local"]
+    assert record.metrics["ray_over_local_median"] == pytest.approx(ray / local, rel=1e-3)
     assert record.metrics.keys() >= {"ray_cpu_seconds", "local_cpu_seconds", "shortest_run"}
     apart = 0.1
     with pytest.raises(RuntimeError, match="ray and local disagree"):

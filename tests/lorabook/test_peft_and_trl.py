@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("trl", reason="needs the extra train")
 BOOK = Path(__file__).parents[2] / "book"
 SOURCE = (BOOK / "peft_and_trl.py").read_text(encoding="utf-8")
-PARTS = dict(re.findall(r"^# \[([\w-]+)\]\n(.*?)^# \[/\1\]$", SOURCE, flags=re.DOTALL | re.MULTILINE))
+FOUND = re.findall(r"^# \[([\w-]+)\]\n(.*?)^# \[/\1\]$", SOURCE, flags=re.DOTALL | re.MULTILINE)
+PARTS = dict(FOUND)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +41,19 @@ def test_a_part_runs(part, names, tmp_path, monkeypatch):
     exec(compile(PARTS[part], f"peft_and_trl.py [{part}]", "exec"), given)  # noqa: S102
 
 
-def test_the_pages_include_parts_that_are_there_and_every_part_is_shown():
-    shown = set()
+def test_the_pages_include_each_part_once_and_every_mark_belongs_to_a_part():
+    marks = [mark for name, _ in FOUND for mark in (name, f"/{name}")]
+    assert re.findall(r"^\s*#\s*\[(.*)\]", SOURCE, flags=re.MULTILINE) == marks, "a part without its end, or in another"
+    shown = []
     for page in BOOK.glob("*.md"):
-        for body in re.findall(r"literalinclude\} peft_and_trl\.py\n(.*?)^`{3,}", page.read_text(encoding="utf-8"),
-                               flags=re.DOTALL | re.MULTILINE):
-            start, end = (re.search(rf':{name}: "?# \[(/?[\w-]+)\]', body) for name in ("start-after", "end-before"))
-            assert start is not None, page.name
-            assert end is not None, page.name
-            assert end.group(1) == f"/{start.group(1)}", page.name
-            shown.add(start.group(1))
-    assert shown <= set(PARTS), "a page includes a part that is not there"
+        text = page.read_text(encoding="utf-8")
+        includes = re.findall(r"literalinclude\}[^\n]*peft_and_trl.*?^`{3,}", text, flags=re.DOTALL | re.MULTILINE)
+        for body in includes:
+            (start,), (end,) = (re.findall(rf':{name}: "?# \[(/?[\w-]+)\]', body)
+                                for name in ("start-after", "end-before"))
+            assert end == f"/{start}", page.name
+            shown.append(start)
+    assert sorted(shown) == sorted(PARTS)
 
 
 @pytest.mark.parametrize("part", [name for name, text in PARTS.items() if re.search(r"learning_rate=\d", text)])

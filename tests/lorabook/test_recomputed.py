@@ -6,6 +6,7 @@ rules' texts name them, and rates, gaps and intervals are computed here. The led
 
 import json
 import math
+import re
 from functools import cache
 from pathlib import Path
 
@@ -81,10 +82,11 @@ def interval(values, confidence=0.95):
 
 
 def vertex(losses, near):
-    """Where the parabola through the means over seeds at three neighbouring rates has its minimum, in log10."""
+    """Where the parabola through the means over seeds at three neighbouring rates is least between them, in log10."""
     x, y = np.log10(losses.columns.to_numpy(float))[near], losses.mean().to_numpy()[near]
     a, b, _ = np.polyfit(x - x[1], y, 2)
-    return x[1] + min(max(-b / (2 * a), x[0] - x[1]), x[2] - x[1])
+    turn = x[1] - b / (2 * a)
+    return turn if a > 0 and x[0] < turn < x[2] else x[[0, 2]][y[[0, 2]].argmin()]
 
 
 def best_rates(losses):
@@ -94,12 +96,41 @@ def best_rates(losses):
     return vertex(losses, near), np.array([vertex(losses.drop(index=seed), near) for seed in losses.index])
 
 
-def ratio(over, under, column, error=lambda value: value):
+def ratio(over, under, column="validation_loss", error=lambda value: value, confidence=0.95):
     """The ratio of two best rates with the interval of the jackknife."""
     (a, a_without), (b, b_without) = (best_rates(at_end(rows, column).map(error)) for rows in (over, under))
     without, n = a_without - b_without, len(a_without)
-    half = stats.t.ppf(0.975, n - 1) * math.sqrt((n - 1) / n * np.sum((without - without.mean()) ** 2))
+    variance = (n - 1) / n * np.sum((without - without.mean()) ** 2)
+    half = stats.t.ppf(0.5 + confidence / 2, n - 1) * math.sqrt(variance)
     return tuple(10**value for value in (a - b, a - b - half, a - b + half))
+
+
+MARKS = {"does not hold": ", outside", "inconclusive": ", undecided", "holds": ""}
+
+
+def decided(ratios, reason, **column):
+    """The outcome of ratios of best rates and the interval that decides, where a reason says each of them.
+
+    Args:
+        ratios: by label the rows over, the rows under, and the limits.
+    """
+    spans, states = {}, {}
+    for label, (over, under, least, most) in ratios.items():
+        mean, low, high = spans[label] = ratio(over, under, **column)
+        _, strict_low, strict_high = ratio(over, under, **column, confidence=1 - 0.05 / len(ratios))
+        states[label] = ("holds" if least < low and high < most else
+                         "does not hold" if strict_high < least or strict_low > most else "inconclusive")
+        assert f"{label} {mean:.1f} ({low:.1f} to {high:.1f}){MARKS[states[label]]}" in reason
+    assert reason.count(" to ") - reason.count("within ") == len(ratios), f"another interval is said: {reason}"
+    outcome = next(state for state in MARKS if state in states.values())
+    if outcome != "holds":
+        return outcome, next(spans[label] for label, state in states.items() if state == outcome)
+
+    def slack(label):
+        (_, low, high), (least, most) = spans[label], ratios[label][2:]
+        return min(low - least, most - high) / (high - low)
+
+    return outcome, spans[min(spans, key=slack)]
 
 
 @pytest.fixture(scope="module")
@@ -140,26 +171,35 @@ def rates_of(base, **fields):
     return {rank: pick(runs("sft"), base, rank=rank, **fields) for rank in (0, 1, 4, 16, 64)}
 
 
+TENFOLD = (10 / 1.5, 10 * 1.5)
+
+
+def limits_of_c3(arms):
+    ranks = [rank for rank, rows in arms.items() if len(rows)]
+    high, top, middle = [rank for rank in ranks if rank >= 16], max(ranks), min(rank for rank in ranks if rank >= 4)
+    return {f"best rate of rank {rank} / full": (arms[rank], arms[0], *TENFOLD) for rank in high} | {
+        f"best rate of rank {top} / rank {middle}": (arms[top], arms[middle], 0, 2),
+        f"best rate of rank 1 / rank {top}": (arms[1], arms[top], 0, 1)}
+
+
 def test_c3_on_smollm2(verdicts):
+    found = verdicts("C3", SMOLLM2)
     arms = rates_of(SMOLLM2, dataset="real-text", steps=100, batch_size=2, evaluations=7)
-    spans = {pair: ratio(arms[pair[0]], arms[pair[1]], "validation_loss")
-             for pair in ((16, 0), (16, 4), (1, 16))}
-    inside = (spans[16, 0][1] > 10 / 1.5 and spans[16, 0][2] < 15, spans[16, 4][2] < 2, spans[1, 16][2] < 1)
-    same(verdicts("C3", SMOLLM2), "holds" if all(inside) else "inconclusive", spans[16, 0])
+    same(found, *decided(limits_of_c3(arms), found.reason))
 
 
 def test_c3_on_tiny(verdicts):
-    arms = rates_of("tiny", **REPLAY)
-    spans = {rank: ratio(arms[rank], arms[0], "validation_loss") for rank in (16, 64)}
-    assert spans[64][2] < 10 / 1.5, "so the claim fails at any correction near 95 %"
-    same(verdicts("C3"), "does not hold", spans[64])
+    found = verdicts("C3")
+    same(found, *decided(limits_of_c3(rates_of("tiny", **REPLAY)), found.reason))
+    assert found.outcome == "does not hold"
 
 
 def test_c3_and_c1_on_new_seeds():
     arms = rates_of("tiny", **NEW_SEEDS)
     of = {claim: next(one for one in verdict(claim, Store(RESULTS)).others
                       if one.claim.experiments == ("learning-rate-fresh",)) for claim in ("C1", "C3")}
-    same(of["C3"], "does not hold", ratio(arms[16], arms[0], "validation_loss"))
+    same(of["C3"], *decided(limits_of_c3(arms), of["C3"].reason))
+    assert of["C3"].outcome == "does not hold"
     loss = {rank: chosen(arms[rank], "test_loss", "validation_loss", "idxmin") for rank in (0, 16, 64)}
     gain = (arms[0]["base_test_loss"].mean() - loss[0]).mean()
     spans = [interval(100 * (loss[rank] - loss[0]) / gain) for rank in (16, 64)]
@@ -191,6 +231,7 @@ def test_c6_attention_against_the_mlp(verdicts):
 
 
 COPY = {"task": "copy", "steps": 300, "evaluations": 10, "batch_size": 4, "max_length": 64}
+FORM = COPY | {"task": "maximum-reworded", "steps": 250, "evaluations": 14, "reward": "osmosis-line"}
 
 
 def policies(rank, rates=6, **fields):
@@ -253,10 +294,17 @@ def test_c8_on_copying(verdicts):
     assert verdicts("C8").outcome == "inconclusive"
 
 
-def test_c3_rl_on_copying(verdicts):
-    span = ratio(policies(4), policies(0), "validation_accuracy", lambda value: 1 - value)
-    assert span[2] < 10 / 1.5
-    same(verdicts("C3-RL"), "does not hold", span)
+def test_c3_rl_on_copying_and_on_a_new_form(verdicts):
+    found, error = verdicts("C3-RL"), {"column": "validation_accuracy", "error": lambda value: 1 - value}
+    _, on_copy, on_form = re.split("On (?:copy|maximum-reworded): ", found.reason)
+    copied = {rank: policies(rank) for rank in (0, 1, 2, 4, 8, 64)}
+    formed = {0: policies(0, **FORM), 1: policies(1, **FORM), 32: policies(32, 7, **FORM)}
+    formed[32] = formed[32][formed[32]["learning_rate"] != 0.000998]  # full fine-tuning's rate (`grpo-recipes`)
+    limits = [{f"best rate of rank {rank} / full": (rows, arms[0], *TENFOLD) for rank, rows in arms.items() if rank}
+              for arms in (copied, formed)]
+    same(found, *decided(limits[0], on_copy, **error))
+    assert found.outcome == "does not hold"
+    assert decided(limits[1], on_form, **error)[0] == "inconclusive"
 
 
 NEW_PROBLEMS = {"task": "copy-1024", "rates": 4}

@@ -17,6 +17,7 @@ from lorakit.specs import SFTSpec
 from lorakit.sweep import sweeps
 
 BOOK = Path(__file__).parents[2] / "book"
+COMMITTED = Store(BOOK / "results")  # read once
 
 
 @pytest.fixture
@@ -103,12 +104,11 @@ def test_grids_are_equally_dense_for_every_arm():
 @pytest.mark.parametrize("name", experiments.EXPERIMENTS)
 def test_an_experiment_is_recorded_whole_or_not_at_all(name):
     """A record may lie in the file of another experiment that names the same spec."""
-    place = Store(BOOK / "results")
     for profile in experiments.PROFILES:
         specs = experiments.get(name).specs(profile, "record")
         if (BOOK / "results" / profile / f"{name}.jsonl").exists() and not experiments.get(name).under_way:
-            assert place.missing(specs) == []
-    assert place.problems == []
+            assert COMMITTED.missing(specs) == []
+    assert COMMITTED.problems == []
 
 
 @pytest.mark.parametrize("name", [n for n, e in experiments.EXPERIMENTS.items() if e.under_way])
@@ -119,7 +119,7 @@ def test_what_is_under_way_is_read_as_what_may_be_missing(name, monkeypatch):
     assert [call for call in calls if "optional=True" not in call] == []
     monkeypatch.setenv("LORAKIT_RESULTS", str(BOOK / "results"))
     monkeypatch.delenv("LORAKIT_MISSING", raising=False)
-    if Store(BOOK / "results").missing(experiments.get(name).specs("cpu", "record")):
+    if COMMITTED.missing(experiments.get(name).specs("cpu", "record")):
         with pytest.raises(MissingRecordsError, match="have no record"):
             results(name)
 
@@ -129,7 +129,7 @@ def test_committed_records_belong_to_their_experiment_and_to_this_epoch(path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     trained = [line for line in lines if line["spec"]["kind"] in ("sft", "grpo")]
     named = {s.id for s in experiments.get(path.stem).specs(path.parent.name, "record")} if trained else set()
-    assert epochs.stale(Store(BOOK / "results").records(path.parent.name, path.stem)) == []
+    assert epochs.stale(COMMITTED.records(path.parent.name, path.stem)) == []
     for line in trained:
         assert line["id"] in named
         assert "certified" not in line["provenance"]
