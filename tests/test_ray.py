@@ -6,13 +6,12 @@ import os
 import queue
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from waiting import wait_until
 
 import lorakit as lk
 from lorakit import MissingExtraError
@@ -25,15 +24,6 @@ from lorakit.sweep.workers import WorkerError
 
 ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
 ROOT = Path(__file__).parents[1]
-
-
-def wait_until(event: Callable[[], bool], what: str, seconds: float = 300.0) -> None:
-    """Look again and again; a hang is a failure with a name."""
-    last = time.monotonic() + seconds
-    while not event():
-        if time.monotonic() > last:
-            raise TimeoutError(f"{what} did not come in {seconds:g} s")
-        time.sleep(0.01)
 
 
 class Machines:
@@ -77,13 +67,28 @@ def machines(tmp_path_factory):
             found.cluster.shutdown()
 
 
+HELD = """
+import time
+from pathlib import Path
+
+def until_it_may_go_on(subject):
+    for _ in range(6000 * subject.trained):  # ten minutes at the most
+        if Path({go!r}).exists():
+            break
+        time.sleep(0.1)
+    return [{{}} for _ in subject.specs]
+"""
+
+
 def test_a_node_is_killed_and_another_joins_and_the_records_are_those_of_one_machine(machines, tmp_path, monkeypatch,
                                                                                     capsys):
     rows = [{"prompt": f"{a} and {b} make ", "completion": f"{a + b}"} for a in range(12) for b in range(12)]
     model = lk.register_model("mine", *lk.load_model("tiny-w32-s0"))
     base = lk.SFTSpec(model=model, dataset=lk.register_dataset("my-sums", rows), learning_rate=1e-3, batch_size=2,
                       max_length=32, evaluations=2, evaluation_tokens=64)
-    specs = lk.vary(base, steps=[300, 301], rank=[2], learning_rate=[1e-3, 1e-2], seed=[0, 1])
+    specs = lk.vary(base, steps=[20, 21], rank=[2], learning_rate=[1e-3, 1e-2], seed=[0, 1])
+    (tmp_path / "held.py").write_text(HELD.format(go=str(tmp_path / "go")))  # no pack ends before the kill
+    monkeypatch.syspath_prepend(tmp_path)
     events, begun = RayWorker.events, queue.SimpleQueue()
 
     def watched(self, request):
@@ -94,8 +99,10 @@ def test_a_node_is_killed_and_another_joins_and_the_records_are_those_of_one_mac
     monkeypatch.setattr(RayWorker, "events", watched)
     with ThreadPoolExecutor() as pool:  # Ray starts nodes from the main thread alone
         running = pool.submit(lk.run, specs, tmp_path / "ray", executor="ray", ray_address=machines.address,
-                              save_to=tmp_path / "adapters")
-        machines.kill(begun.get(timeout=300))
+                              save_to=tmp_path / "adapters", probes=["held:until_it_may_go_on"])
+        wait_until(lambda: running.done() or not begun.empty(), "a pack's first step")
+        machines.kill(begun.get_nowait() if not running.done() else running.result())
+        (tmp_path / "go").touch()
         machines.add()
         found = running.result()
     assert "was lost" in capsys.readouterr().err
@@ -123,8 +130,10 @@ def vowels(prompts, completions, **columns):
     if (folder / "runs" / "runs.jsonl").exists():
         with (folder / "calls").open("a") as file:
             file.write(".")
-        while (folder / "calls").stat().st_size > 20 and not (folder / "go").exists():
-            time.sleep(0.05)
+        for _ in range(6000):  # ten minutes at the most
+            if (folder / "calls").stat().st_size <= 20 or (folder / "go").exists():
+                break
+            time.sleep(0.1)
     return [min(1.0, sum(c in "aeiou" for c in text) / 4) for text in completions]
 
 if __name__ == "__main__":
