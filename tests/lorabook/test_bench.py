@@ -13,9 +13,10 @@ import torch
 
 from lorabook.benchmarks import bench as benches
 from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead, step_times
-from lorabook.benchmarks.base import model_of
+from lorabook.benchmarks.base import base_name, model_of
 from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
 from lorabook.benchmarks.outcome import Outcome, until
+from lorabook.benchmarks.pack_memory import peak
 from lorabook.benchmarks.step_times import ARMS
 from lorabook.benchmarks.where_time_goes import profiled
 from lorabook.claims.pack_time import PARTS
@@ -46,9 +47,17 @@ def test_steps_are_timed_by_goal_and_an_arm_stands_beside_each_other(tmp_path, c
             assert record["metrics"][f"{arm}_over_{first}_median"] == pytest.approx(mine / other, rel=1e-3), goal
         assert record["spec"]["arms"].keys() == record["curve"].keys() - {"round"}
     peaks = [found["P1"]["metrics"][f"{arm}_peak_bytes"] for arm in ("packed_1", "packed")]
-    assert 0 < peaks[0] < peaks[1]
+    assert 0 < peaks[0] <= peaks[1], "of so small a pack what is made before it counts"
     assert [record.id for record in Store(tmp_path).records("cpu", "step-p1")] == [found["P1"]["id"]]
     assert before == {path: path.stat().st_mtime for path in RESULTS.rglob("*.jsonl")}
+
+
+def test_the_peak_of_a_pack_holds_the_weights_gradients_and_moments_of_each_run():
+    base = SFTSpec(model=base_name("small"), dataset="real-text", learning_rate=1e-3, lora=LoRASpec(rank=64), steps=2,
+                   batch_size=1, max_length=16, evaluations=2, evaluation_tokens=1)
+    one, nine = (peak(vary(base, seed=range(count)), "cpu") for count in (1, 9))
+    layers = [layer for name, layer in model_of(base, "cpu")[0].named_modules() if name.endswith("_proj")]
+    assert nine - one > 8 * 4 * 4 * 64 * sum(layer.in_features + layer.out_features for layer in layers)
 
 
 def stands_still(loss, steps):
