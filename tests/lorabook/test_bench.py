@@ -63,7 +63,7 @@ def test_the_peak_of_a_pack_holds_the_weights_gradients_and_moments_of_each_run(
 def stands_still(loss, steps):
     """An arm that trains nothing: each step of a run, or of a pack, ends one second after the one before."""
     def arm(specs, device):
-        return Outcome(0.0, [loss] * len(specs), [[1.0 + step for step in range(steps)]] * len(specs))
+        return Outcome([loss] * len(specs), [[1.0 + step for step in range(steps)]] * len(specs))
     return arm
 
 
