@@ -139,10 +139,12 @@ def require_equal(losses: Mapping[str, Mapping[str, float]], tolerance: float) -
                                "arms do not train the same thing, so their times cannot be compared")
 
 
-def to_record(setting: Setting, name: str, fields: dict[str, Any], metrics: dict[str, Any],
-              curve: Mapping[str, Sequence[float]] | None = None, **more: Any) -> Record:
-    """The record of a benchmark; `more` is provenance besides versions, device and the machine's load."""
+def to_record(setting: Setting, name: str, fields: dict[str, Any], metrics: Mapping[str, Any],
+              seconds: Mapping[str, Sequence[float]] | None = None) -> Record:
+    """The record of a benchmark, with its arms' `seconds` by round, and their `spread`, before its other metrics."""
     from lorakit.sweep.worker import device_name, versions
 
-    made = {**versions(), "device": device_name(setting.device), "load": round(os.getloadavg()[0], 2), **more}
-    return Record.from_run(Benchmark(name, fields), "ok", metrics, dict(curve or {}), made)
+    made = {**versions(), "device": device_name(setting.device), "load": round(os.getloadavg()[0], 2)}
+    curve = {"round": range(1, setting.rounds + 1), **seconds} if seconds else {}
+    return Record.from_run(Benchmark(name, fields), "ok", {**(spread(seconds) if seconds else {}), **metrics}, curve,
+                           made)

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from lorabook.benchmarks.base import base_name, model_of
-from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, in_turns, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, in_turns, to_record
 from lorabook.benchmarks.outcome import clock
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Record
@@ -79,13 +79,13 @@ def packed_grpo(setting: Setting, pool: Any) -> Iterator[Record]:
     some = specs[::len(specs) // (1 if setting.quick else TRL_RATES)]  # seed 0 of some rates
     arms = {"packed": (packed, [specs[0::2], specs[1::2]]), "trl": (trl, [some])}
     found = in_processes(setting, pool, len(specs), arms)
-    seconds = {name: [one.seconds for one in rounds] for name, rounds in found.items()}
     episodes = {name: by_run(parts, found[name][-1].answers) for name, (_, parts) in arms.items()}
     for spec in some:
         alike = [episodes["packed"][s.id] for s in specs if s.learning_rate == spec.learning_rate]
         require_alike(alike, episodes["trl"][spec.id], f"TRL's run at {spec.learning_rate:g}")
     fields = {"spec": specs[0].to_json(), "points": len(specs), "processes": 2, "threads": 1}
-    yield to_record(setting, "packed-grpo", fields, spread(seconds), {"round": range(1, setting.rounds + 1), **seconds})
+    yield to_record(setting, "packed-grpo", fields, {},
+                    {name: [one.seconds for one in rounds] for name, rounds in found.items()})
 
 
 def require_alike(seeds: Sequence[tuple[float, float]], one: tuple[float, float], name: str) -> None:
@@ -141,7 +141,7 @@ def grpo_step(setting: Setting) -> Iterator[Record]:
     band = packed(vary(base, steps=[more], seed=range(BAND)), setting.device)
     for name, rounds in found.items():
         require_alike(band, rounds[-1][1], name)
-    seconds = {name: [took for took, _ in rounds] for name, rounds in found.items()}
     fields = {"goal": "P6", "spec": base.to_json(), "steps": [few, more],
               "threads": 1 if setting.device == "cpu" else None}
-    yield to_record(setting, "step-p6", fields, spread(seconds), {"round": range(1, setting.rounds + 1), **seconds})
+    yield to_record(setting, "step-p6", fields, {},
+                    {name: [took for took, _ in rounds] for name, rounds in found.items()})

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from lorabook.benchmarks.base import base_name
-from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, require_equal, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, by_run, in_processes, require_equal, to_record
 from lorabook.benchmarks.engines import packed, trl_default, trl_tuned
 from lorabook.benchmarks.outcome import until
 from lorabook.benchmarks.plain_loops import SHARDS, peft_default, peft_tuned, time_sliced, vmapped
@@ -50,11 +50,9 @@ def packed_sweep(which: str, setting: Setting, pool: Any) -> Iterator[Record]:
     found = in_processes(setting, pool, points, arms)
     require_equal({name: by_run(parts, [outcome.losses for outcome in found[name][-1].answers])
                    for name, (_, parts) in arms.items()}, TOLERANCE["float32"])
-    seconds = {name: [one.seconds for one in rounds] for name, rounds in found.items()}
-    metrics = spread(seconds) | {
-        f"{name}_until_{share:.0%}": median(until(one.answers, share, one.started) for one in rounds)
-        for name, rounds in found.items() if arms[name][1] is halves for share in SHARES}
+    waits = {f"{name}_until_{share:.0%}": median(until(one.answers, share, one.started) for one in rounds)
+             for name, rounds in found.items() if arms[name][1] is halves for share in SHARES}
     fields = {"model": base.model, "rank": RANK, "points": points, "steps": steps, "batch_size": BATCH,
               "max_length": LENGTH, "processes": 2, "threads": 1, "shards": SHARDS}
-    yield to_record(setting, f"packed-sweep-{which}", fields, metrics | {"tokens_per_step": BATCH * LENGTH},
-                    {"round": range(1, setting.rounds + 1), **seconds})
+    yield to_record(setting, f"packed-sweep-{which}", fields, waits | {"tokens_per_step": BATCH * LENGTH},
+                    {name: [one.seconds for one in rounds] for name, rounds in found.items()})

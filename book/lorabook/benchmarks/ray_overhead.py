@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 import lorakit as lk
-from lorabook.benchmarks.benchmark import Setting, in_turns, require_equal, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, in_turns, require_equal, to_record
 from lorabook.benchmarks.outcome import clock
 from lorabook.benchmarks.packed_sweep import BATCH, LENGTH, RANK
 from lorakit.records import Record
@@ -52,14 +52,12 @@ def ray_overhead(setting: Setting) -> Iterator[Record]:
                                    "ray": partial(sweep, specs, executor="ray", ray_address=address)})
     require_equal({name: {record.id: float(record.metrics["test_loss"] or 0) for record in rounds[-1][2]}
                    for name, rounds in found.items()}, 1e-6)
-    seconds = {name: [took for took, _, _ in rounds] for name, rounds in found.items()}
-    metrics = spread(seconds) | {f"{name}_cpu_seconds": median(busy for _, busy, _ in rounds)
-                                 for name, rounds in found.items()}
-    metrics["shortest_run"] = min(record.provenance["seconds"] for _, _, records in found["local"]
-                                  for record in records)
+    shortest = min(record.provenance["seconds"] for _, _, records in found["local"] for record in records)
+    metrics = {"shortest_run": shortest, **{f"{name}_cpu_seconds": median(busy for _, busy, _ in rounds)
+                                            for name, rounds in found.items()}}
     yield to_record(setting, "ray-overhead", {"model": base.model, "rank": RANK, "runs": runs, "steps": steps,
                                               "batch_size": BATCH, "max_length": LENGTH, "processes": 2},
-                    metrics, {"round": range(1, setting.rounds + 1), **seconds})
+                    metrics, {name: [took for took, _, _ in rounds] for name, rounds in found.items()})
 
 
 @contextmanager

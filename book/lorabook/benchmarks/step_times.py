@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from lorabook.benchmarks.base import base_name
-from lorabook.benchmarks.benchmark import Setting, in_turns, require_equal, spread, to_record
+from lorabook.benchmarks.benchmark import Setting, in_turns, require_equal, to_record
 from lorabook.benchmarks.engines import packed, trl_default, trl_tuned
 from lorabook.benchmarks.outcome import Outcome
 from lorabook.benchmarks.pack_memory import peak
@@ -94,15 +94,14 @@ def step_times(goal: str, setting: Setting) -> Iterator[Record]:
         fields = {"goal": goal, "model": model, "dtype": sizes.dtype, "rank": sizes.rank, "steps": sizes.steps,
                   "batch_size": batch, "max_length": sizes.length, "tokens": batch * sizes.length, "arms": counts,
                   "threads": 1 if setting.device == "cpu" else None}
-        metrics: dict[str, Any] = spread(seconds)
+        metrics: dict[str, Any] = {}
         if goal == "P1" and batch == sizes.batches[goal][-1]:
             metrics |= {f"{name}_peak_bytes": peak(specs, setting.device) for name, (engine, specs) in arms.items()
                         if engine is packed}
         if goal == "P4":
             metrics |= _utilization({name: (specs[0], statistics.median(seconds[name]))
                                      for name, (_, specs) in arms.items()}, setting.device)
-        yield to_record(setting, f"step-{goal.lower()}", fields, metrics, {"round": range(1, setting.rounds + 1),
-                                                                         **seconds})
+        yield to_record(setting, f"step-{goal.lower()}", fields, metrics, seconds)
 
 
 def _specs(base: SFTSpec, kind: str, sizes: Sizes, count: int) -> list[SFTSpec]:
