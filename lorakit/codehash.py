@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -32,7 +32,12 @@ def code_hash(modules: Sequence[str | Path]) -> str:
     if isinstance(modules, str) or not list(modules):
         raise ValueError(f"modules={modules!r}; give a non-empty list of module names or paths")
     files = {file.resolve() for module in modules for file in _sources(module)}
-    digests = sorted(_source_digest(file.read_text(encoding="utf-8"), str(file)) for file in files)
+    return source_hash({str(file): file.read_text(encoding="utf-8") for file in files})
+
+
+def source_hash(sources: Mapping[str, str]) -> str:
+    """The same of sources by the name of their file, which is for messages alone."""
+    digests = sorted(_source_digest(source, file) for file, source in sources.items())
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 

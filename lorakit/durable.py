@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,9 +62,9 @@ def require_writable(folder: Path, file: Path | None = None) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Put a text into a file, whole or not at all, whatever other process of this machine writes or reads it."""
+    """Put a text into a file, whole or not at all, whatever else on this machine writes or reads it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
 

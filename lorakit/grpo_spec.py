@@ -94,6 +94,8 @@ class GRPOSpec(RunSpec):
     """
 
     kind: ClassVar[str] = "grpo"
+    gpus: ClassVar[int] = 1
+    torch_compile: ClassVar[bool] = False
 
     task: Annotated[str, pinned("tasks"), CHECK_DEFAULT] = "copy"
     reward: Annotated[Name | None, allowed(REWARD)] = None

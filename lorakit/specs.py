@@ -65,6 +65,7 @@ class SFTSpec(RunSpec):
 
     kind: ClassVar[str] = "sft"
     unhashed: ClassVar[tuple[str, ...]] = (*RunSpec.unhashed, "gpus", "torch_compile")
+    use_vllm: ClassVar[bool] = False
 
     dataset: Annotated[str, pinned("datasets"), CHECK_DEFAULT] = "reworded-skills"
     steps: Count = 300

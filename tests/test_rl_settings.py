@@ -46,7 +46,8 @@ def test_verl_takes_batch_objective_and_adapter():
 
 def test_verl_takes_grpos_objective_and_a_mask_as_bounds_that_are_no_number():
     spec = lk.GRPOSpec(**GRPO_OBJECTIVE, learning_rate=1e-4, importance_sampling="sequence_mask", importance_cap=3,
-                       kl_coefficient=0.1, iterations=2, epsilon=1e-6, lora={"rank": 4, "rslora": True}, micro_batch=8)
+                       kl_coefficient=0.1, iterations=2, warmup=5, epsilon=1e-6,
+                       lora={"rank": 4, "rslora": True}, micro_batch=8)
     said, actor = verl(spec), "actor_rollout_ref.actor"
     assert said["algorithm.rollout_correction.rollout_is"] == "sequence"
     low, _, high = said["algorithm.rollout_correction.rollout_is_threshold"].partition("_")
@@ -56,6 +57,8 @@ def test_verl_takes_grpos_objective_and_a_mask_as_bounds_that_are_no_number():
         float(said["algorithm.rollout_correction.rollout_is_threshold"])
     assert (said[f"{actor}.clip_ratio_low"], said[f"{actor}.loss_agg_mode"]) == ("0.2", "seq-mean-token-mean")
     assert (said[f"{actor}.ppo_epochs"], said["trainer.total_training_steps"]) == ("2", "60")
+    assert said[f"{actor}.optim.lr_warmup_steps"] == "3", "in batches, of which each gives two steps"
+    assert "a rate that moves at every step" in named(spec, "verl")
     assert said[f"{actor}.optim.override_optimizer_config"] == "{eps:1e-06}"
     assert said["actor_rollout_ref.model.lora_alpha"] == "64", "alpha / rank gives what alpha / √rank gave"
     assert said[f"{actor}.ppo_micro_batch_size_per_gpu"] == "8"
@@ -96,6 +99,7 @@ def test_what_cannot_be_carried_over_is_named():
         for words in (*both, *own):
             assert words in named(odd, to)
     assert "kl_coefficient" not in named(odd, "verl")
+    assert "moves at every step" not in named(SPEC, "verl")
     assert "schedule" not in named(odd, "async-grpo")
     assert "revision " + "a" * 40 in named(SPEC, "verl")
     assert "importance_sampling" not in named(SPEC, "async-grpo"), "its ratio is the spec's own"

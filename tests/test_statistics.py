@@ -108,9 +108,11 @@ def test_a_diverged_rate_counts_as_infinite_and_stays_in_the_grid(broken):
 
 
 def test_a_rate_where_one_seed_diverged_is_not_best():
-    found = optimum(RATES, [[3.0, 2.0, 0.5, math.inf], [3.0, 2.0, math.inf, math.inf]])
+    losses = [[3.0, 2.0, 0.5, math.inf], [3.0, 2.0, math.inf, math.inf]]
+    found = optimum(RATES, losses)
     assert found.grid_rate == 1e-3
-    assert found.per_seed == pytest.approx({0: 1e-2, 1: 1e-3})
+    assert found.per_seed == pytest.approx({0: 1e-3, 1: 1e-3}), "one window for both"
+    assert optimum(RATES, losses, reach=None).per_seed == pytest.approx({0: 1e-2, 1: 1e-3})
 
 
 def test_flat_floor_stays_on_the_grid():

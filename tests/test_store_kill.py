@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from waiting import LONG
 
 import lorakit
-from lorakit.durable import StoreError
+from lorakit.durable import StoreError, write_whole
 from lorakit.records import Record, Store
 from lorakit.specs import SFTSpec
 
@@ -45,6 +46,14 @@ def uninterrupted(root, runs):
 def record_of(seed):
     spec = SFTSpec(model="m@1", dataset="d@1", learning_rate=1e-3, seed=seed)
     return Record.from_run(spec, "ok", {"test_loss": 1.0 + seed}, {}, {"date": "2026-01-01"})
+
+
+def test_a_file_is_one_of_its_texts_whole_where_threads_write_it(tmp_path):
+    texts = [str(number) * 100_000 for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda text: [write_whole(tmp_path / "file", text) for _ in range(20)], texts))
+    assert (tmp_path / "file").read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_fifty_kills_at_random_points_lose_nothing(tmp_path):

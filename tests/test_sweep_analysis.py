@@ -75,6 +75,22 @@ def test_a_sweep_without_a_finished_run_says_so():
             ask()
 
 
+def test_a_ratio_over_partly_shared_seeds_fits_both_arms_to_those_alone():
+    """Full fine-tuning's seeds 2 to 4 lie elsewhere; with bends of 1 and 3 the minimum of seeds 0 and 1 is known."""
+    def bowl(rank, rate, seed, step):
+        bend, center = {0: (1, -3.1), 1: (3, -2.9)}.get(seed, (20, -2.5))
+        return 1 + bend * (math.log10(rate) - center - (0.5 if rank else 0)) ** 2
+
+    half = [10 ** (k / 2) for k in range(-9, -2)]
+    records = [*make(bowl, ranks=(None,), rates=half), *make(bowl, ranks=(8,), rates=half, seeds=range(2)),
+               *make(bowl, ranks=(16,), rates=half, seeds=[1])]
+    sweep = lk.Sweep(records)
+    both, one = sweep.ratio()["rank 8"], sweep.ratio()["rank 16"]
+    assert (both.mean, both.n) == (pytest.approx(10**0.5), 2)
+    assert sweep.optima()["rank 8"].learning_rate == pytest.approx(10 ** ((-3.1 - 3 * 2.9) / 4 + 0.5))
+    assert (one.mean, one.low, one.high, one.n) == (pytest.approx(10**0.5), 0, math.inf, 1)
+
+
 def test_the_best_run_is_the_best_seed_at_the_best_rate(sweep):
     best = sweep.best()
     assert (best.spec["lora"]["rank"], best.spec["learning_rate"], best.spec.get("seed", 0)) == (64, 1e-3, 0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
+from lorakit.analysis.parabolas import REACH
 from lorakit.analysis.statistics import Optimum, Size, edge_of, mean_interval, optimum
 
 COMMON = "common"
@@ -58,12 +58,12 @@ def losses_at(frame: pd.DataFrame, step: int | None = None) -> pd.DataFrame:
 
 
 def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
-           step: int | None = None, **window: Any) -> dict[str, Optimum]:
+           step: int | None = None, reach: int | None = REACH) -> dict[str, Optimum]:
     """The best learning rate of every arm by validation loss at a step, with its interval over seeds.
 
     Args:
         step: an evaluated step; None for the last one.
-        window: `reach` of `optimum`.
+        reach: as in `optimum`.
 
     Raises:
         GridEdgeError: at the record size, an optimum at the grid's edge.
@@ -73,7 +73,7 @@ def optima(frame: pd.DataFrame, size: Size = "record", confidence: float = 0.95,
     for arm in arms(frame):
         table = _table(rows, arm, "validation_loss")
         found[arm] = optimum(table.columns.tolist(), table.to_numpy(), seeds=table.index.tolist(), size=size, arm=arm,
-                             confidence=confidence, **window)
+                             confidence=confidence, reach=reach)
     return found
 
 

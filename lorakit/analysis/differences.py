@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from lorakit.analysis.curves import FrameError
-from lorakit.analysis.statistics import Interval, Optimum, SeedError, equivalent, minus, over_seeds, ratio_interval
+from lorakit.analysis.curves import FrameError, optima
+from lorakit.analysis.parabolas import REACH
+from lorakit.analysis.statistics import Interval, SeedError, Size, equivalent, minus, over_seeds, ratio_interval
 
 Word = Literal["equal", "worse", "better", "open"]
 
@@ -86,15 +87,24 @@ def difference(table: pd.DataFrame, arm: str, against: str, unit: Unit, margin: 
     return Difference(span.mean, span.low, span.high, span.n, confidence, margin=margin, unit=unit.name, word=word)
 
 
-def rate_ratio(arm: str, best: Optimum, against: str, reference: Optimum) -> Interval:
-    """The ratio of two best rates over the seeds that both have; of one seed, without bounds.
+def rate_ratio(curves: pd.DataFrame, arm: str, against: str, size: Size = "record", step: int | None = None,
+               reach: int | None = REACH) -> Interval:
+    """The ratio of two arms' best rates over the seeds that both have; of one seed, without bounds.
+
+    Both are fitted to these seeds alone: over a common window the value of a seed belongs to the seeds that it was
+    fitted with, and cannot be taken out of a larger fit.
+
+    Args:
+        curves: of `tidy`, of one model, dataset and batch size.
+        size, step, reach: as in `lorakit.analysis.curves.optima`.
 
     Raises:
         SeedError: no seed in common.
     """
-    both = sorted(best.per_seed.keys() & reference.per_seed.keys())
-    if not both:
+    seeds = [set(curves.loc[curves["arm"] == name, "seed"]) for name in (arm, against)]
+    if not (both := set.intersection(*seeds)):
         raise SeedError(f"{arm} and {against} have no seed in common: run both with the same seeds")
-    one, other = (replace(side, per_seed={seed: side.per_seed[seed] for seed in both}) for side in (best, reference))
+    best = optima(curves[curves["arm"].isin([arm, against]) & curves["seed"].isin(both)], size, step=step, reach=reach)
+    one, other = best[arm], best[against]
     return ratio_interval(one, other) if len(both) > 1 else Interval(
-        best.learning_rate / reference.learning_rate, 0.0, math.inf, 1)
+        one.learning_rate / other.learning_rate, 0.0, math.inf, 1)

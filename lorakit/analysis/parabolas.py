@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+REACH = 1  # trained rates on either side of the best one that a parabola is fitted to: further out no loss is one
+
 
 def seed_minimum(logs: np.ndarray, losses: np.ndarray) -> float:
     """log10 of the rate at the parabola's minimum through the best point and its neighbours."""
@@ -25,7 +27,7 @@ def vertex(x: np.ndarray, y: np.ndarray) -> float:
     return float(x[least]) if curvature <= 0 else float(x[least] - slope / (2 * curvature))
 
 
-def common_minima(x: np.ndarray, table: np.ndarray, reach: int) -> list[float]:
+def common_minima(x: np.ndarray, table: np.ndarray, reach: int = REACH) -> list[float]:
     """The minimum of a parabola through the mean losses of a window, with a value for each seed.
 
     The mean of the values is that minimum, and their t interval is the jackknife's: each says how far the minimum moves
@@ -37,7 +39,7 @@ def common_minima(x: np.ndarray, table: np.ndarray, reach: int) -> list[float]:
         table: a row of losses for each seed; points at which one is not finite take no part.
         reach: points of the window on either side of the least mean.
 
-    >>> common_minima(np.array([1.0, 2, 3]), np.array([[2.0, 1, 2], [2.0, 1, 2]]), reach=1)
+    >>> common_minima(np.array([1.0, 2, 3]), np.array([[2.0, 1, 2], [2.0, 1, 2]]))
     [2.0, 2.0]
     """
     means = table.mean(axis=0)

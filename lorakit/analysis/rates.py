@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from lorakit.analysis.curves import arms, losses_at, optima
 from lorakit.analysis.statistics import GridEdgeError, Interval, mean_interval
 
 
-def best_by_length(curves: pd.DataFrame, **window: Any) -> pd.DataFrame:
+def best_by_length(curves: pd.DataFrame) -> pd.DataFrame:
     """Best rate of every arm for every run length: columns `arm`, `rank`, `step`, `seed`, `learning_rate`.
 
     With a constant rate a step is the length of a finished run. Where the best trained rate is an end of the grid, the
@@ -20,14 +19,13 @@ def best_by_length(curves: pd.DataFrame, **window: Any) -> pd.DataFrame:
 
     Args:
         curves: of `tidy`, of one model, dataset and batch size.
-        **window: `reach` of `optimum`.
     """
     rows = []
     for step in sorted(int(step) for step in curves["step"].unique() if step > 0):
         for arm in arms(curves):
             one = curves[curves["arm"] == arm]
             try:
-                best = optima(one, step=step, **window)[arm]
+                best = optima(one, step=step)[arm]
             except GridEdgeError:
                 continue
             rows += [{"arm": arm, "rank": one["rank"].iloc[0], "step": step, "seed": seed, "learning_rate": rate}
@@ -39,7 +37,7 @@ def ratios(best: pd.DataFrame) -> pd.DataFrame:
     """LoRA's best rate over full fine-tuning's, with the same step and seed: the rows of LoRA with a column `ratio`.
 
     Args:
-        best: of `best_by_length`.
+        best: of `best_by_length`, of arms with the same seeds, since a seed's value belongs to all of its arm's.
     """
     under = best.query("arm == 'full'")[["step", "seed", "learning_rate"]]
     both = best[best["arm"] != "full"].merge(under, on=["step", "seed"], suffixes=("", "_full"))

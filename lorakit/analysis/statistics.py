@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from lorakit.analysis.parabolas import common_minima, seed_minimum
+from lorakit.analysis.parabolas import REACH, common_minima, seed_minimum
 
 Size = Literal["live", "record"]
 
@@ -170,11 +170,11 @@ class Optimum:
     """The best learning rate of an arm.
 
     Args:
-        learning_rate: geometric mean of `per_seed`: of the seeds' fitted best rates, or over a common window the
-            minimum of the mean losses.
+        learning_rate: the minimum of the mean losses, which is the geometric mean of `per_seed`.
         low, high: its t interval over seeds (of log10); None with a single seed.
         grid_rate: the trained rate with the least mean loss over seeds.
-        per_seed: fitted best rate of each seed; over a common window its jackknife value, which may leave the grid.
+        per_seed: each seed's jackknife value, which may leave the grid and belongs to these seeds together; without a
+            common window, its own fitted best rate.
         edge: `lowest` or `highest` if `grid_rate` is that end of the grid, else None.
     """
 
@@ -200,14 +200,12 @@ def optimum(
     size: Size = "record",
     arm: str = "this arm",
     confidence: float = 0.95,
-    reach: int | None = None,
+    reach: int | None = REACH,
 ) -> Optimum:
     """Best learning rate of a U-shaped sweep, with its interval over seeds.
 
-    For each seed: the minimum of the parabola in log(rate) through the floor of its curve, that is its best grid rate
-    and the two neighbours; it never lies further than half a grid step from the best grid rate. Where a neighbour
-    diverged, or the floor is flat, the best grid rate itself stands; a seed whose best rate is an end of the grid
-    counts with that end.
+    It is the minimum of one parabola in log(rate) through the mean losses of one window for all seeds: see
+    `common_minima`. Where a neighbour of the best rate diverged, or the floor is flat, that rate itself stands.
 
     Args:
         learning_rates: R different rates > 0.
@@ -215,7 +213,8 @@ def optimum(
         seeds: labels of the rows; 0, 1, … if None.
         size: at an edge of the grid, `record` raises and `live` warns.
         arm: its name, for messages.
-        reach: instead, one parabola over one window for all seeds, so many rates on either side: see `common_minima`.
+        reach: rates of the window on either side; a wider one is pulled away from the minimum where the loss rises
+            more steeply on one side. None: each seed's own parabola, through its best rate and the two neighbours.
 
     Raises:
         GridEdgeError: size `record`, and the least mean loss is at the first or last rate.

@@ -15,6 +15,7 @@ from lorakit.analysis.arms import settings_that_vary
 from lorakit.analysis.curves import FrameError, arms, best_rate_by_validation, losses_at
 from lorakit.analysis.differences import POINTS, Difference, Unit, difference, rate_ratio
 from lorakit.analysis.frames import runs, tidy
+from lorakit.analysis.parabolas import REACH
 from lorakit.analysis.statistics import Interval, Optimum, Size, over_seeds
 from lorakit.analysis.tables import ByArm, Table
 from lorakit.records import Store
@@ -22,8 +23,6 @@ from lorakit.records import Store
 if TYPE_CHECKING:
     from lorakit.analysis.sweep_plots import SweepPlots
     from lorakit.records import Record
-
-REACH = 1  # trained rates on either side of the best one that a parabola is fitted to: further out no loss is one
 
 
 class Sweep(Sequence["Record"]):
@@ -153,25 +152,23 @@ class Sweep(Sequence["Record"]):
         Args:
             arm: None takes the one whose mean over seeds is best on validation data.
         """
-        rows = self.ends()
-        means = rows.groupby("arm")["validation_loss"].mean()
+        means = (rows := self.ends()).groupby("arm")["validation_loss"].mean()
         row = rows[rows["arm"] == self._known(arm or str(means.idxmin()))].sort_values("validation_loss").iloc[0]
         same = self.runs[["arm", "learning_rate", "seed"]].eq(row[["arm", "learning_rate", "seed"]]).all(axis=1)
         return self.records[int(self.runs.loc[same, "place"].iloc[0])]
 
-    def optima(self, step: int | None = None, confidence: float = 0.95, **window: Any) -> ByArm[Optimum]:
+    def optima(self, step: int | None = None, confidence: float = 0.95, reach: int | None = REACH) -> ByArm[Optimum]:
         """The best learning rate of each arm with its interval over seeds: the minimum of its U-curve.
 
         Args:
             step: an evaluated step; None for the last one.
-            **window: of `lorakit.analysis.statistics.optimum`. Without it, all seeds share one, of `REACH` rates on
-                either side; a wider one is pulled away from the minimum where the loss rises more steeply on one side.
+            reach: rates of its window on either side of the best one: see `lorakit.analysis.statistics.optimum`.
 
         Raises:
             ValueError: fewer than three rates, or an arm whose every rate diverged.
             GridEdgeError: of a strict sweep, an optimum at the end of its grid (else a warning).
         """
-        found = by_arm.optima(self.curves, self.size, confidence, step, **{"reach": REACH} | window)
+        found = by_arm.optima(self.curves, self.size, confidence, step, reach)
         return ByArm(found, "Best learning rate, by validation", lambda best: {
             "learning rate": f"{best.learning_rate:.2e}",
             "95 % interval": f"{best.low:.2e} to {best.high:.2e}" if best.low else "1 seed, none",
@@ -193,19 +190,15 @@ class Sweep(Sequence["Record"]):
         Raises:
             FrameError: an unknown arm, runs that do not pair, or no margin where the unit is nats.
         """
-        if not (others := [arm for arm in self.arms if arm != self._known(against)]):
-            raise FrameError(f"no arm but {against}: nothing to compare it with")
-        table = self._by_seed(step)
+        others, table = self._others(against), self._by_seed(step)
         unit = POINTS if self.is_rl else Unit.of_improvement(self._gain(table[against]), against)
         found = {arm: difference(table, arm, against, unit, margin, confidence) for arm in others}
         return ByArm(found, f"Minus {against}, {unit.name}; margin ±{found[others[0]].margin:g}",
                      lambda gap: {"difference": f"{gap:+.1f}", "verdict": gap.word})
 
-    def ratio(self, against: str = "full", step: int | None = None, **window: Any) -> ByArm[Interval]:
-        """Every other arm's best learning rate over the reference's: see `rate_ratio`; `window` as of `optima`."""
-        best = self.optima(step, **window)
-        reference = best[self._known(against)]
-        found = {arm: rate_ratio(arm, one, against, reference) for arm, one in best.items() if arm != against}
+    def ratio(self, against: str = "full", step: int | None = None, reach: int | None = REACH) -> ByArm[Interval]:
+        """Every other arm's best learning rate over the reference's: see `rate_ratio`; `reach` as of `optima`."""
+        found = {arm: rate_ratio(self.curves, arm, against, self.size, step, reach) for arm in self._others(against)}
         return ByArm(found, f"Best learning rate over that of {against}", lambda span: {"ratio": f"{span:.1f}"})
 
     def improvement(self, arm: str = "full", step: int | None = None) -> float:
@@ -274,6 +267,11 @@ class Sweep(Sequence["Record"]):
         if arm not in self.arms:
             raise FrameError(f"no arm {arm!r}; arms: {', '.join(self.arms)}")
         return arm
+
+    def _others(self, against: str) -> list[str]:
+        if not (others := [arm for arm in self.arms if arm != self._known(against)]):
+            raise FrameError(f"no arm but {against}: nothing to compare it with")
+        return others
 
     def _by_seed(self, step: int | None) -> pd.DataFrame:
         result = "test_accuracy" if self.is_rl else "test_loss"

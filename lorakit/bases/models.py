@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,9 @@ def register_model(name: str, model: Any, tokenizer: Any) -> str:
     check_new_name(name, [*known_names()["models"], CHECKPOINT])
     refuse_unfit(name, model, tokenizer)
     models = cache_folder() / "models"
-    partial = models / f"{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=models, suffix=".partial") as scratch:
+        partial = Path(scratch, "model")
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         refuse_another_tokenizer(name, tokenizer, _load_tokenizer(partial))
@@ -192,6 +191,4 @@ def register_model(name: str, model: Any, tokenizer: Any) -> str:
             shutil.rmtree(folder)
         if not folder.exists():
             partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return f"{name}@{pin}"

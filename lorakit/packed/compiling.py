@@ -58,5 +58,5 @@ def begin_pass(packed: PackedModel, *, first: bool, last: bool) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _forward(compiled: Callable[..., Any], plain: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    return (compiled if torch.is_grad_enabled() else plain)(*arguments, **named)
+def _forward(fast: Callable[..., Any], plain: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    return (fast if torch.is_grad_enabled() else plain)(*arguments, **named)

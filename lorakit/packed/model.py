@@ -73,7 +73,7 @@ class PackedModel:
             groups = self._stack() if self.is_full else self._adapt(tokens)
             self.optimizer = PackedAdamW(groups, (first.beta1, first.beta2), first.epsilon, [
                 math.inf if s.max_grad_norm is None else s.max_grad_norm for s in specs])
-            weight, self.compiles = next(self.model.parameters()), getattr(first, "torch_compile", False)
+            weight, self.compiles = next(self.model.parameters()), first.torch_compile
             if weight.device.type == "cpu" and weight.dtype != torch.bfloat16 and not self.compiles:
                 if self._attention == "sdpa":
                     self.model.set_attn_implementation(ATTENTION)

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from lorakit.adapters.factors import relative_change, start_of, weights_of
-from lorakit.adapters.peft_layers import attach, require_gradients
+from lorakit.adapters.peft_layers import require_gradients
 from lorakit.bases.families import UnsupportedModelError, unknown_family
 from lorakit.bases.memory_saving import recomputed
 from lorakit.bases.model_checks import refuse_changed, weights_hash
@@ -34,6 +34,7 @@ from lorakit.reference.sft import (
     refuse_unknown_tracker,
     schedule_options,
     step_callback,
+    with_adapter,
 )
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, vllm_sampling_options
 from lorakit.reference.vllm_server import Server
@@ -88,11 +89,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
     if server is not None:
         server.prepare(spec, model, held_out.prompts["train"])
     log = Episodes(spec, task)
-    if spec.lora is not None:
-        trained = attach(trained, spec.lora, spec.seed)
-        if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
-            raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
-                             "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    trained = with_adapter(trained, spec)
     inner = trained.get_base_model() if isinstance(trained, PeftModel) else trained
     frozen, start = weights_hash(_frozen(trained)), start_of(trained, spec.lora)
     splits = [name for name in (*HELD_OUT, "shifted") if name in task.splits]

@@ -71,11 +71,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
     refuse_unknown_tracker(report_to)
     started = time.perf_counter()
     base, trained = model, require_gradients(copy.deepcopy(model) if spec.gpus == 1 else model, spec)
-    if spec.lora is not None:
-        trained = attach(trained, spec.lora, spec.seed)
-        if isinstance(trained.get_output_embeddings(), BaseTunerLayer):
-            raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
-                             "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    trained = with_adapter(trained, spec)
     start = start_of(trained, spec.lora)
     if spec.gpus > 1:
         shard(trained, spec.gpus)
@@ -115,6 +111,21 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
         weights = gathered(weights)
     return RunResult(spec, "ok" if finite else "diverged", metrics, curve, weights, time.perf_counter() - started,
                      int(over_processes([trainer.tokens], spec.gpus)[0]))
+
+
+def with_adapter(model: Any, spec: SFTSpec | GRPOSpec) -> Any:
+    """The model with the spec's adapter, if it has one.
+
+    Raises:
+        ValueError: the adapter is on the head.
+    """
+    if spec.lora is None:
+        return model
+    adapted = attach(model, spec.lora, spec.seed)
+    if isinstance(adapted.get_output_embeddings(), BaseTunerLayer):
+        raise ValueError(f"targets={spec.lora.targets!r} adapt the head, and TRL's loss multiplies by the head's "
+                         "weight directly, so its adapter would never learn: run this spec with engine='packed'")
+    return adapted
 
 
 def refuse_unknown_tracker(report_to: str) -> None:

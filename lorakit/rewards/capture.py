@@ -8,7 +8,6 @@ import builtins
 import dis
 import importlib.util
 import inspect
-import os
 import re
 import sys
 import textwrap
@@ -17,7 +16,8 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from lorakit.codehash import code_hash
+from lorakit.codehash import source_hash
+from lorakit.durable import write_whole
 from lorakit.local_models import cache_folder
 
 INSTEAD = "or write the reward into a file of its own, such as my_rewards.py, and import it from there"
@@ -36,12 +36,8 @@ def importable(value: Any) -> bool:
 def store(function: FunctionType) -> str:
     """Write the source of a function into the cache and return its hash; raises as `captured` does."""
     source = captured(function)
-    folder = cache_folder() / "rewards"
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{os.getpid()}.py"
-    partial.write_text(source, encoding="utf-8")
-    pin = code_hash([partial])
-    partial.replace(folder / f"{pin}.py")
+    pin = source_hash({function.__name__: source})
+    write_whole(cache_folder() / "rewards" / f"{pin}.py", source)
     return pin
 
 

@@ -37,7 +37,7 @@ def check_specs(specs: Any) -> list[AnySpec]:
         raise ValueError("no specs to run: the list is empty")
     if len({spec.kind for spec in listed}) > 1:
         raise ValueError("the list holds supervised and RL specs: run them in two calls")
-    if len({getattr(spec, "gpus", 1) for spec in listed}) > 1:
+    if len({spec.gpus for spec in listed}) > 1:
         raise ValueError("the list holds runs on different numbers of GPUs (gpus): run them in several calls")
     return list({spec.id: spec for spec in listed}.values())
 
@@ -48,15 +48,15 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
         raise ValueError(f"unknown engine {engine!r}; allowed: {', '.join(ENGINES)}, or None")
     for spec in specs:
         chosen, experts = engine or engine_of(spec), spec.lora is not None and "experts" in spec.lora.targets
-        if chosen != "trl" and getattr(spec, "gpus", 1) > 1:
-            raise ValueError(f"gpus={getattr(spec, 'gpus', 1)}: only TRL trains one run on several GPUs; allowed: "
+        if chosen != "trl" and spec.gpus > 1:
+            raise ValueError(f"gpus={spec.gpus}: only TRL trains one run on several GPUs; allowed: "
                              "engine='trl'")
-        if chosen != "packed" and getattr(spec, "torch_compile", False):
+        if chosen != "packed" and spec.torch_compile:
             raise ValueError(f"torch_compile=True: engine={chosen!r} compiles nothing; allowed: engine='packed', or "
                              "torch_compile=False")
         if chosen == "peft" and isinstance(spec, GRPOSpec):
             raise ValueError("engine='peft' runs no RL; allowed: packed, trl")
-        if chosen == "packed" and isinstance(spec, GRPOSpec) and spec.use_vllm:
+        if chosen == "packed" and spec.use_vllm:
             raise ValueError("use_vllm=True: the packed engine samples by itself; allowed: engine='trl'")
         if chosen == "packed" and spec.lora is not None and spec.lora.only_peft:
             other = "trl" if isinstance(spec, GRPOSpec) else "peft"
@@ -72,7 +72,7 @@ def check_engine(engine: str | None, specs: Sequence[AnySpec], save_to: object =
 def engine_of(spec: AnySpec) -> str:
     """The engine of a new run where the caller names none: the packed one, or what can run this spec."""
     lora = spec.lora
-    if getattr(spec, "gpus", 1) > 1:
+    if spec.gpus > 1:
         return "trl"
     if isinstance(spec, GRPOSpec) and (spec.use_vllm or (lora is not None and lora.only_peft)):
         return "trl"
@@ -130,16 +130,15 @@ def tracker(name: str | None, project: str) -> Any:
 
 def check_vllm(specs: Sequence[AnySpec], server: str | None = None) -> None:
     """Raise as `require_vllm` and `Server.settings` do where runs that are to be trained sample with vLLM."""
-    for spec in specs:
-        if isinstance(spec, GRPOSpec) and spec.use_vllm:
-            from lorakit.reference.vllm import require_vllm
+    if not (sampling := [spec for spec in specs if isinstance(spec, GRPOSpec) and spec.use_vllm]):
+        return
+    from lorakit.reference.vllm import require_vllm
+    from lorakit.reference.vllm_server import Server
 
-            require_vllm(spec)
+    for spec in sampling:
+        require_vllm(spec)
     if server is not None:
-        from lorakit.reference.vllm_server import Server
-
-        asking = {spec.dtype: spec for spec in specs if isinstance(spec, GRPOSpec) and spec.use_vllm}
-        for spec in asking.values():  # the dtype is all that it is asked about
+        for spec in {spec.dtype: spec for spec in sampling}.values():  # the dtype is all that it is asked about
             Server(server).settings(spec)
 
 
@@ -147,7 +146,7 @@ def check_server(server: str | None, specs: Sequence[AnySpec], executor: str, pr
     """Raise ValueError unless one process of this machine samples with the server alone."""
     if server is None:
         return
-    if not all(isinstance(spec, GRPOSpec) and spec.use_vllm for spec in specs):
+    if not all(spec.use_vllm for spec in specs):
         raise ValueError(f"vllm_server={server!r} samples for specs with use_vllm=True (and merge_to_sample=True with "
                          "an adapter): say so in each of them, or leave it out")
     if executor != "local" or processes not in (None, 1):

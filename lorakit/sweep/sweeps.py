@@ -190,7 +190,7 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
                 again += len(killed)
             reports = stack.enter_context(Progress(experiment, len(todo), float(sum(map(work, todo))), progress))
             workers = [stack.enter_context(worker)
-                       for worker in devices.workers(len(todo), getattr(todo[0], "gpus", 1))]
+                       for worker in devices.workers(len(todo), todo[0].gpus)]
             training = Training(
                 workers, {"report_to": report_to, "save_to": None if folder is None else str(folder),
                           "memory_share": MEMORY_SHARE / devices.sharing, "probes": named,

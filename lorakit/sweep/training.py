@@ -201,7 +201,7 @@ class Training:
             return self._after_loss(pack, error)
         finally:
             self.progress.leave(id(worker), through, amount if through else 0.0)
-            if any(getattr(spec, "use_vllm", False) or getattr(spec, "gpus", 1) > 1 for spec in pack.specs):
+            if any(spec.use_vllm or spec.gpus > 1 for spec in pack.specs):
                 worker.stop()  # vLLM gives its memory back only when its process ends; shares have trained the base
         return []
 

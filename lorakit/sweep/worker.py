@@ -105,7 +105,7 @@ def to_record(result: RunResult, device: str, made: dict[str, Any]) -> Record:
     """The record of one result; `made` is its `provenance`."""
     measured = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(result.seconds, 3),
                 "peak_bytes": peak_bytes(device), "tokens": result.tokens}
-    if isinstance(result.spec, GRPOSpec) and result.spec.use_vllm:
+    if result.spec.use_vllm:
         measured["vllm"] = sys.modules["vllm"].__version__
     return Record.from_run(result.spec, result.status, result.metrics, result.curve, made | measured)
 
@@ -128,7 +128,7 @@ def run_specs(specs: list[Any], engine: str, device: str, on_step: OnStep | None
     made = provenance(engine, specs[0].kind, device, len(specs) if engine == "packed" else 1)
     if vllm_server is not None:
         made["vllm_mode"] = "server"
-    place = "cpu" if getattr(specs[0], "gpus", 1) > 1 else device  # shares are cut before they are moved
+    place = "cpu" if specs[0].gpus > 1 else device  # shares are cut before they are moved
     model, tokenizer, keep = *_model(specs[0].model, specs[0].dtype, place), save_to is not None
     data = _load(specs[0], place)
     reset_peak(device)
@@ -234,13 +234,13 @@ def answer(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> N
         if request["do"] == "probe":
             emit({"probe": _probe(specs, engine, device, share, request.get("runs", 1))})
             return
-        _load(specs[0], "cpu" if getattr(specs[0], "gpus", 1) > 1 else device)
+        _load(specs[0], "cpu" if specs[0].gpus > 1 else device)
         probes = [load_probe(name) for name in request.get("probes", ())]
         if engine == "packed" and len(specs) > 1 and (fits := _fits(specs, share, device)) < len(specs):
             emit({"fits": fits})
             return
         shared = False
-        if getattr(specs[0], "gpus", 1) > 1:  # what one process decided by its own clock or memory, others would not
+        if specs[0].gpus > 1:  # what one process decided by its own clock or memory, others would not
             records, unsaved = run_specs(specs, engine, device, _watch(specs[0], None, emit),
                                          request.get("report_to", "none"), request.get("save_to"), probes)
         else:
@@ -267,7 +267,7 @@ def _checkpoints(request: dict[str, Any], emit: Callable[[dict[str, Any]], None]
 def _watch(spec: Any, seconds_left: float | None, emit: Callable[[dict[str, Any]], None]) -> OnStep:
     """Tell the parent once a second how far the pack is, and give it up early if it would take too long."""
     forecast = None if seconds_left is None else Forecast(
-        spec.steps, spec.evaluations, seconds_left, warm_up=getattr(spec, "torch_compile", False))
+        spec.steps, spec.evaluations, seconds_left, warm_up=spec.torch_compile)
     what, last = "loss" if spec.kind == "sft" else "reward", 0.0
 
     def on_step(step: int, steps: int, value: Any) -> None:

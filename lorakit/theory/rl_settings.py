@@ -78,7 +78,9 @@ def verl(spec: GRPOSpec) -> Settings:
         f"{fsdp}.model_dtype": "fp32", f"{fsdp}.dtype": spec.dtype, f"{fsdp}.seed": spec.seed,
         f"{actor}.optim.lr": spec.learning_rate,
         f"{actor}.optim.betas": f"[{_number(spec.beta1)},{_number(spec.beta2)}]",
-        f"{actor}.optim.weight_decay": spec.weight_decay, f"{actor}.optim.lr_warmup_steps": spec.warmup_steps,
+        f"{actor}.optim.weight_decay": spec.weight_decay,
+        # its schedule moves once a batch, after all of its iterations
+        f"{actor}.optim.lr_warmup_steps": -(-spec.warmup_steps // spec.iterations),
         f"{actor}.optim.lr_scheduler_type": "constant" if spec.schedule == "linear" else spec.schedule,
         **({} if spec.epsilon == 1e-8 else {f"{actor}.optim.override_optimizer_config": f"{{eps:{spec.epsilon}}}"}),
         f"{actor}.optim.clip_grad": spec.max_grad_norm or NO_BOUND,
@@ -105,6 +107,8 @@ def verl(spec: GRPOSpec) -> Settings:
         "scale_rewards adds 1e-6 to the deviation, and not 1e-4": spec.scale_rewards == "group",
         "the base in bfloat16 (verl keeps float32 weights and computes in bfloat16)": spec.dtype == "bfloat16",
         f"steps={spec.steps} (each batch gives {spec.iterations})": spec.steps % spec.iterations != 0,
+        f"a rate that moves at every step (verl's moves once a batch, of {spec.iterations})":
+            spec.iterations > 1 and (spec.warmup_steps > 0 or spec.schedule != "constant"),
         "use_vllm=False (vLLM samples)": not spec.use_vllm})]
     words = [quote(f"{name}={_plain(value)}") for name, value in fields.items()]
     return Settings("verl", "python3 -m verl.trainer.main_ppo \\\n    " + " \\\n    ".join(words) + "\n", tuple(lost))

@@ -118,14 +118,13 @@ def test_e1_c3(ratio, outcome, words):
 
 def test_e1_c3_reads_one_parabola_through_three_rates():
     """The centre is the vertex of the mean losses, whatever the seeds do."""
-    from lorabook.claims.window import WINDOW
     from lorakit.analysis.curves import optima
 
     curves = tidy(e1(u_curve(), arms=("full", "rank 16"), fresh=(), early=False))
-    best = optima(curves, **WINDOW)
+    best = optima(curves)
     assert ratio_interval(best["rank 16"], best["full"]).mean == pytest.approx(10, rel=0.05)
     shifted = curves.assign(validation_loss=curves["validation_loss"] + curves["seed"] * 0.1)
-    assert optima(shifted, **WINDOW)["full"].learning_rate == pytest.approx(best["full"].learning_rate)
+    assert optima(shifted)["full"].learning_rate == pytest.approx(best["full"].learning_rate)
 
 
 @pytest.mark.parametrize(("shift", "outcome"), [

@@ -48,14 +48,15 @@ def _folder(pin: str) -> Path:
     config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(loaded.state_dict())
-    partial = folder.with_name(folder.name + f".{os.getpid()}")
-    plain.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
-    try:
-        partial.rename(folder)
-    except OSError:  # another process converted it meanwhile
-        if not (folder / "config.json").exists():
-            raise
+    with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".partial") as scratch:
+        partial = Path(scratch, "model")
+        plain.save_pretrained(partial)
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process converted it meanwhile
+            if not (folder / "config.json").exists():
+                raise
     return folder
 
 

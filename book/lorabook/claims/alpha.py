@@ -1,6 +1,8 @@
 """The rules of alpha against learning rate and of high rank in RL, written on 2026-11-26 before their first runs.
 
-The texts are the rules; the functions below them apply them to runs that are whole, and say of others: not run.
+The texts are the rules; the functions below them apply them to runs that are whole, and say of others: not run. Until
+all are there a rule is not tested, unless what there is decides it; Bonferroni's correction counts every limit of the
+rule, measured or not.
 """
 
 from __future__ import annotations
@@ -17,25 +19,25 @@ from lorabook.claims.decisions import (
     UNTESTED,
     Finding,
     Limit,
+    Outcome,
     Unit,
     decide,
     paired,
 )
-from lorabook.experiments.alpha import BATCHES
+from lorabook.experiments.alpha import BATCHES, GROWING, HIGH, LOW, RANKS, SETTINGS
 from lorabook.experiments.results import Results
 from lorakit.analysis.curves import best_rate_by_validation, losses_at
 from lorakit.analysis.statistics import GridEdgeError
 from lorakit.analysis.sweep import Sweep
 
-DATE = "2026-11-26"
 MARGIN = 0.05  # of the improvement (of the gain in accuracy) of the arm that is compared with
 ALPHA_RULE = (
     "Ranks 4, 16 and 128 on `tiny`, post-training with replay, 206 steps, five seeds; alpha 8, 32 and 128, each at its "
-    "own best rate by mean validation loss; four settings: plain Adam, weight decay 0.1, clipping at 1, and Adam "
-    "without its epsilon. Test loss minus that of alpha 32, paired by seed, in per cent of the mean improvement at "
-    "alpha 32. That alpha does nothing that the rate cannot do holds if every 95 % interval lies within "
-    f"± {MARGIN:.0%} in every setting; does not hold if one lies wholly beyond after Bonferroni's correction; "
-    "otherwise inconclusive."
+    "own best rate by mean validation loss; four settings: plain Adam with its usual epsilon of 1e-8, and the same "
+    "with weight decay 0.1, with clipping at 1, or without its epsilon (1e-30). Test loss minus that of alpha 32, "
+    "paired by seed, in per cent of the mean improvement at alpha 32. That alpha does nothing that the rate cannot do "
+    f"holds if every 95 % interval lies within ± {MARGIN:.0%} in every setting; does not hold if one lies wholly "
+    "beyond after Bonferroni's correction; otherwise inconclusive."
 )
 HIGH_RANK_RULE = (
     "GRPO on `tiny`, copying, equally many episodes in steps of 8 or 32 problems times 8 completions, three seeds. (a) "
@@ -47,8 +49,7 @@ HIGH_RANK_RULE = (
 )
 
 PER_CENT = 100 * MARGIN
-RANKS, ALPHAS, USUAL = (4, 16, 128), (8, 128), 32
-SETTINGS = {"plain": "plain Adam", "decay": "weight decay 0.1", "clip": "clipping at 1", "epsilon": "no epsilon"}
+ALPHAS, USUAL = (8, 128), 32
 LEFT = Limit("test loss minus that of alpha 32, in % of its improvement", (-PER_CENT, PER_CENT),
              replace(PERCENT, words="% of the improvement at alpha 32"))
 GAINED = Unit(" %", "% of rank 8's gain", signed=True)
@@ -87,7 +88,7 @@ def alpha_verdict(settings: Mapping[str, Sweep | None]) -> Finding:
     Args:
         settings: of `SETTINGS`, each with its runs; None where they are not whole.
     """
-    limits, missing = [], [SETTINGS[name] for name in SETTINGS if settings.get(name) is None]
+    limits, missing = [], [words for name, words in SETTINGS.items() if settings.get(name) is None]
     for name, words in SETTINGS.items():
         if (sweep := settings.get(name)) is None:
             continue
@@ -95,7 +96,7 @@ def alpha_verdict(settings: Mapping[str, Sweep | None]) -> Finding:
             limits += [replace(limit, label=f"{words}, {limit.label}") for limit in left_of_alpha(sweep).values()]
         except GridEdgeError as error:
             return Finding(OPEN, f"With {words}: {error}.")
-    return _every(limits, missing)
+    return _decided(limits, len(SETTINGS) * len(RANKS) * len(ALPHAS), missing)
 
 
 def high_rank_runs(ran: Results) -> dict[int, Sweep | None]:
@@ -116,41 +117,34 @@ def high_rank_verdicts(batches: Mapping[int, Sweep | None]) -> tuple[Finding, Fi
         if sweep is None:
             continue
         try:
-            ends = best_rate_by_validation(sweep.curves[sweep.curves["arm"].isin([f"rank {n}" for n in (8, 64, 128)])])
+            ends = best_rate_by_validation(sweep.curves[sweep.curves["arm"].isin(
+                [f"rank {rank}" for rank in (LOW, *HIGH)])])
         except GridEdgeError as error:
             edge = Finding(OPEN, f"With {problems} problems a step: {error}.")
             return edge, edge
         best = ends.pivot(index="seed", columns="arm", values="test_accuracy")
-        low = best["rank 8"]
+        low = best[f"rank {LOW}"]
         unit = 100 / (float(low.mean()) - float(sweep.runs["base_test_accuracy"].mean()))
-        rate = float(ends.loc[ends["arm"] == "rank 8", "learning_rate"].iloc[0])
+        rate = float(ends.loc[ends["arm"] == f"rank {LOW}", "learning_rate"].iloc[0])
         last = losses_at(sweep.curves)
         at = last[last["learning_rate"] == rate].pivot(index="seed", columns="arm", values="test_accuracy")
-        for rank in (64, 128):
+        for rank in HIGH:
             where = f"{problems} problems a step, rank {rank}"
             fixed.append(STEADY.measured(where, paired(best[f"rank {rank}"].to_dict(), low.to_dict(), unit)))
             growing.append(COLLAPSE.measured(f"{where} at {rate:g}", paired(
-                at[arm_of(rank, 4 * rank)].to_dict(), at[f"rank {rank}"].to_dict(), unit)))
-    return _every(fixed, missing), _collapse(growing, missing)
-
-
-def _not_run(missing: list[str]) -> str:
-    return f"Not run: {', '.join(missing)}." if missing else ""
-
-
-def _every(limits: list[Limit], missing: list[str]) -> Finding:
-    """A decision over what was run; where something was not, a refutation alone stands."""
-    if not limits:
-        return Finding(UNTESTED, _not_run(missing))
-    found = decide(limits, after=_not_run(missing))
-    return replace(found, outcome=UNTESTED) if missing and found.outcome != FAILS else found
-
-
-def _collapse(limits: list[Limit], missing: list[str]) -> Finding:
-    """It holds where both ranks fall at one batch size; it does not where none falls by the margin at any."""
-    if not limits:
-        return Finding(UNTESTED, _not_run(missing))
-    pairs = [limits[place : place + 2] for place in range(0, len(limits), 2)]
+                at[arm_of(rank, GROWING * rank)].to_dict(), at[f"rank {rank}"].to_dict(), unit)))
+    count = len(batches) * len(HIGH)
+    pairs = [growing[place : place + len(HIGH)] for place in range(0, len(growing), len(HIGH))]
     falls = any(all(limit.span.high < 0 for limit in pair) for pair in pairs)
-    none = not missing and all(limit.state(1 - 0.05 / len(limits)) == FAILS for limit in limits)
-    return replace(decide(limits, after=_not_run(missing)), outcome=HOLDS if falls else FAILS if none else OPEN)
+    none = all(limit.state(1 - 0.05 / count) == FAILS for limit in growing)
+    outcome: Outcome = HOLDS if falls else UNTESTED if missing else FAILS if none else OPEN
+    return _decided(fixed, count, missing), replace(_decided(growing, count, missing), outcome=outcome)
+
+
+def _decided(limits: list[Limit], count: int, missing: list[str]) -> Finding:
+    """A decision over what was run, as one of `count` limits; where runs are missing, a refutation alone stands."""
+    after = f"Not run: {', '.join(missing)}." if missing else ""
+    if not limits:
+        return Finding(UNTESTED, after)
+    found = decide(limits, count=count, after=after)
+    return replace(found, outcome=UNTESTED) if missing and found.outcome != FAILS else found

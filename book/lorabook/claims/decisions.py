@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import Any, Final, Literal
 
 from lorakit.analysis.statistics import Interval, Optimum, mean_interval, paired_difference, ratio_interval
@@ -22,7 +21,7 @@ Outcome = Literal["holds", "does not hold", "depends on the data", "inconclusive
 OUTCOMES: tuple[Outcome, ...] = (HOLDS, FAILS, DEPENDS, OPEN, UNTESTED)
 Range = tuple[float, float]
 At = Callable[[float], Interval]  # a confidence to an interval
-INF, DISTANCE = math.inf, attrgetter("distance")
+INF = math.inf
 MANY = 12  # intervals of one quantity: of more than these a sentence shows the one furthest out
 
 
@@ -95,16 +94,17 @@ class Limit:
     @property
     def span(self) -> Interval:
         """The 95 % interval."""
-        return self._at(0.95)
+        return self.at(0.95)
 
-    def _at(self, confidence: float) -> Interval:
+    def at(self, confidence: float) -> Interval:
+        """The interval at a confidence."""
         if self.interval is None:
             raise ValueError(f"{self.what}: nothing was measured; call `measured` first")
         return self.interval(confidence)
 
     def state(self, confidence: float) -> Outcome:
         """Whether it holds at 95 %, fails at a confidence, or neither."""
-        span, strict = self.span, self._at(confidence)
+        span, strict = self.span, self.at(confidence)
         low, high = self.outside or self.inside
         inside = self.inside[0] < span.low and span.high < self.inside[1] and span.mean >= self.least_mean
         holds = self.can_hold and inside
@@ -166,8 +166,8 @@ class Finding(Shown):
     seeds: int = 0
 
 
-def decide(limits: Sequence[Limit], *, corrected: bool = True, before: str = "", after: str = "",
-           **more: Any) -> Finding:
+def decide(limits: Sequence[Limit], *, corrected: bool = True, count: int | None = None, before: str = "",
+           after: str = "", **more: Any) -> Finding:
     """The verdict of a list of limits, with the sentence that lists them and the limit that decided.
 
     Where it holds, that is the one that came nearest to its end; otherwise the first that did not hold, or, where a
@@ -179,18 +179,19 @@ def decide(limits: Sequence[Limit], *, corrected: bool = True, before: str = "",
     Args:
         limits: at least one, measured.
         corrected: whether that correction is made.
+        count: limits of the rule, where not all of them are measured yet.
         before, after: sentences around the generated one.
         more: fields of the finding.
     """
     if not limits:
         raise ValueError("no limits were given; a decision needs at least one")
-    confidence = 1 - 0.05 / len(limits) if corrected else 0.95
+    confidence = 1 - 0.05 / (count or len(limits)) if corrected else 0.95
     states = [limit.state(confidence) for limit in limits]
     outcome = _worst(states)
     deciding = [limit for limit, state in zip(limits, states, strict=True) if state == outcome]
     what = deciding[0].what
     many = sum(limit.what == what for limit in limits) > MANY
-    shown = (max((limit for limit in deciding if limit.what == what), key=DISTANCE) if many else deciding[0])
+    shown = max((one for one in deciding if one.what == what), key=lambda one: one.distance) if many else deciding[0]
     if outcome == HOLDS:
         shown = min(deciding, key=lambda limit: limit.slack)
     by_what: dict[str, tuple[Outcome, Limit]] = {}
@@ -212,8 +213,7 @@ def _sentences(limits: Sequence[Limit], states: Sequence[Outcome]) -> str:
         mine = [(limit, state) for limit, state in zip(limits, states, strict=True) if limit.what == what]
         words = "; ".join(f"{limit}{marks[state]}" for limit, state in mine)
         if len(mine) > MANY:
-            limit = max((limit for limit, _ in mine), key=DISTANCE)
-            state = dict(mine)[limit]
+            limit, state = max(mine, key=lambda one: one[0].distance)
             words = f"of {len(mine)} the one furthest out is {limit}{marks[state]}"
         said.append(f"{what[0].upper()}{what[1:]} (limit: {mine[0][0].unit.range(mine[0][0].inside)}): {words}.")
     return " ".join(said)
@@ -237,8 +237,8 @@ def _limit_words(limit: Limit) -> str:
     low, high = limit.outside or limit.inside
     off = limit.unit.range((-INF, low) if math.isinf(high) else (high, INF))
     if not math.isinf(low) and not math.isinf(high):
-        off = limit.unit.range((low, high)).replace("within", "off")
-        off = "off that" if limit.outside in (None, limit.inside) else off
+        off = "off that" if limit.outside in (None, limit.inside) else limit.unit.range((low, high)).replace(
+            "within", "off")
     mean = f" with a mean of {limit.least_mean:g}{limit.unit.short} or more" if math.isfinite(limit.least_mean) else ""
     return f"{limit.what}: {limit.unit.range(limit.inside)}{mean}, refuted {off}"
 

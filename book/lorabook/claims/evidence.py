@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
+
+from lorabook import experiments
+
+if TYPE_CHECKING:
+    from lorakit.records import Record, Store
 
 SEEDS_NEEDED = {"cpu": 5, "gpu": 3, "paper": 3}
 
@@ -84,3 +90,16 @@ class Evidence:
     def of(self, dataset: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         """The curves and metrics of one dataset."""
         return self.curves[self.curves["dataset"] == dataset], self.metrics[self.metrics["dataset"] == dataset]
+
+
+def every_record(store: Store, name: str) -> list[Record]:
+    """The records of an experiment's runs of record size on two cores.
+
+    Raises:
+        LookupError: runs have none.
+    """
+    specs = experiments.get(name).specs("cpu", "record")
+    found = store.find([spec.id for spec in specs])
+    if missing := sum(spec.id not in found for spec in specs):
+        raise LookupError(f"Needs every run of {name}; {missing} have no record.")
+    return [found[spec.id] for spec in specs]

@@ -9,6 +9,7 @@ from typing import Any
 
 from lorabook.claims.associations import BITS
 from lorabook.claims.rank import MARGIN
+from lorabook.claims.reward import stretches
 from lorakit.analysis.curves import arms, best_rate_by_validation
 from lorakit.analysis.statistics import equivalent, paired_difference
 from lorakit.analysis.sweep import Sweep
@@ -88,8 +89,7 @@ def bits_carried(sweep: Sweep) -> tuple[float, float]:
     dataset = str(sweep.runs["dataset"].iloc[0]).partition("@")[0]
     if dataset in KNOWN:
         return KNOWN[dataset], KNOWN[dataset]
-    rows = sweep.curves.sort_values(["id", "step"])
-    met = rows.groupby("id")["tokens"].diff().fillna(rows["tokens"])
+    rows, met = stretches(sweep.curves, "tokens")
     nats = (rows["train_loss"] * met).groupby(rows["id"]).sum()  # a pass from its mean losses between evaluations
     runs = sweep.runs.assign(bits=sweep.runs["id"].map(nats) / math.log(2),
                              end=sweep.runs["tokens"] * sweep.runs["test_loss"] / math.log(2))

@@ -109,7 +109,7 @@ def ten_times_in_rl(evidence: Evidence) -> Finding:
 
 
 def _ten_times_in_rl(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-    best = optima(curves, **window.WINDOW)
+    best = optima(curves)
     return decide([IN_RL.measured(f"best rate of {arm} / full", ratio_of(best[arm], best["full"]))
                    for arm in best if arm != "full"])
 

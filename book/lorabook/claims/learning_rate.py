@@ -78,7 +78,7 @@ def ten_times(evidence: Evidence) -> Finding:
 
 
 def _ten_times(curves: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
-    best = optima(curves, **window.WINDOW)
+    best = optima(curves)
     ranks = {rank: best[arm] for rank, arm in by_rank(curves).items()}
     high = [rank for rank in ranks if rank >= HIGH_RANK]
     if "full" not in best or not high:
@@ -128,7 +128,7 @@ def fall_of_ratio(curves: pd.DataFrame, arm: str, early: int) -> At:
     pair = curves[curves["arm"].isin(["full", arm])]
     logs: list[dict[int, float]] = []
     for step in (early, int(curves["step"].max())):
-        best = optima(pair, step=step, **window.WINDOW)
+        best = optima(pair, step=step)
         logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[arm].per_seed.items()})
     return _exp(paired(logs[0], logs[1]))
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from lorabook import experiments
-from lorabook.claims import regime
+from lorabook.claims import regime, window
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import OPEN, UNTESTED, Finding, Limit, Unit, decide, exactly
-from lorabook.claims.evidence import SEEDS_NEEDED, Scale
+from lorabook.claims.evidence import SEEDS_NEEDED, Scale, every_record
 from lorabook.claims.regime import pretraining_facts, regime_of
 from lorabook.experiments.learning_rate import LEAST_EPSILON
 from lorakit.analysis.curves import optima
@@ -42,11 +42,10 @@ def recorded_ladder(store: Store) -> list[Record]:
     Raises:
         LookupError: runs of the experiment have no record.
     """
-    specs, more = (experiments.get(name).specs("cpu", "record") for name in (WIDTHS, WIDEST))
-    records = store.find([spec.id for spec in specs + more])
-    if missing := sum(spec.id not in records for spec in specs):
-        raise LookupError(f"Needs every run of {WIDTHS}; {missing} have no record.")
-    return [records[spec.id] for spec in specs + (more if all(spec.id in records for spec in more) else [])]
+    found = every_record(store, WIDTHS)
+    with suppress(LookupError):
+        found += every_record(store, WIDEST)
+    return found
 
 
 def width_ladder(records: Sequence[Record]) -> pd.DataFrame:
@@ -76,16 +75,16 @@ def slope_by_width(ladder: pd.DataFrame, column: str = "ratio", confidence: floa
 
 
 @claim("C13", source="schulman2025lora", chapter="06-learning-rate", computed=True, experiments=(WIDTHS, WIDEST),
-       limits=[SLOPE], corrected=False, written="2026-11-22T02:38", changed=regime.CHANGED, why=regime.WHY,
-       scope="A fit over 14 Llama and Qwen models on Tulu 3.")
+       limits=[SLOPE], corrected=False, written="2026-11-22T02:38", changed=window.LAW_CHANGED,
+       why=f"{window.LAW_WHY} {regime.WHY}", scope="A fit over 14 Llama and Qwen models on Tulu 3.")
 def same_at_every_width(store: Store) -> Sequence[tuple[Scale | None, Finding]]:
     """the ratio of the best learning rates of LoRA and full fine-tuning does not depend on the model's width
 
     Data: the width ladder of embedded models with the same data and steps, full fine-tuning and rank {WIDTH_RANK}, each
-    width where the regime gate says post-training. For each seed, the slope of log(LoRA's best rate / full
-    fine-tuning's) on log(width). Paper predicts the slopes 0 (constant), 1/2 and 1, and the limits are nearer to 0 than
-    to 1/2. Fewer than three widths in post-training: not tested. The seeds are those of fine-tuning: each width is one
-    pre-trained base.
+    width where the regime gate says post-training. {window.WORDS} For each seed, the slope of log(LoRA's best rate /
+    full fine-tuning's) on log(width). Paper predicts the slopes 0 (constant), 1/2 and 1, and the limits are nearer to 0
+    than to 1/2. Fewer than three widths in post-training: not tested. The seeds are those of fine-tuning: each width is
+    one pre-trained base.
     """
     try:
         ladder = width_ladder(recorded_ladder(store))
@@ -121,11 +120,10 @@ def same_after_transformation(store: Store) -> Sequence[tuple[Scale | None, Find
     as the claim says, for three pairs (p, q) and five seeds, with Adam's epsilon at {LEAST_EPSILON:g}. What the usual
     epsilon does is shown beside it and judges nothing.
     """
-    specs = experiments.get("learning-rate-invariance").specs("cpu", "record")
-    found = store.find([spec.id for spec in specs])
-    if len(found) < len(specs):
-        return [(None, Finding(UNTESTED, "Some twin runs have no record."))]
-    twins = invariance_gaps(list(found.values()))
+    try:
+        twins = invariance_gaps(every_record(store, "learning-rate-invariance"))
+    except LookupError as error:
+        return [(None, Finding(UNTESTED, str(error)))]
     worst = float(twins.loc[twins["epsilon"] == LEAST_EPSILON, "gap"].max())
     usual = float(twins.loc[twins["epsilon"] != LEAST_EPSILON, "gap"].max())
     reason = (f"Largest difference of final losses between twins: {worst:.1e} nats with epsilon {LEAST_EPSILON:g}, "

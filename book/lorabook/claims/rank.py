@@ -96,7 +96,7 @@ def equal_to_full(evidence: Evidence) -> Finding:
                    "clearly above zero, so there is nothing to be equal to.")
             return Finding(OPEN, why, regime="; ".join(regimes))
         limits += [EQUAL.measured(f"{name}, {arm} − full", paired(by_seed(best, arm), full, 100 / gain.mean))
-                   for arm in arms(best) if _rank(best, arm) >= HIGH_RANK]
+                   for rank, arm in by_rank(best).items() if rank >= HIGH_RANK]
     described = "; ".join(regimes) or None
     if not limits:
         why = " ".join(outside) or f"No dataset of this claim was run with a rank of {HIGH_RANK} or more."
@@ -147,10 +147,9 @@ def _departures(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:
     gone = [arm for arm in lora if steps[arm] is not None]
     if not gone:
         return Finding(OPEN, f"{reason} No rank ran out of capacity, so nothing was tested.")
-    ranks = [_rank(frame, arm) for arm in lora]
     by_arm = [departure_by_seed(curves, arm, margin=margin) for arm in lora]
     trend = TREND.measured("", over_seeds([
-        _spearman(ranks, [never if one[seed] is None else int(one[seed] or 0) for one in by_arm])
+        _spearman(list(by_rank(frame)), [never if one[seed] is None else int(one[seed] or 0) for one in by_arm])
         for seed in by_arm[0]]))
     first, latest = steps[lora[0]], steps[lora[-1]] or never
     limits = [trend, *(MOVING.measured(arm, _tail(curves, arm, 100 / gain.mean)) for arm in gone)]
@@ -249,10 +248,6 @@ def improvement(losses: dict[int, float], metrics: pd.DataFrame) -> Interval:
     return paired_difference(dict.fromkeys(losses, float(metrics["base_test_loss"].mean())), losses)
 
 
-def _rank(rows: pd.DataFrame, arm: str) -> float:
-    return float(rows.loc[rows["arm"] == arm, "rank"].iloc[0])
-
-
 def _tail(curves: pd.DataFrame, arm: str, unit: float) -> At:
     """Change of an arm's test loss from the last evaluation in the first half of the steps to the end."""
     rows = curves[curves["arm"] == arm]
@@ -261,7 +256,7 @@ def _tail(curves: pd.DataFrame, arm: str, unit: float) -> At:
     return paired(by_seed(rows[rows["step"] == last], arm), by_seed(rows[rows["step"] == half], arm), unit)
 
 
-def _spearman(ranks: list[float], steps: list[int]) -> float:
+def _spearman(ranks: list[int], steps: list[int]) -> float:
     """Correlation of the two orders, ties averaged; 0 where every step is the same, which shows no trend."""
     if len(set(steps)) < 2:
         return 0.0

@@ -15,7 +15,6 @@ from lorabook.claims.decisions import (
     OPEN,
     PERCENT,
     UNTESTED,
-    At,
     Finding,
     Limit,
     by_data,
@@ -28,7 +27,6 @@ from lorabook.claims.decisions import (
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
 from lorabook.claims.real_runs import ONE, NotYetError, Runs
-from lorabook.claims.window import WINDOW
 from lorakit.analysis.curves import losses_at, optima
 
 PER_CENT = 100 * smollm2.MARGIN
@@ -66,7 +64,7 @@ def equal_to_full(evidence: Evidence) -> Finding:
 def ten_times(evidence: Evidence) -> Finding:
     """E1's rule for C3: three parts, each printed with its own state."""
     runs = _only(evidence)
-    best = {arm: optima(runs.screen(arm), **WINDOW)[arm] for arm in ("full", ONE, MIDDLE, HIGH, TOP)}
+    best = optima(runs.screen("full", ONE, MIDDLE, HIGH, TOP))
     agree = [best[TOP].per_seed[seed] / rate < smollm2.SHIFT for seed, rate in best[MIDDLE].per_seed.items()]
     moved = best[TOP].grid_rate / best[MIDDLE].grid_rate
     steady = learning_rate.STEADY.measured(f"best rate of {TOP} / {MIDDLE}", ratio_of(best[TOP], best[MIDDLE]),
@@ -143,13 +141,8 @@ def gap_grows_with_batch(evidence: Evidence) -> Finding:
     limits = [ADDED_BY_BATCH.measured(arm, over_seeds(list(by.values()), unit)) for arm, by in added.items()]
     less = decide([ADDED_LESS.measured(f"{HIGH} − {TOP}", paired(added[HIGH], added[TOP], unit))])
     found = decide(limits, after=f"Rank, apart ({less.outcome}): {less.reason}", seeds=len(added[TOP]))
-    strict = [_interval(limit)(1 - 0.05 / len(limits)) for limit in limits]
+    strict = [limit.at(1 - 0.05 / len(limits)) for limit in limits]
     if found.outcome == OPEN and all(span.low > -PER_CENT and span.high < PER_CENT for span in strict):
         why = f"Both lie within ±{PER_CENT:g} %: the larger batch adds nothing."
         return replace(found, outcome=FAILS, reason=f"{found.reason} {why}")
     return found
-
-
-def _interval(limit: Limit) -> At:
-    assert limit.interval is not None
-    return limit.interval

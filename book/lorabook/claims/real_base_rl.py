@@ -12,7 +12,6 @@ from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed
 from lorabook.claims.real_base import ATTENTION, HIGH, MLP
 from lorabook.claims.real_runs import ONE, NotYetError, RLRuns
-from lorabook.claims.window import WINDOW
 from lorabook.experiments.smollm2 import E3_TASKS
 from lorakit.analysis.curves import losses_at, optima
 
@@ -54,7 +53,7 @@ def _equal_in_rl(runs: RLRuns) -> Finding:
 def ten_times_in_rl(evidence: Evidence) -> Finding:
     """E3's rule for C3-RL."""
     def judge(runs: RLRuns) -> Finding:
-        best = optima(runs.screen("full", ONE, HIGH), **WINDOW)
+        best = optima(runs.screen("full", ONE, HIGH))
         return decide([grpo.IN_RL.measured(f"best rate of {arm} / full", ratio_of(best[arm], best["full"]))
                        for arm in (ONE, HIGH)], seeds=len(best["full"].per_seed))
 

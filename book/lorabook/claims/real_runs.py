@@ -12,7 +12,7 @@ from lorabook.claims import rl_tasks, smollm2
 from lorabook.claims.rank import by_seed, improvement
 from lorabook.experiments.smollm2 import FRESH
 from lorakit.analysis.curves import best_rate_by_validation, losses_at
-from lorakit.analysis.statistics import paired_difference
+from lorakit.analysis.statistics import Interval, paired_difference
 from lorakit.theory.capacity import BITS_PER_PARAMETER
 
 RL_FRESH = 5
@@ -66,18 +66,15 @@ class Runs:
         return self.screened[self.screened["arm"].isin(arms)]
 
     @cached_property
-    def _chosen(self) -> dict[str, float]:
-        return {}
-
-    @cached_property
-    def _ends(self) -> dict[str, pd.DataFrame]:
-        return {}
+    def _ends(self) -> pd.DataFrame:
+        """The last row of every screened and fresh run."""
+        return losses_at(self._of(self.metrics["steps"] > smollm2.EARLY_STEPS))
 
     def chosen(self, arm: str) -> float:
         """The arm's rate of least mean validation loss at the end of the screened runs."""
-        if arm not in self._chosen:
-            self._chosen[arm] = float(best_rate_by_validation(self.screen(arm))["learning_rate"].iloc[0])
-        return self._chosen[arm]
+        screened = self.screen(arm)["id"]
+        ends = self._ends[self._ends["id"].isin(screened)]
+        return float(best_rate_by_validation(ends)["learning_rate"].iloc[0])
 
     def confirmed(self, arm: str, column: str = "test_loss") -> dict[int, float]:
         """A column at the end, on the fresh seeds at the arm's chosen rate, by seed.
@@ -86,22 +83,24 @@ class Runs:
             NotYetError: fewer seeds than the verdict needs.
         """
         rate = self.chosen(arm)
-        rows = self.fresh[(self.fresh["arm"] == arm) & (self.fresh["learning_rate"] == rate)]
-        seeds = rows["seed"].nunique()
-        if seeds < self.fresh_seeds:
+        rows = self._ends[(self._ends["seed"] >= FRESH.start) & (self._ends["learning_rate"] == rate)]
+        found = by_seed(rows, arm, column)
+        if len(found) < self.fresh_seeds:
             raise NotYetError(f"Needs {self.fresh_seeds} fresh seeds of {arm} at its chosen rate, {rate:g}; there are "
-                              f"{seeds}.")
-        if arm not in self._ends:
-            self._ends[arm] = losses_at(rows)
-        return by_seed(self._ends[arm], arm, column)
+                              f"{len(found)}.")
+        return found
 
-    def gain(self, arm: str = "full") -> float:
-        """100 %: the arm's mean improvement over the base on the fresh seeds, in nats.
+    def improvement(self) -> Interval:
+        """Of full fine-tuning over the base on the fresh seeds, in nats."""
+        return improvement(self.confirmed("full"), self.metrics)
+
+    def gain(self) -> float:
+        """100 %: full fine-tuning's mean improvement over the base on the fresh seeds.
 
         Raises:
             NotYetError: it is not clearly above zero, so that nothing can be measured in it.
         """
-        span = improvement(self.confirmed(arm), self.metrics)
+        span = self.improvement()
         if span.low <= 0:
             raise NotYetError("Full fine-tuning did not clearly improve on the base.")
         return span.mean
@@ -118,17 +117,10 @@ class RLRuns(Runs):
         """Test accuracy of the base."""
         return float(self.metrics["base_test_accuracy"].mean())
 
-    def gain(self, arm: str = "full") -> float:
-        """100 %: the arm's mean gain in test accuracy on the fresh seeds.
-
-        Raises:
-            NotYetError: it is not clearly above zero.
-        """
-        reached = self.confirmed(arm, "test_accuracy")
-        span = paired_difference(reached, dict.fromkeys(reached, self.base))
-        if span.low <= 0:
-            raise NotYetError("Full fine-tuning did not clearly improve on the base.")
-        return span.mean
+    def improvement(self) -> Interval:
+        """Of full fine-tuning over the base on the fresh seeds, in test accuracy."""
+        reached = self.confirmed("full", "test_accuracy")
+        return paired_difference(reached, dict.fromkeys(reached, self.base))
 
     @cached_property
     def room(self) -> float:

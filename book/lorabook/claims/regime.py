@@ -121,6 +121,8 @@ def regime(
 def regime_of(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | None, size: Size = "record") -> Regime:
     """The gate for one model and dataset: full fine-tuning at its best trained rate, means over seeds.
 
+    The best rate is the mean of each seed's own, as the gate was written; `window` speaks of ratios of two best rates.
+
     Args:
         curves: of `tidy`, filtered to the model and dataset.
         metrics: of `runs`, filtered likewise.
@@ -137,7 +139,7 @@ def regime_of(curves: pd.DataFrame, metrics: pd.DataFrame, peak_rate: float | No
     rows = metrics[(metrics["arm"] == "full") & (metrics["learning_rate"] == best)]
     base, dataset = pretraining_facts(str(full["model"].iloc[0])), str(full["dataset"].iloc[0]).partition("@")[0]
     return regime(
-        best_rate=optima(full, size)["full"].learning_rate,
+        best_rate=optima(full, size, reach=None)["full"].learning_rate,
         peak_rate=peak_rate,
         delta_norm=_mean(rows, "delta_norm"),
         base_text_before=_mean(rows, "base_text_loss_before"),

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from statistics import geometric_mean
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lorabook import experiments
 from lorabook.claims.claim import claim
 from lorabook.claims.decisions import OPEN, UNTESTED, Finding, Limit, Unit, decide
-from lorabook.claims.evidence import SEEDS_NEEDED, Scale
+from lorabook.claims.evidence import SEEDS_NEEDED, Scale, every_record
 from lorabook.claims.regime import pretraining_facts
 from lorabook.experiments.reward import SECRETS
 from lorakit.analysis.curves import losses_at
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lorabook.experiments.results import Results
-    from lorakit.records import Record, Store
+    from lorakit.records import Store
 
 TASKS = ("grpo", "grpo-form")
 SUPERVISED, SKILLS = "rank", "reworded-skills"
@@ -47,6 +47,17 @@ BY_REWARD = Limit("power of N that the cost by reward follows", (POWER - NEAR, P
 BY_EXAMPLE = Limit("power of N that the cost by example follows", (-FLAT, FLAT), POWER_UNIT)
 
 
+def stretches(curves: pd.DataFrame, column: str) -> tuple[pd.DataFrame, pd.Series]:
+    """The points of curves, run by run in the order of their steps, and what each stretch before one adds to a column.
+
+    Args:
+        curves: of `tidy`.
+        column: what is counted along a run, such as `tokens` or `episodes`.
+    """
+    rows = curves.sort_values(["id", "step"])
+    return rows, rows.groupby("id")[column].diff().fillna(rows[column])
+
+
 def told(curves: pd.DataFrame) -> pd.DataFrame:
     """What each run was told, at most: a row a run.
 
@@ -57,8 +68,7 @@ def told(curves: pd.DataFrame) -> pd.DataFrame:
         id, dataset, arm, learning_rate, seed, episodes, tokens, bits (Σ episodes · entropy of rewards), marginal_bits
         (the same with the entropy of single advantages), and per_episode and per_token of `bits`.
     """
-    rows = curves.sort_values(["id", "step"])
-    met = rows.groupby("id")["episodes"].diff().fillna(rows["episodes"])
+    rows, met = stretches(curves, "episodes")
     rows = rows.assign(bits=met * rows["reward_entropy"], marginal_bits=met * rows["advantage_entropy"])
     found = rows.groupby(["id", "dataset", "arm", "learning_rate", "seed"], as_index=False, sort=False).agg(
         {"episodes": "max", "tokens": "max", "bits": "sum", "marginal_bits": "sum"})
@@ -71,8 +81,7 @@ def told_by_spread(curves: pd.DataFrame, group_size: int) -> pd.Series:
     Args:
         curves: of `tidy`, RL runs paid right or wrong.
     """
-    rows = curves.sort_values(["id", "step"])
-    met = rows.groupby("id")["episodes"].diff().fillna(rows["episodes"])
+    rows, met = stretches(curves, "episodes")
     bits = met / group_size * rows["zero_spread"].map(lambda share: spread_bits(share, group_size))
     return bits.groupby(rows["id"]).sum()
 
@@ -95,8 +104,7 @@ def first_pass_bits(curves: pd.DataFrame) -> Interval:
     Args:
         curves: of `tidy`, supervised runs that meet no example twice.
     """
-    rows = curves.sort_values(["id", "step"])
-    met = rows.groupby("id")["tokens"].diff().fillna(rows["tokens"])
+    rows, met = stretches(curves, "tokens")
     rows = rows[rows["status"] == "ok"].assign(bits=met * rows["train_loss"] / math.log(2))
     runs = rows.groupby(["arm", "learning_rate", "seed", "id"], as_index=False).agg({"bits": "sum", "tokens": "max"})
     runs["per_token"] = runs["bits"] / runs["tokens"]
@@ -113,9 +121,8 @@ def learnt_by_reward(curves: pd.DataFrame) -> pd.DataFrame:
     Args:
         curves: of `tidy`, tasks `secret-N`.
     """
-    rows = curves.sort_values(["id", "step"])
-    rows = rows.assign(met=rows.groupby("id")["episodes"].diff().fillna(rows["episodes"]))
-    rows["bits"] = (rows["met"] * rows["reward_entropy"]).groupby(rows["id"]).cumsum()
+    rows, met = stretches(curves, "episodes")
+    rows["bits"] = (met * rows["reward_entropy"]).groupby(rows["id"]).cumsum()
     return _first(rows, rows["reward"] >= 0.5, "episodes", ["bits"])
 
 
@@ -193,11 +200,6 @@ def calm_costs(sweeps: Sequence[Results]) -> pd.DataFrame:
     return at_chosen_rate(learnt[learnt["id"].isin(calm)])
 
 
-def geometric_mean(values: pd.Series) -> float:
-    """exp of the mean logarithm, of positive numbers."""
-    return math.exp(sum(math.log(value) for value in values) / len(values))
-
-
 @claim("C10-RL", source="schulman2025lora", chapter="08-reward", computed=True, experiments=(SUPERVISED, *TASKS),
        limits=[TOKEN_OVER_EPISODE], written="2026-11-22T06:07",
        why="Its supervised runs, and the first of its RL runs, had been made for other claims.",
@@ -215,7 +217,7 @@ def bits_of_episodes_and_tokens(store: Store) -> list[tuple[Scale | None, Findin
     thousandfold difference, not the number.
     """
     try:
-        shown, *rewarded = (_records(store, name) for name in (SUPERVISED, *TASKS))
+        shown, *rewarded = (every_record(store, name) for name in (SUPERVISED, *TASKS))
     except LookupError as error:
         return [(None, Finding(UNTESTED, str(error)))]
     token = first_pass_bits(tidy(record for record in shown if record.spec["dataset"].startswith(f"{SKILLS}@")))
@@ -247,7 +249,7 @@ def episodes_against_examples(store: Store) -> list[tuple[Scale | None, Finding]
     and fails only wholly above. The power k of cost ~ N^k is fitted seed by seed.
     """
     try:
-        rewarded, shown = (_records(store, name) for name in (REWARDED, SHOWN))
+        rewarded, shown = (every_record(store, name) for name in (REWARDED, SHOWN))
     except LookupError as error:
         return [(None, Finding(UNTESTED, str(error)))]
     curves = tidy(rewarded)
@@ -271,14 +273,6 @@ def power(rows: pd.DataFrame, confidence: float = 0.95) -> Interval:
         rows: of `at_chosen_rate`, one arm.
     """
     return power_law(rows["secrets"], rows["cost"], rows["seed"], confidence)
-
-
-def _records(store: Store, name: str) -> list[Record]:
-    specs = experiments.get(name).specs("cpu", "record")
-    found = store.find([spec.id for spec in specs])
-    if missing := sum(spec.id not in found for spec in specs):
-        raise LookupError(f"Needs every run of {name}; {missing} have no record.")
-    return [found[spec.id] for spec in specs]
 
 
 def _with_seeds(seeds: int, tokens: int, found: Finding) -> tuple[Scale, Finding]:

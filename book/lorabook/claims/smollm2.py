@@ -104,7 +104,6 @@ E3_C6_RULE = (
     "seeds: holds if the 95 % interval of the difference in test accuracy lies below 0, does not hold if it lies above "
     f"minus {E3_MARGIN:.0%} of full fine-tuning's gain and reaches 0."
 )
-E5_DATE = GPU_DATE
 E5_PROTOCOL = (
     "As E1, with rows of 32 tokens: 7,680 sequences in each run, in 240 steps of 32 or in 30 steps of 256. Full "
     "fine-tuning, ranks 16 and 64. Rates are screened on seeds 0 and 1 at each batch size, verdicts read at the chosen "
@@ -118,7 +117,6 @@ E5_C5_RULE = (
     "source says that rank does not help, which holds if the 95 % interval lies within "
     f"± {MARGIN:.0%}, and does not hold if it lies wholly above. Otherwise inconclusive."
 )
-E4_DATE = GPU_DATE
 E4_PROTOCOL = (
     "SmolLM2-135M-Instruct, adapters on the value projections alone (23,040 weights for a unit of rank), full "
     "fine-tuning beside them. 122 strings of 63 words, each drawn evenly from 4,096 words of one token: 92,232 bits, 4 "

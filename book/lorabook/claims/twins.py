@@ -92,8 +92,8 @@ def _on_smollm2() -> list[Claim]:
     )
     return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
                     written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE,
-                    changed=_CHANGED.get(rule, ("", ""))[0], why=_CHANGED.get(rule, ("", ""))[1])
-            for claim, rule, text, names in rows]
+                    changed=changed, why=why)
+            for claim, rule, text, names in rows for changed, why in (_CHANGED.get(rule, ("", "")),)]
 
 
 def _on_new_runs() -> list[Claim]:

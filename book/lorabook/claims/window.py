@@ -1,16 +1,15 @@
-"""The window of a ratio of best learning rates: one rule for every claim about such a ratio but C13's.
+"""The window of a ratio of best learning rates: one rule for every claim about such a ratio.
 
 Written on 2026-11-26 at 09:15 UTC, while the runs on new seeds (`learning-rate-fresh`) were under way and before
-anybody had read one of their records.
+anybody had read one of their records. C13 had been left out, and follows it since `LAW_CHANGED`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from lorakit.analysis.parabolas import REACH
 
 CHANGED = "2026-11-26T09:15"  # to the minute, since records of the same day are older and younger
-REACH = 1  # rates on either side of the one of least mean loss
-WINDOW: dict[str, Any] = {"reach": REACH}  # of `lorakit.analysis.statistics.optimum`
+LAW_CHANGED = "2026-11-26T12:45"
 WORDS = (
     "An arm's best rate is the vertex of one parabola in the logarithm of the rate, through the mean validation losses "
     f"over one window for all seeds: the rate of least mean loss and {REACH} on either side. A ratio is that of two "
@@ -28,4 +27,8 @@ WHY = (
 ON_SMOLLM2 = (
     "Best rates are those of the rule as registered, whose three rates the window keeps; the jackknife's intervals are "
     f"new, and wider. {WHY}"
+)
+LAW_WHY = (
+    "The best rates of every width are read over the window that stands for all other ratios; until then each seed had "
+    "three rates of its own. The runs are the same as before, and were known."
 )

@@ -6,6 +6,7 @@ Written on 2026-11-26, before the first of these runs; the rules are in `loraboo
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lorabook.experiments.definition import Experiment, grid
@@ -17,12 +18,15 @@ from lorakit.specs import LoRASpec, SFTSpec, vary
 RANKS, SEEDS = [4, 16, 128], range(5)
 # By alpha: places in the grid. The best rate goes with 1 / √alpha (`learning-rate-scale`): a place a factor 4.
 PLACES = {8: slice(8, 13), 32: slice(7, 12), 128: slice(6, 11)}
-SETTINGS: dict[str, dict[str, Any]] = {"plain": {}, "decay": {"weight_decay": 0.1}, "clip": {"max_grad_norm": 1.0},
-                                       "epsilon": {"epsilon": LEAST_EPSILON}}
+# Four settings of the optimizer, in words: plain Adam, and one thing at a time that differs from it.
+SETTINGS = {"plain": "plain Adam (epsilon 1e-8)", "decay": "weight decay 0.1", "clip": "clipping at 1",
+            "epsilon": f"no epsilon ({LEAST_EPSILON:g})"}
+DIFFERENT: dict[str, dict[str, Any]] = {"plain": {}, "decay": {"weight_decay": 0.1}, "clip": {"max_grad_norm": 1.0},
+                                        "epsilon": {"epsilon": LEAST_EPSILON}}
 
 
 def _alphas(setting: str) -> list[SFTSpec]:
-    base = replace(SHORT, final_evaluation_tokens=8192, **SETTINGS[setting])
+    base = replace(SHORT, final_evaluation_tokens=8192, **DIFFERENT[setting])
     return [spec for alpha, places in PLACES.items()
             for spec in vary(base, rank=RANKS, alpha=[alpha], learning_rate=QUARTERS[places], seed=SEEDS)]
 
@@ -41,9 +45,9 @@ def _high_rank() -> list[GRPOSpec]:
 
 
 EXPERIMENTS = (
-    *(Experiment(f"learning-rate-alpha-{setting}", f"Alpha against learning rate: grids of both, {setting}.", {
-        ("cpu", "record"): lambda setting=setting: _alphas(setting),
-    }, under_way=True) for setting in SETTINGS),
+    *(Experiment(f"learning-rate-alpha-{setting}", f"Alpha against learning rate: grids of both, {words}.", {
+        ("cpu", "record"): partial(_alphas, setting),
+    }, under_way=True) for setting, words in SETTINGS.items()),
     Experiment("grpo-high-rank", "High rank in RL with alpha fixed and with alpha in proportion to the rank.", {
         ("cpu", "record"): _high_rank,
     }, under_way=True),

@@ -46,7 +46,7 @@ class Experiment:
 
     def engine_for(self, specs: Iterable[Any]) -> str:
         """The engine that can run these specs: vLLM samples under TRL alone."""
-        return "trl" if any(getattr(spec, "use_vllm", False) for spec in specs) else self.engine
+        return "trl" if any(spec.use_vllm for spec in specs) else self.engine
 
 
 def arms(base: AnySpec, ranks: Iterable[int], lora_rates: Iterable[float], full_rates: Iterable[float],

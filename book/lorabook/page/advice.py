@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorabook.claims.regime import pretraining_facts
-from lorabook.claims.window import WINDOW
 from lorabook.experiments.results import recorded
 from lorabook.page import ratios
 from lorakit.analysis.curves import optima
@@ -50,9 +49,9 @@ def advised() -> list[Advised]:
     short = Sweep([r for seed in ratios.SEEDS for r in recorded(f"learning-rate-smollm2-{seed}")])
     long, tiny, text = Sweep(ratios.on_gpu()), recorded("learning-rate"), recorded("rank")
     ladder = Sweep([*recorded("learning-rate-width"), *recorded("learning-rate-width-256")])
-    found = [*_of(long, "SmolLM2-135M", "text, H200", "smollm2-135m", False, **WINDOW),
-             *_of(short, "SmolLM2-135M", "text", "smollm2-135m", True, **WINDOW),
-             *_of(tiny, "tiny", "skills, replay", "tiny", True, **WINDOW)]
+    found = [*_of(long, "SmolLM2-135M", "text, H200", "smollm2-135m", False),
+             *_of(short, "SmolLM2-135M", "text", "smollm2-135m", True),
+             *_of(tiny, "tiny", "skills, replay", "tiny", True)]
     for data in ("real-text", "reworded-skills", "random-associations"):
         found += _of(text.only(data), "tiny", data.replace("-", " "), "tiny", False)
     for width in (32, 64, 256):
@@ -62,10 +61,9 @@ def advised() -> list[Advised]:
     return found
 
 
-def _of(part: Sweep, base: str, setting: str, model: Any, in_fit: bool, rank: int = 16,
-        **window: Any) -> Iterator[Advised]:
+def _of(part: Sweep, base: str, setting: str, model: Any, in_fit: bool, rank: int = 16) -> Iterator[Advised]:
     steps, untrained = int(part.runs["steps"].max()), float(part.runs["base_test_loss"].mean())
-    best = optima(part.curves, **window)
+    best = optima(part.curves)
     for arm in ("full", f"rank {rank}"):
         rate = recommend_learning_rate(model, arm_rank(arm), steps=steps).learning_rate
         cost = regret(part.curves, arm, rate, untrained)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from lorabook.claims.alpha import ALPHAS, SETTINGS, left_of_alpha
-from lorabook.claims.alpha import RANKS as COMPARED
+from lorabook.claims.alpha import ALPHAS, left_of_alpha
+from lorabook.experiments.alpha import RANKS as COMPARED
+from lorabook.experiments.alpha import SETTINGS
 from lorabook.page.chapter import Chapter
 from lorakit.analysis.curves import optima
 from lorakit.analysis.rates import power_law

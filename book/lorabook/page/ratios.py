@@ -9,13 +9,11 @@ from pathlib import Path
 import altair as alt
 import pandas as pd
 
-from lorabook.claims.window import WINDOW
 from lorabook.experiments.results import recorded
 from lorabook.page.public import RL_QUOTED, SFT_QUOTED
 from lorabook.page.rendering import on_paper, theme
-from lorakit.analysis.curves import optima
 from lorakit.analysis.palette import INK
-from lorakit.analysis.statistics import Interval, ratio_interval
+from lorakit.analysis.statistics import Interval
 from lorakit.analysis.sweep import Sweep
 from lorakit.records import Record
 
@@ -71,8 +69,7 @@ def on_gpu() -> list[Record]:
 
 def over_full(records: Iterable[Record], rank: int) -> Interval:
     """The ratio of one rank, over the window that every rule takes."""
-    best = optima(Sweep(records).curves, **WINDOW)
-    return ratio_interval(best[f"rank {rank}"], best["full"])
+    return Sweep(records, strict=True).ratio()[f"rank {rank}"]
 
 
 def ladder(width: int) -> Interval:

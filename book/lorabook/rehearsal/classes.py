@@ -53,7 +53,7 @@ class SpecClass:
     @property
     def vllm(self) -> bool:
         """Whether vLLM samples for them."""
-        return bool(getattr(self.first, "use_vllm", False))
+        return bool(self.first.use_vllm)
 
     def arms(self) -> list[tuple[str, AnySpec]]:
         """What is run of them, cut by `cut`, each with its engine.
