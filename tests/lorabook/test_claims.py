@@ -250,7 +250,7 @@ def test_a_rule_changed_after_its_records_says_so(store, tmp_path, written, chan
     assert "\n1. Because." in page
     assert late(found) == (after == "yes" and bool(changed))
     assert ("Rule changed after its records" in block(found, why=False)) == late(found)
-    assert ("**†" in page) == late(found)
+    assert ("**†" in page) == ("under it (so far: C1). Times" in page) == late(found)
 
 
 @pytest.mark.parametrize(("old", "new", "whole"), [(0.0, 0.0, True), (0.3, 0.0, True), (0.0, 0.3, True),

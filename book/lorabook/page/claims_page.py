@@ -133,9 +133,11 @@ def _dates(verdicts: Sequence[Verdict]) -> list[str]:
                  verdict.first_record or "–", after, why or "–"]
         rows.append("| " + " | ".join(cells) + " |")
     listed = [f"{place}. {reason}" for place, reason in enumerate(reasons, start=1)]
+    waiting = ", ".join(verdict.claim.id for verdict in verdicts if late(verdict))
     return ["(rules-written)=", "## When each rule was written", "",
             "A rule that was changed after its records were seen is to be judged on new seeds or bases: until then its "
-            "verdict says what the old records give under it. Times are UTC.", "",
+            "verdict says what the old records give under it"
+            f"{f' (so far: {waiting})' if waiting else ''}. Times are UTC.", "",
             *_fold("Dates of every rule", ["\n".join(rows), "Why a rule was changed, or written after its records:",
                                            "\n".join(listed)] if listed else ["\n".join(rows)])]
 
