@@ -31,7 +31,7 @@ def made_up(spec):
         {"step": [1, spec.steps], "tokens": [400, 7 * episodes], "episodes": [64, episodes],
          "reward_entropy": [0.8, 0.8], "advantage_entropy": [1.0, 1.0],
          **{name: [BASE, value] for name, value in right.items()}},
-        {"date": "2026-11-26T13:30:00+00:00"})
+        {"date": "2026-11-26T13:30:00+00:00", "engine": "packed", "seconds": 6.0, "peak_bytes": 1})
 
 
 def specs_of(name):

@@ -12,21 +12,22 @@ from lorabook.claims.rl_tasks import ROOM, deficits
 from lorakit.analysis.palette import INK
 from lorakit.analysis.sweep import Sweep
 
-COLOURS = ("#2a78d6", "#cd5a1c")
+COLOURS = ("#2a78d6", "#cd5a1c", "#00857c")
 
 
 def deficits_by_room(tasks: Mapping[str, Sweep], title: str) -> alt.LayerChart:
     """A dot and an interval over seeds for each rank and task; the margin as a band, the source's condition as a line.
 
     Args:
-        tasks: names to the runs of full fine-tuning and LoRA of several ranks.
+        tasks: names to the runs of full fine-tuning and LoRA of several ranks, three at most.
     """
     rows = pd.concat([deficits(ran).assign(task=name) for name, ran in tasks.items()])
     rows = rows.assign(label=rows["rank"].astype(str))
     across = alt.X("room:Q", scale=alt.Scale(type="log"), title="bits held, two a weight, over bits told (log scale)",
-                   axis=alt.Axis(values=[0.5, 1, 2, 4, 8, 16, 32], format="~g"))
-    base = alt.Chart(rows).encode(x=across, color=alt.Color("task:N", title=None, legend=alt.Legend(orient="bottom"),
-                                                            scale=alt.Scale(domain=[*tasks], range=COLOURS)))
+                   axis=alt.Axis(values=[0.5, 1, 2, 4, 8, 16, 32, 64, 128], format="~g"))
+    colours = alt.Scale(domain=[*tasks], range=COLOURS[:len(tasks)])
+    base = alt.Chart(rows).encode(x=across, color=alt.Color("task:N", title=None, scale=colours, legend=alt.Legend(
+        orient="bottom", columns=1)))
     up = "accuracy that LoRA lacks (% of full's gain)"
     band = alt.Chart(pd.DataFrame({"low": [-PER_CENT], "high": [PER_CENT]})).mark_rect(color=INK, opacity=0.08).encode(
         y=alt.Y("low:Q", title=up), y2="high:Q")
