@@ -77,12 +77,13 @@ def test_what_a_pack_cannot_save_is_a_share_of_its_step():
 
 def test_what_grpo_gains_on_one_core_is_told_part_by_part():
     parts = {"sampling": (50, 300), "update": (40, 80), "scoring": (0, 40), "rewards": (4, 5), "evaluation": (1, 3),
-             "rest": (5, 72), "whole": (100, 500), "operations": (80, 300), "dispatched": (10, 90)}
+             "rest": (5, 72), "whole": (100, 500), "operations": (80, 300), "dispatched": (10, 90),
+             "products": (0.6, 0.7)}
     record = made("profile-grpo", {f"{arm}_{part}": value for part, both in parts.items()
                                    for arm, value in zip(("packed", "trl"), both, strict=True)}, processes=2)
     said = pack_time.rl_words([record])
     for words in ("on one core packs gain 5.0 times", "is 50% of a pack's time and gains 6.0 times",
-                  "is 40% and gains 2.0 times", "80% of a pack's time at the most",
+                  "is 40% and gains 2.0 times", "80% of a pack's time at the most", "60% of it matrix products",
                   "would gain 12.5 times or more", "8% of TRL's time goes"):
         assert words in said
     assert [row["TRL over packs"] for row in pack_time.rl_profile([record]).rows][:3] == ["6.0", "2.0", ""]

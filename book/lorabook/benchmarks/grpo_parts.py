@@ -94,8 +94,9 @@ def grpo_parts(setting: Setting) -> Iterator[Record]:
     for name, (train, _, runs) in arms.items():
         parts = {part: 1e3 * median(one[part] for one in found[name]) / runs for part in found[name][0]}
         whole, seen = sum(parts.values()), profiled(train)
+        dispatched, own = seen.pop("dispatched") / runs, sum(seen.values())
         metrics |= {f"{name}_{part}": value for part, value in parts.items()} | {
-            f"{name}_whole": whole, f"{name}_dispatched": seen.pop("dispatched") / runs,
-            f"{name}_operations": min(whole, sum(seen.values()) / 1e3 / runs)}
+            f"{name}_whole": whole, f"{name}_dispatched": dispatched, f"{name}_products": seen["products"] / own,
+            f"{name}_operations": min(whole, own / 1e3 / runs)}
     yield to_record(setting, "profile-grpo", {"spec": half[0].to_json(), "configurations": len(half), "processes": 2,
                                               "unit": "ms of a run"}, metrics)

@@ -154,14 +154,14 @@ def rl_words(records: Sequence[Record]) -> str:
     found, cores = metrics_of(records[0]), records[0].spec["processes"]
     share = {part: found[f"packed_{part}"] / found["packed_whole"] for part in ("sampling", "update", "operations")}
     gain = {part: found[f"trl_{part}"] / found[f"packed_{part}"] for part in ("sampling", "update", "whole")}
+    ceiling = cores * found["trl_whole"] / found["packed_operations"]
     return (f"Packs have {cores} cores, TRL makes one run after another on one, and on one core packs gain "
             f"{gain['whole']:.1f} times. Sampling, token by token, is {share['sampling']:.0%} of a pack's time and "
             f"gains {gain['sampling']:.1f} times; the update is {share['update']:.0%} and gains {gain['update']:.1f} "
-            "times. "
-            f"Operations are {share['operations']:.0%} of a pack's time at the most (the profiler lengthens them): "
-            f"with nothing between them it would gain {cores * found['trl_whole'] / found['packed_operations']:.1f} "
-            "times or more. "
-            f"{found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time goes to log-probabilities for our records")
+            f"times. Operations are {share['operations']:.0%} of a pack's time at the most (the profiler lengthens "
+            f"them), {found['packed_products']:.0%} of it matrix products and attention: with nothing between them it "
+            f"would gain {ceiling:.1f} times or more. {found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time "
+            "goes to log-probabilities for our records")
 
 
 def held(records: Sequence[Record]) -> dict[int, float]:
