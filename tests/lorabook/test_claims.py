@@ -259,7 +259,7 @@ def test_new_runs_of_one_base_go_before_the_old_once_they_are_whole(tmp_path, ol
     def shifted(by):
         return lambda rank, rate, seed, step: curve_loss(rank, rate, seed, step) + (by if rank else 0.0)
 
-    store, twin = Store(tmp_path), replace(C1, experiments=("again",), again=True)
+    store, twin = Store(tmp_path), replace(C1, experiments=("again",), again=True, twins=())
     runs_of = {"rank": make(shifted(old)), "again": make(shifted(new), seeds=range(5, 10))}
     for name, records in runs_of.items():
         for record in records[: None if name == "rank" or whole else -1]:
@@ -269,6 +269,10 @@ def test_new_runs_of_one_base_go_before_the_old_once_they_are_whole(tmp_path, ol
     assert (found.claim is twin) == whole
     assert [other.claim is twin for other in found.others] == [not whole]
     assert found.outcome == ("does not hold" if (new if whole else old) else "holds")
+    page = ledger_markdown([found])
+    assert page.count(C1.rule_text) == 1, "one rule for both"
+    other = replace(found.others[0], claim=replace(found.others[0].claim, rule_text="Another rule."))
+    assert "**Rule 2 (2026-11-22T00:02).** Another rule." in ledger_markdown([replace(found, others=(other,))])
 
 
 def test_the_page_lists_smaller_scales_too():

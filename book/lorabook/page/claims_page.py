@@ -63,20 +63,22 @@ def _chip(verdict: Verdict) -> str:
 def _section(verdict: Verdict) -> str:
     """The claim with its verdict at the largest scale; other scales and the rules are folded."""
     claim = verdict.claim
-    rules = list({id(one.claim): one.claim for one in (verdict, *verdict.others)}.values())
+    rules: dict[str, str] = {}  # each text once, with the date of the first claim that has it
+    for one in (verdict, *verdict.others):
+        rules.setdefault(one.claim.rule_text, one.claim.written)
     statement = claim.statement[0].upper() + claim.statement[1:]
     lines = [f"({_anchor(verdict)})=", f"### {claim.id}: {short(verdict)}", "",
              f"{_chip(verdict)} {statement} {{cite}}`{claim.source}`. {claim.scope} See {{doc}}`{claim.chapter}`.", "",
              _judged(verdict), ""]
     if verdict.others:
         heads = ", ".join(f"{outcome_words(one)} ({_model(one)})" for one in verdict.others)
-        inside = [_judged(one) + (f" *Rule {rules.index(one.claim) + 1}.*" if len(rules) > 1 else "")
+        inside = [_judged(one) + (f" *Rule {[*rules].index(one.claim.rule_text) + 1}.*" if len(rules) > 1 else "")
                   for one in verdict.others]
         lines += _fold(f"Elsewhere: {heads}", [*inside, *_together(verdict)])
     lines += _waiting(verdict)
     gates = [f"{where(one)}: {one.regime}." for one in (verdict, *verdict.others) if one.regime]
-    numbered = [f"**Rule {place} ({rule.written}).** {rule.rule_text}" if len(rules) > 1 else rule.rule_text
-                for place, rule in enumerate(rules, start=1)]
+    numbered = [f"**Rule {place} ({written}).** {text}" if len(rules) > 1 else text
+                for place, (text, written) in enumerate(rules.items(), start=1)]
     lines += _fold("The rule" if len(rules) == 1 else "The rules", numbered)
     lines += _fold("Was it post-training?", gates) if gates else []
     return "\n".join(lines)
