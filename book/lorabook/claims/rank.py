@@ -178,8 +178,8 @@ def _wanting(curves: pd.DataFrame, left: list[int], end: float, base: float) -> 
         found.append(f"That is {len(left)} distinct step{'s' * (len(left) > 1)} of leaving, and a trend takes "
                      f"{DISTINCT}.")
     if end < UNFINISHED * base:
-        found.append(f"The best arm finished the data, with {100 * end / base:.1f} % of the base's loss left, so that ranks "
-                     "with room come back.")
+        found.append(f"The best arm finished the data, with {100 * end / base:.1f} % of the base's loss left, so that "
+                     "ranks with room come back.")
     every = sorted(curves["step"].unique())
     before = max((step for step in every if step < left[0]), default=left[0])
     near = [step for step in every if before <= step <= left[-1]]
