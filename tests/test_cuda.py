@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 
@@ -138,17 +137,24 @@ def test_a_run_takes_the_micro_batches_that_fit_its_gpu(gpu_worker, machine):
     assert record.metrics["train_loss"] == pytest.approx(whole.metrics["train_loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize(("gpus", "promised", "ends"), [
-    ((), "0", "1 skipped"), ((), "1", "1 failed"), ((ADA,), "0", "1 passed")])
-def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, monkeypatch, gpus, promised, ends):
-    machine(*gpus, stand_in=bool(gpus))
-    if not gpus:
-        monkeypatch.setenv("PATH", os.pathsep.join(os.environ["PATH"].split(os.pathsep)[1:]))
-    monkeypatch.setenv("LORAKIT_GPU", promised)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu",
-                           str(Path(__file__).parent / "test_gpu.py"), "-k", "sft-packed and float32"],
-                          capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])
-    assert ends in done.stdout, done.stdout[-3000:]
+def test_gpu_tests_run_where_a_gpu_is_and_fail_where_one_was_promised(machine, monkeypatch, tmp_path):
+    import test_gpu
+
+    def one(folder):
+        test_gpu.require_gpu()
+        test_gpu.test_every_engine_trains_to_its_record(tmp_path / folder, SFT, "packed", "float32")
+
+    assert test_gpu.pytestmark.name == "gpu"
+    machine(ADA)
+    monkeypatch.setenv("LORAKIT_GPU", "0")
+    one("there")
+    machine(stand_in=False)
+    monkeypatch.setenv("PATH", os.pathsep.join(os.environ["PATH"].split(os.pathsep)[1:]))
+    with pytest.raises(pytest.skip.Exception, match="no GPU here, and none was promised"):
+        one("here")
+    monkeypatch.setenv("LORAKIT_GPU", "1")
+    with pytest.raises(DeviceError, match="nothing was trained"):
+        one("here")
 
 
 def test_no_worker_takes_the_stand_in_for_its_own():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from plain_training import data, largest_difference, spec, tiny
 from test_cuda import ENGINES, SFT
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lorakit.packed.engine import train_pack
@@ -21,6 +22,10 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture(autouse=True)
 def _a_gpu():
+    require_gpu()
+
+
+def require_gpu():
     if os.environ.get("LORAKIT_GPU") != "1" and default_device() == "cpu":
         pytest.skip("no GPU here, and none was promised (LORAKIT_GPU=1)")
 
@@ -51,11 +56,20 @@ def test_tf32_rounds_float32_products_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("fields", [{}, {"micro_batch": 1, "accumulation": 2}, {"recompute": True}], ids=str)
 @pytest.mark.parametrize("rank", [4, None])
-def test_cuda_graphs_take_the_same_steps(rank, fields):
+def test_cuda_graphs_take_the_same_steps(monkeypatch, rank, fields):
+    """Replayed at every step but the first few; with recompute, layers are compiled and become no graphs."""
+    replay, replays = torch.cuda.CUDAGraph.replay, []
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(graph) or replay(graph))
     chosen = [spec(rank=rank, dtype="float64", steps=6, seed=seed, **fields) for seed in range(2)]
-    found = [train_pack([replace(one, torch_compile=compiles) for one in chosen],
-                        tiny(dtype=torch.float64, layers=4).to("cuda"), data()) for compiles in (False, True)]
-    assert max(largest_difference(one.curve, other.curve) for one, other in zip(*found, strict=True)) <= 1e-6
+    plain = train_pack(chosen, tiny(dtype=torch.float64, layers=4).to("cuda"), data())
+    assert not replays
+    counters.clear()
+    found = train_pack([replace(one, torch_compile=True) for one in chosen],
+                       tiny(dtype=torch.float64, layers=4).to("cuda"), data())
+    assert counters["stats"]["unique_graphs"] >= 1, "nothing was compiled"
+    graphs = {id(graph) for graph in replays}
+    assert len(graphs) < len(replays) if not fields.get("recompute") else not replays
+    assert max(largest_difference(one.curve, other.curve) for one, other in zip(found, plain, strict=True)) <= 1e-6
 
 
 @pytest.mark.parametrize("compiles", [False, True])

@@ -32,7 +32,7 @@ if {"lorakit.sweep.worker_process", "lorakit.sweep.device"} & {*sys.orig_argv}:
 
         def __init__(self):
             super().__init__()
-            self.places = {}
+            self.places, self.held = {}, 0  # bytes at the most: what was freed is taken off when it matters
 
         def place(self, tensor):
             with torch._C.DisableTorchFunction():
@@ -47,16 +47,19 @@ if {"lorakit.sweep.worker_process", "lorakit.sweep.device"} & {*sys.orig_argv}:
                 # the reference keeps no memory alive, but the address: no later tensor is taken for this one
                 self.places[storage._cdata] = place, StorageWeakRef(storage), storage.nbytes()
                 if place == CUDA:
+                    self.held += storage.nbytes()
+                if self.held > min(peak, MEMORY):
                     self.places = {key: one for key, one in self.places.items() if not one[1].expired()}
-                    held = sum(size for where, _, size in self.places.values() if where == CUDA)
-                    peak = max(peak, held)
-                    if held > MEMORY:
+                    self.held = sum(size for where, _, size in self.places.values() if where == CUDA)
+                    peak = max(peak, self.held)
+                    if self.held > MEMORY:
                         raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {storage.nbytes()} bytes")
 
         def __torch_function__(self, func, types, args=(), kwargs=None):
             kwargs = dict(kwargs or {})
             name = getattr(func, "__name__", "")
-            tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+            leaves = tree_leaves((args, kwargs))
+            tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
             owner = getattr(func, "__self__", None)
             if name == "__get__" and owner is torch.Tensor.device:
                 return self.place(args[0]) or func(*args)
@@ -68,12 +71,14 @@ if {"lorakit.sweep.worker_process", "lorakit.sweep.device"} & {*sys.orig_argv}:
                 return args[0]
             if func is torch.device or name in ("_parse_to", "_has_compatible_shallow_copy_type"):  # asked, not moved
                 return func(*args, **kwargs)
-            wanted = next((leaf for leaf in tree_leaves((args[name in TRANSFERS:], kwargs)) if _is_device(leaf)), None)
+            asked = any(map(_is_device, leaves))
+            wanted = next(filter(_is_device, tree_leaves((args[name in TRANSFERS:], kwargs))), None) if asked else None
             wanted = CPU if name == "cpu" else CUDA if name == "cuda" else wanted and torch.device(wanted)
             places = {self.place(t) for t in tensors if t.ndim} - {None}
             if len(places) > 1 and name not in MIXING and torch._C._current_graph_task_id() == -1:
                 raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got cuda:0 and cpu")
-            args, kwargs = tree_map(lambda leaf: CPU if _is_device(leaf) else leaf, (args, kwargs))
+            if asked:
+                args, kwargs = tree_map(lambda leaf: CPU if _is_device(leaf) else leaf, (args, kwargs))
             found = {self.place(t) for t in tensors} - {None}
             result = args[0] if name == "cuda" else func(*args, **kwargs)
             if wanted is not None:
