@@ -3,7 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kill_refresh import kill_and_compare
+from kill_refresh import finish, killed_at, require_same, small_book, start, there
 from leaks import leaks
 
 from lorabook import experiments
@@ -347,7 +347,13 @@ def test_dollars_are_the_time_that_they_buy_on_the_gpus_here(monkeypatch, capsys
     assert main(["refresh", "--time-budget", "-1"]) == 1
 
 
-def test_killed_three_times_it_leaves_what_one_leaves_that_nobody_disturbed(tmp_path):
-    log = kill_and_compare(3, tmp_path, say=lambda line: None)
-    assert sum(line.startswith("kill ") for line in log) == 3
-    assert log[-1].endswith("came through, equal to the undisturbed one")
+def test_killed_behind_a_record_and_behind_a_notebook_it_leaves_what_one_leaves_that_nobody_disturbed(tmp_path):
+    whole, book = (small_book(tmp_path / name) for name in ("whole", "killed"))
+    finish(start(whole))
+    for place, left in ((2, "1 runs, 0 notebooks, inputs of 0"),  # behind the first record
+                        (8, "4 runs, 1 notebooks, inputs of 0")):  # behind the three others, and the first notebook
+        killed_at(book, place)
+        assert there(book) == left
+    finish(start(book))
+    require_same(book, whole)
+    assert there(book) == there(whole) == "4 runs, 2 notebooks, inputs of 2"

@@ -1,6 +1,7 @@
 """GRPO that samples from a vLLM server, a process of its own: weights come through a folder and, where there are two
 GPUs, from one to the other."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import torch
 import lorakit as lk
 from lorakit.reference.vllm_server import ServedModelError
 from lorakit.sweep.sweeps import SweepError
+
+SECONDS = 600  # that a server may take to load
 
 
 @pytest.fixture(scope="module", params=["a folder", "NCCL"])
@@ -37,15 +40,17 @@ def server(request, vllm_loads, tmp_path_factory):
                "processed_logprobs", "--max-logprobs", "-1", "--gpu-memory-utilization", "0.3", *ways]
     with (folder / "said").open("w") as said, subprocess.Popen(
             command, stdout=said, stderr=said, env=environment) as process:
-        for _ in range(300):
-            try:
-                urlopen(f"http://127.0.0.1:{port}/health").close()
-                break
-            except OSError:
+        try:
+            for _ in range(SECONDS):
                 assert process.poll() is None, (folder / "said").read_text()[-3000:]
+                with contextlib.suppress(OSError), urlopen(f"http://127.0.0.1:{port}/health"):
+                    break
                 time.sleep(1)
-        yield f"127.0.0.1:{port}"
-        process.terminate()
+            else:
+                pytest.fail(f"no server answers after {SECONDS} s:\n{(folder / 'said').read_text()[-3000:]}")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def test_two_runs_in_a_row_learn_from_what_the_server_samples(spec, server, tmp_path):
