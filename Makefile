@@ -73,11 +73,11 @@ pdf: book
 	@$(BIN)/python -m lorabook.page.paper _build/html
 
 test: lint
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(READY)
 	@$(BIN)/python -m ruff check .
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" tests
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 # An environment of its own, since vLLM pins what the book does not. On a GPU it holds the extra's own vLLM; elsewhere
 # one person's build of the same version for processors, a tool of these tests and of nothing else.

@@ -1,6 +1,7 @@
 """Marks as slow what `make test-fast` leaves out: files that import torch or what stands on it, and those in `LONG`.
 
-A test of another file that trains in a process of its own says so: `@pytest.mark.slow`.
+A test of another file that trains in a process of its own says so: `@pytest.mark.slow`. Files that take longest come
+first, so that at the end no core waits for the other's last file (`--dist loadfile --no-loadscope-reorder`).
 
 And the machine with GPUs that is none.
 """
@@ -23,6 +24,9 @@ LONG = {"test_browser", "test_distribution", "test_gpu_machine", "test_peft_and_
         "test_rules_real_base", "test_store_kill"}
 
 
+FIRST = ("test_ray", "test_cuda", "test_golden", "test_recomputed", "test_browser", "test_gpu_machine", "test_refresh",
+         "test_sharded", "test_rehearsal", "test_bench")  # seconds of a core: half a minute and more
+
 @cache
 def slow(path: Path) -> bool:
     return path.stem in LONG or TRAINS.search(path.read_text(encoding="utf-8")) is not None
@@ -38,6 +42,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if slow(item.path):
             item.add_marker(pytest.mark.slow)
+    places = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="module")
