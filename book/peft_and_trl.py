@@ -47,7 +47,7 @@ settings = SFTConfig(learning_rate=4.1e-4, lr_scheduler_type="constant",
 trainer = SFTTrainer(model=model, args=settings, train_dataset=data,
                      peft_config=adapter)
 trainer.train()
-gigabytes = torch.cuda.max_memory_allocated() / 1e9  # of tensors, at the peak
+gigabytes = torch.cuda.max_memory_allocated() / 1e9  # of tensors, at peak
 # [/cost]
 
 # [layers]
@@ -107,8 +107,8 @@ from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
 layers = {"r": 16, "target_modules": "all-linear"}
-plain = LoraConfig(lora_alpha=32, **layers)                    # alpha / r = 2
-rooted = LoraConfig(lora_alpha=8, use_rslora=True, **layers)   # alpha / √r = 2
+plain = LoraConfig(lora_alpha=32, **layers)  # α / r = 2
+rooted = LoraConfig(lora_alpha=8, use_rslora=True, **layers)  # α / √r = 2
 losses = []
 for adapter in (plain, rooted):
     settings = SFTConfig(learning_rate=4.1e-4, lr_scheduler_type="constant",

@@ -7,8 +7,10 @@ They start from `base` and `adapter` (folders), `prompts` and `longest` (tokens 
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-engine = LLM(model=base, dtype="float32", enable_lora=True, max_loras=2, max_lora_rank=16)
+engine = LLM(model=base, dtype="float32", enable_lora=True, max_loras=2,
+             max_lora_rank=16)
 greedy = SamplingParams(temperature=0, max_tokens=longest, stop="\n")
-done = engine.generate(prompts, greedy, lora_request=LoRARequest("readings", 1, adapter))
+request = LoRARequest("readings", 1, adapter)
+done = engine.generate(prompts, greedy, lora_request=request)
 texts = [one.outputs[0].text for one in done]
 # [/serve]

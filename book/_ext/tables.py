@@ -16,11 +16,15 @@ from bs4 import BeautifulSoup, Tag
 
 TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
 NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
-NOTHING = {"", "–", "—", "-", "nan", "none"}
+BREAK = re.compile(r"\s+|(?<=\w-)(?=\w)")  # where a browser may break a line
+NOTHING = {"", "–", "—", "-", "nan", "none", "not run"}
 LONG = 160  # characters of a cell that is read, not looked up
 PHONE = 36  # characters that fit beside each other on a phone
 AIR = 2  # of these, between two columns
 WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
+MANY = 6  # columns from which on a desk has little air for them
+KEY = 24  # characters of the longest name of a row that stays in one line on a desk
+SAME_FOR_ALL = {"Modified", "Method", "Status"}  # of myst-nb's table of pages, since a build stops at an error
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
 
 
@@ -49,6 +53,14 @@ def arranged(text: str) -> str:
     body = [cells_of(row) for part in soup.find_all("tbody") for row in part.find_all("tr")]
     top = rows[: len(rows) - len(body)]
     if not soup.find(colspan=True):
+        if len(top) == 2 and len(top[0]) == len(top[1]):
+            one_line(*top)
+            top = [row for row in top if row[0].find_parent("tr")]
+        if len(top) == 1 and "Run Time (s)" in map(words, top[0]):
+            for place in [place for place, cell in enumerate(top[0]) if words(cell) in SAME_FOR_ALL][::-1]:
+                for row in rows:
+                    row.pop(place).decompose()
+            body = rows[1:]
         if is_counter(top, body):
             for row in rows:
                 row.pop(0).decompose()
@@ -60,6 +72,11 @@ def arranged(text: str) -> str:
         for row in body:
             for cell, head in zip(row, heads_of(top), strict=False):
                 cell["data-head"] = head
+    if max(len(words(row[0])) for row in rows if row) <= KEY:
+        for row in rows:
+            row[0]["class"] = [*row[0].get_attribute_list("class", []), "key"]
+    if max(map(len, rows)) >= MANY:
+        table["class"] = [*table.get_attribute_list("class", []), "of-many"]
     if max(len(words(cell)) for row in rows for cell in row) > LONG:
         table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
@@ -83,6 +100,17 @@ def repeated(cell: Tag) -> None:
         later.insert(0, copy(cell)) if place == 0 else cells_of(later)[place - 1].insert_after(copy(cell))
 
 
+def one_line(first: list[Tag], second: list[Tag]) -> None:
+    """pandas' second line of a head, which names the index alone, in the first one's empty cells."""
+    if any(words(upper) and words(lower) for upper, lower in zip(first, second, strict=True)):
+        return
+    for upper, lower in zip(first, second, strict=True):
+        if words(lower):
+            upper.string = words(lower)
+    if row := second[0].find_parent("tr"):
+        row.extract()
+
+
 def heads_of(top: list[list[Tag]]) -> list[str]:
     """What stands over each column; the lines of a head of several joined, and a cell over several columns in each."""
     lines = [[words(cell) for cell in row for _ in range(int(str(cell.get("colspan", 1))))] for row in top]
@@ -93,7 +121,7 @@ def is_wide(rows: list[list[Tag]]) -> bool:
     """Whether a phone has no room for the columns, or makes towers of their cells."""
     columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
     widths = [max(len(words(cell)) if "num" in cell.get_attribute_list("class", []) else
-                  max(map(len, words(cell).split()), default=0) for cell in column) for column in columns]
+                  max(map(len, BREAK.split(words(cell)))) for cell in column) for column in columns]
     longest = max(len(words(cell)) for row in rows for cell in row)
     return sum(widths) + AIR * len(widths) > PHONE or (len(widths) > 2 and longest > WRAPPED)
 
@@ -110,6 +138,8 @@ def arrange(column: list[Tag], body: list[Tag]) -> None:
     for cell in column:
         if numbers:
             cell["class"] = [*cell.get_attribute_list("class", []), "num"]
+            if re.fullmatch(r"\d{5,}", words(cell)):
+                cell.string = f"{int(words(cell)):,}"
         if cell.name == "th" and not words(cell):
             cell.name = "td"
         elif cell.name == "th" and "scope" not in cell.attrs:

@@ -39,9 +39,15 @@ async function look() {
     .flatMap((one) => [...one.querySelectorAll("text")].map((text) => drawn(text, one, width(one))));
   const letters = [...of("svg.marks", (one) => Number(one.getAttribute("width"))),
                    ...of("svg.dg", (one) => one.viewBox.baseVal.width)];
-  phone.querySelectorAll("details").forEach((fold) => { fold.open = true; });
-  const sideways = [...phone.querySelectorAll(".table-scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1)
-    .map((one) => `${one.scrollWidth}: ${one.textContent.trim().replace(/\\s+/g, " ").slice(0, 90)}`);
+  const sideways = [];
+  for (const [name, page] of [["phone", phone], ["desk", desk]]) {
+    const closed = [...page.querySelectorAll("details:not([open])")];
+    closed.forEach((fold) => { fold.open = true; });
+    const whole = [...page.querySelectorAll(".table-scroll, div.math")];
+    sideways.push(...whole.filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) =>
+      `${name} ${one.scrollWidth}: ${one.textContent.trim().replace(/\\s+/g, " ").slice(0, 90)}`));
+    if (page === desk) closed.forEach((fold) => { fold.open = false; });
+  }
   const found = { wide: phone.documentElement.scrollWidth, letters, sideways, serious: [] };
   if ("AXE") {
     await new Promise((ready) => {
@@ -116,7 +122,8 @@ def axe():
 def inspect(page, folder):
     """What a phone and axe-core find on a page.
 
-    `wide` (pixels, folds open), `letters` (pixels) of drawings, tables that scroll `sideways`, `serious` findings.
+    `wide` (pixels, folds open), `letters` (pixels) of drawings, tables and formulas that scroll `sideways` on either,
+    and what is `serious`.
     """
     script = axe()
     harness = page.with_name(f"_inspect_{page.name}")

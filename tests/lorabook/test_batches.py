@@ -36,6 +36,13 @@ def test_the_best_rate_follows_the_root_that_was_put_in(parts):
     assert found["full"].mean == pytest.approx(0.5, abs=0.03)
 
 
+def test_the_line_of_the_root_starts_at_full_fine_tuning_and_doubles_with_four_times_the_batch(parts):
+    rates = batches.best_rates(parts)
+    root = batches.by_the_root(rates).set_index("batch_size")["learning_rate"]
+    assert root[4] == pytest.approx(rates.query("arm == 'full' and batch_size == 4")["learning_rate"].mean(), rel=1e-2)
+    assert root[16] / root[4] == pytest.approx(2)
+
+
 def test_a_larger_batch_ends_where_as_many_steps_of_the_small_one_ended(parts):
     row = batches.brackets(parts).loc["rank 16", 16]
     assert row["low"] < row["measured"]

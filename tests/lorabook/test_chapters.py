@@ -28,7 +28,7 @@ SECTIONS = {
     "Exercises": r"^#+ Exercises",
 }
 HIDDEN = {"remove-cell", "remove-input", "hide-cell", "hide-input"}
-LONGEST_CELL, LONGEST_MEDIAN, WIDEST_LINE = 15, 10, 120
+LONGEST_CELL, LONGEST_MEDIAN, WIDEST_LINE, COLUMN = 15, 10, 120, 77
 RESULT = re.compile(
     r"\d+[.]\d+"  # a decimal
     r"|\d+\s?%"  # a share
@@ -191,6 +191,19 @@ def test_cells_are_short():
 def test_no_code_line_is_wider_than_the_project_allows():
     assert found(lambda path: [line for cell in code_cells(path) for line in code_lines(cell)
                                if len(line) > WIDEST_LINE]) == {}
+
+
+def test_no_line_of_code_in_view_is_wider_than_a_desks_column():
+    def wide(path):
+        text = path.read_text(encoding="utf-8").partition("## Evidence")[0]
+        lines = [line for cell in code_cells(path) if not HIDDEN & set(cell.metadata.get("tags", []))
+                 and cell.source in text for line in code_lines(cell)]
+        return [line for line in lines if len(line) > COLUMN]
+
+    assert found(wide) == {}
+    for name in ("peft_and_trl.py", "serve_with_vllm.py"):
+        lines = (BOOK / name).read_text(encoding="utf-8").rpartition('"""')[2].splitlines()
+        assert [line for line in lines if len(line) > COLUMN] == [], name
 
 
 def test_no_chapter_installs_anything_or_runs_a_shell():

@@ -1,14 +1,19 @@
 """What the book makes of `plots`."""
 
 import math
+import re
 import warnings
+from pathlib import Path
 
 import altair as alt
 import pytest
-from test_plots import sweep_frame
+from test_plots import DARK, WHITE, contrast, sweep_frame
 
 from lorabook.page import rendering
-from lorakit.analysis import plots
+from lorakit.analysis import palette, plots
+from lorakit.analysis.dot_plots import WORD_COLORS
+
+CSS = Path(__file__).parents[2] / "book" / "_static" / "book.css"
 
 
 @pytest.fixture
@@ -33,6 +38,15 @@ def test_a_chart_leaves_its_cell_in_three_forms(book_rendering):
     assert forms["text/html"].count("<img alt=") == 1
     assert "currentColor" in forms["text/html"]
     assert "currentColor" not in forms["image/svg+xml"], "a picture has no page whose ink it could take"
+
+
+@pytest.mark.parametrize(("page", "rule"), [(WHITE, r"^"), (DARK, r'^html\[data-theme="dark"\] ')])
+def test_words_in_charts_can_be_read_on_either_page(page, rule):
+    found = re.search(rule + r"\.lorakit-chart svg\.marks \.mark-text[^{]*\{ filter: brightness\(([\d.]+)\)",
+                      CSS.read_text(encoding="utf-8"), re.M)
+    for color in {*palette.RAMP, *palette.OTHERS, *WORD_COLORS.values()}:
+        shown = "#" + "".join(f"{min(255, round(float(found[1]) * int(color[i:i + 2], 16))):02x}" for i in (1, 3, 5))
+        assert contrast(shown, page) >= 4.5, color
 
 
 def test_a_chart_without_description_is_refused(book_rendering):

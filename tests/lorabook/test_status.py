@@ -18,10 +18,13 @@ def test_runs_dates_hours_and_versions_come_from_provenance(tmp_path):
     store.append("cpu", "rank", record(1e-2, "diverged", date="2026-11-21T10:00:00+00:00"))
     store.append("gpu", "rank", record(1e-1, date="2026-11-21T10:00:00+00:00", device="a GPU"))
     page = status_page(store)
-    assert "| cpu | rank | 2 | 1 | 0 | 2026-11-20 to 2026-11-21 | 1.00 |" in page
-    assert "| gpu | rank | 1 | 0 | 0 | 2026-11-21 | 0.50 |" in page
-    assert "| 2 | cpu | unknown | unknown | 2.13 |" in page
-    assert "| 1 | a GPU |" in page
+    assert "3 runs of 2 experiments, made 2026-11-20 to 2026-11-21, 1.5 hours in all." in page
+    assert "Not all ended well: cpu rank diverged 1 of 2." in page
+    assert "### cpu\n\n| experiment | runs | hours | made |\n" in page
+    assert "| rank | 2 | 1.00 | 21 Nov |" in page
+    assert "| rank | 1 | 0.50 | 21 Nov |" in page
+    assert "| runs | device |\n| --- | --- |\n| 2 | cpu |\n| 1 | a GPU |" in page, "what differs alone"
+    assert "torch 2.13" in page[page.index("All of them: "):].partition("\n")[0]
     assert "Every line of every file of records was read." in page
 
 

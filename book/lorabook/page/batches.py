@@ -33,6 +33,15 @@ def powers(rates: pd.DataFrame) -> dict[str, Interval]:
             for arm, rows in rates.groupby("arm", sort=False)}
 
 
+def by_the_root(rates: pd.DataFrame) -> pd.DataFrame:
+    """Full fine-tuning's mean rate at the smallest batch, carried on by the root of the batch, as a line of its own."""
+    batches = sorted(rates["batch_size"].unique())
+    first = rates[(rates["arm"] == "full") & (rates["batch_size"] == batches[0])]["learning_rate"]
+    start = math.exp(float(np.log(first).mean()))
+    return pd.DataFrame([{"batch_size": batch, "arm": "root of the batch",
+                          "learning_rate": start * math.sqrt(batch / batches[0])} for batch in batches])
+
+
 def brackets(parts: Parts) -> pd.DataFrame:
     """Where the loss at a larger batch lies between two points of the curve of the smallest one.
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lorabook.claims.rank import PER_CENT
 from lorabook.claims.rl_tasks import ROOM, deficits
+from lorakit.analysis.marks import heading
 from lorakit.analysis.palette import INK
 from lorakit.analysis.sweep import Sweep
 
@@ -42,5 +43,5 @@ def deficits_by_room(tasks: Mapping[str, Sweep], title: str) -> alt.LayerChart:
     said = "; ".join(f"{row.task}, rank {row.rank}: {row.mean:+.0f} % at {row.room:.2g} times"
                      for row in rows.itertuples())
     return alt.LayerChart(
-        layer=[band, line, words, spans, dots, names], title=title, width=440, height=280,
+        layer=[band, line, words, spans, dots, names], title=heading(title), width=440, height=280,
         description=f"Accuracy that LoRA lacks against bits held over bits told. {said}.")

@@ -13,7 +13,7 @@ from lorakit.specs import read_spec
 from lorakit.theory.hardware import is_known_gpu
 
 FILE = "rehearsed.json"  # beside the records
-COLUMNS = ["profile", "experiment", "specs", "classes", "rehearsed", "run on a GPU", "never"]
+COLUMNS = ["experiment", "specs", "tried", "GPU"]
 
 
 def on_a_gpu(records: Iterable[Record]) -> set[str]:
@@ -39,16 +39,24 @@ def rows(classes: Iterable[SpecClass], rehearsed: Iterable[str], ran: Iterable[s
 
 
 def section(classes: Iterable[SpecClass], noted: Mapping[str, Mapping[str, Any]], records: Iterable[Record]) -> str:
-    """The table, with when and where the classes were last rehearsed."""
+    """What each profile has tried, in a sentence with a folded table of its experiments, and when it was last."""
     dates = sorted({str(one.get("date", ""))[:10] for one in noted.values()})
     made = sorted({f"torch {one.get('torch')} on {one.get('device')}" for one in noted.values()})
     days = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
-    last = f"Last rehearsed: {days}, {'; '.join(made)}.\n\n" if dates else ""
-    return ("A class holds the specs of a profile that differ in seed, rate, rank, alpha and steps alone. "
-            "Rehearsed means that the command lorabook rehearse ran it for two steps on a CPU, on a random base of "
-            "the same architecture and tokenizer type cut down in width and depth, with rows of the same columns, in "
-            "smaller batches; a class whose definition changed since counts as never.\n\n"
-            + last + table(COLUMNS, rows(classes, noted, on_a_gpu(records))))
+    parts = ["The profiles *gpu* and *paper* define runs for larger machines. A *class* holds those that differ "
+             "in seed, rate, rank, alpha and steps alone. To *rehearse* a class, the command lorabook rehearse runs it "
+             "for two steps on a CPU: a random base of the same architecture and tokenizer type, cut down in width and "
+             "depth, rows of the same columns, smaller batches. A class that changed since counts as never tried.\n"]
+    parts += [f"Last rehearsed: {days}, {'; '.join(made)}.\n"] if dates else []
+    lines = rows(classes, noted, on_a_gpu(records))
+    for profile in dict.fromkeys(line[0] for line in lines):
+        (_, _, specs, count, tried, real, never), *rest = [line for line in lines if line[0] == profile]
+        parts.append(f"**{profile}**: {int(specs):,} runs in {count} classes, of which {tried} are rehearsed, {real} "
+                     f"have run on a GPU, and {never} were never tried.\n")
+        found = [[name, specs, f"{tried}/{count}", f"{real}/{count}"] for _, name, specs, count, tried, real, _ in rest]
+        parts.append(f":::{{dropdown}} {profile}, by experiment: classes rehearsed and run on a GPU, of all\n"
+                     f"{table(COLUMNS, found)}:::\n")
+    return "\n".join(parts)
 
 
 def path_of(results: Path) -> Path:
