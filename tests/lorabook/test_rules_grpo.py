@@ -24,12 +24,12 @@ from lorabook.claims.grpo import (
 from lorabook.claims.layers import pairs
 from lorabook.claims.rl_tasks import (
     accuracies,
+    between_heaps,
     deficits,
     fates,
     gain_over_base,
     good_rates,
     more_good_rates,
-    two_heaps,
 )
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError, share_difference
@@ -137,11 +137,14 @@ def test_a_share_of_seeds_is_decided_like_any_limit(lora, outcome):
 
 
 def test_two_heaps_are_none_where_accuracies_spread():
-    assert two_heaps([[0.2, 0.9], [0.2, 0.85]], 0.2)
-    assert not two_heaps([[0.2, 0.2], [0.9, 0.85]], 0.2), "an arm that is low as a whole"
-    assert not two_heaps([[0.2, 0.5], [0.9, 0.6]], 0.2)
-    assert not two_heaps([[0.9, 0.85], [0.8, 0.95]], 0.2)
-    assert not two_heaps([[0.2, 0.2, 0.2]], 0.2)
+    def parted(*arms):
+        return between_heaps([dict(enumerate(arm)) for arm in arms], 0.2)
+
+    assert parted([0.2, 0.9], [0.2, 0.85]) == pytest.approx(0.55)
+    assert parted([0.2, 0.2], [0.9, 0.85]) is None, "an arm that is low as a whole"
+    assert parted([0.2, 0.5], [0.9, 0.6]) is None
+    assert parted([0.9, 0.85], [0.8, 0.95]) is None
+    assert parted([0.2, 0.2, 0.2]) is None
 
 
 @pytest.mark.parametrize("rule", [equal_in_a_wider_band, behind_at_the_same_rate, behind_at_its_own_rate,

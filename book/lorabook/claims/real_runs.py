@@ -143,10 +143,8 @@ class RLRuns(Runs):
 
     def heaps(self, reached: Mapping[str, Mapping[int, float]]) -> str:
         """Counts of success where the runs end in two heaps, in a sentence."""
-        arms = [list(arm.values()) for arm in reached.values()]
-        if not rl_tasks.two_heaps(arms, self.base):
+        if (middle := rl_tasks.between_heaps(reached.values(), self.base)) is None:
             return ""
-        middle = (self.base + max(map(max, arms))) / 2
         counts = ", ".join(f"{name} {sum(value > middle for value in arm.values())} of {len(arm)}"
                            for name, arm in reached.items())
         return f"The runs end in two heaps; in the upper one: {counts}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -109,16 +109,24 @@ def deficits(ran: Sweep) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def two_heaps(reached: Collection[Collection[float]], base: float) -> bool:
-    """Whether final accuracies, arm by arm, lie in two heaps: nine in ten near the base or near the best.
+def between_heaps(runs: Iterable[Mapping[int, float]], base: float) -> float | None:
+    """The accuracy that parts two heaps of final ones: nine in ten runs end near the base or near the best.
 
     An arm that is low as a whole makes none: some arm must have runs in both.
+
+    Args:
+        runs: final accuracies by seed, an arm each.
+
+    Returns:
+        None where there are no two heaps.
     """
-    top = max(max(arm) for arm in reached) - base
+    reached = [list(arm.values()) for arm in runs]
+    top = max(map(max, reached)) - base
     low = [sum(value < base + top / 3 for value in arm) for arm in reached]
     high = [sum(value > base + 2 * top / 3 for value in arm) for arm in reached]
     mixed = any(a and b for a, b in zip(low, high, strict=True))
-    return top > 0 and mixed and sum(low) + sum(high) >= 0.9 * sum(map(len, reached))
+    apart = top > 0 and mixed and sum(low) + sum(high) >= 0.9 * sum(map(len, reached))
+    return base + top / 2 if apart else None
 
 
 @dataclass(frozen=True)
@@ -145,10 +153,8 @@ class Task:
 
     def compare(self, limits: tuple[Limit, Limit], label: str, a: Mapping[int, float], b: Mapping[int, float]) -> Limit:
         """One accuracy against another: the first limit by the mean, the second by counts where there are two heaps."""
-        reached = [list(arm.values()) for arm in self.reached.values()]
-        if not two_heaps(reached, self.base):
+        if (middle := between_heaps(self.reached.values(), self.base)) is None:
             return limits[0].measured(label, paired(a, b, 100 / gain_over_base(self.curves, self.metrics)))
-        middle = (self.base + max(map(max, reached))) / 2
         won = [[value > middle for value in arm.values()] for arm in (a, b)]
         counts = " and ".join(f"{sum(runs)} of {len(runs)}" for runs in won)
         return limits[1].measured(f"{label}, {counts} seeds", partial(share_difference, won[0], won[1]))
