@@ -1,4 +1,4 @@
-"""What is done at the points of a curve while a Trainer trains: held-out sets are measured, and a row is closed."""
+"""What is done between the steps of a Trainer: after every one, or at the points of a curve, where a row is closed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from typing import Any
 from transformers import TrainerCallback
 
 Measured = dict[str, float]
+
+
+class AfterStep(TrainerCallback):
+    """Does something after every step of the optimizer.
+
+    Args:
+        do: gets the trainer's state.
+    """
+
+    def __init__(self, do: Callable[[Any], None]) -> None:
+        self.do = do
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Do it."""
+        self.do(state)
 
 
 class AtPoints(TrainerCallback):

@@ -27,15 +27,9 @@ from lorakit.data.tokens import order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
-from lorakit.reference.at_points import AtPoints
+from lorakit.reference.at_points import AfterStep, AtPoints
 from lorakit.reference.resuming import Resumable, writing
-from lorakit.reference.sft import (
-    mean_loss,
-    refuse_unknown_tracker,
-    schedule_options,
-    step_callback,
-    with_adapter,
-)
+from lorakit.reference.sft import common_options, mean_loss, refuse_unknown_tracker, with_adapter
 from lorakit.reference.vllm import give_weights_by_reload, loading, require_vllm, vllm_sampling_options
 from lorakit.reference.vllm_server import Server
 from lorakit.reference.watched import watched
@@ -113,7 +107,7 @@ def train_grpo(spec: GRPOSpec, model: Any, tokenizer: Any, task: Task, *, report
             server.give_weights_to(trainer.vllm_generation, f"{scratch}/weights")
         if on_step:
             on_step(0 if saved is None else saved.step, spec.steps, math.nan)
-            trainer.add_callback(step_callback(on_step, lambda: log.latest))
+            trainer.add_callback(AfterStep(lambda done: on_step(done.global_step, spec.steps, log.latest)))
         if checkpoint is not None:
             trainer.add_callback(writing(checkpoint, trainer, lambda: {
                 "before": before, "probed": probed, "log": log.facts(), "kl": trainer.kl,
@@ -141,8 +135,7 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
     most = min(spec.micro_batch or spec.episodes_per_step, COMPLETIONS_AT_ONCE[device.type])
     rows = next(n for n in range(most, 0, -1) if spec.episodes_per_step % n == 0)
     parts = spec.episodes_per_step // rows
-    return {
-        "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
+    return common_options(spec, output_dir, device, report_to) | {
         # one optimizer step and one generation hold the same completions
         "per_device_train_batch_size": rows, "gradient_accumulation_steps": parts, "steps_per_generation": parts,
         "num_generations": spec.group_size, "num_iterations": spec.iterations,
@@ -164,12 +157,6 @@ def grpo_options(spec: GRPOSpec, output_dir: str, device: torch.device, report_t
         "vllm_importance_sampling_mode": "sequence_mask" if correction == "none" else correction,
         "vllm_importance_sampling_clip_max": math.inf if cap is None else cap,
         "vllm_importance_sampling_clip_min": None,
-        "learning_rate": spec.learning_rate, **schedule_options(spec),
-        "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
-        "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
-        "gradient_checkpointing": False, "bf16": False, "fp16": False, "use_cpu": device.type == "cpu",
-        "dataloader_pin_memory": device.type == "cuda", "save_strategy": "no", "eval_strategy": "no",
-        "disable_tqdm": True, "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
     }
 
 

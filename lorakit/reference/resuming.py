@@ -14,6 +14,7 @@ from torch import nn
 from lorakit.checkpoints import Checkpoint, Saved
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.reference.adamw import MasterAdamW
+from lorakit.reference.at_points import AfterStep
 from lorakit.specs import SFTSpec
 
 
@@ -110,21 +111,16 @@ class Resumable:
 
 def writing(checkpoint: Checkpoint, trainer: Any, facts: Callable[[], dict[str, Any]], every: int = 1,
             frozen: bool = False) -> Any:
-    """A callback of transformers' Trainer that writes a checkpoint when it is due.
+    """A callback of transformers' Trainer that writes a checkpoint between two steps, when it is due.
 
     Args:
         facts: what was measured so far.
         every: steps that belong together.
         frozen: as in `tensors_of`.
     """
-    from transformers import TrainerCallback
+    def write(state: Any) -> None:
+        if state.global_step % every == 0 and state.global_step < state.max_steps and checkpoint.due():
+            _, model, optimizer = trainer.run
+            checkpoint.save(state.global_step, tensors_of(model, optimizer, frozen), random_facts() | facts())
 
-    class Writing(TrainerCallback):
-        """Writes checkpoints between two steps."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % every == 0 and state.global_step < state.max_steps and checkpoint.due():
-                _, model, optimizer = trainer.run
-                checkpoint.save(state.global_step, tensors_of(model, optimizer, frozen), random_facts() | facts())
-
-    return Writing()
+    return AfterStep(write)

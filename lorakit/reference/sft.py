@@ -6,7 +6,7 @@ import copy
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
-from lorakit.reference.at_points import AtPoints
+from lorakit.reference.at_points import AfterStep, AtPoints
 from lorakit.reference.resuming import Resumable, writing
 from lorakit.reference.sharded import base_of, gathered, over_processes, shard, whole
 from lorakit.result import (
@@ -91,7 +91,7 @@ def train_sft(spec: SFTSpec, model: Any, tokenizer: Any, splits: dict[str, Token
                            trl_defaults)
         if on_step:
             on_step(0 if saved is None else saved.step, spec.steps, before["validation"])
-            trainer.add_callback(step_callback(on_step, lambda: trainer.last_loss))
+            trainer.add_callback(AfterStep(lambda done: on_step(done.global_step, spec.steps, trainer.last_loss)))
         if checkpoint is not None:
             trainer.add_callback(writing(checkpoint, trainer, lambda: trainer.facts() | {
                 "before": before, "probed": probed, "seconds": time.perf_counter() - started},
@@ -228,41 +228,29 @@ def _trainer(spec: SFTSpec, model: Any, tokenizer: Any, train: TokenSplit, held_
 def sft_options(spec: SFTSpec, output_dir: str, device: torch.device, report_to: str = "none") -> dict[str, Any]:
     """The fields of TRL's SFTConfig: every one that changes a number is said, none is left to TRL's default."""
     micro = spec.micro_batch or spec.batch_size
-    return {
-        "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
+    return common_options(spec, output_dir, device, report_to) | {
         "per_device_train_batch_size": micro // spec.gpus,
         "gradient_accumulation_steps": spec.accumulation * spec.batch_size // micro,
-        "learning_rate": spec.learning_rate, **schedule_options(spec),
-        "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
-        "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
-        "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": False, "fp16": False,
-        "packing": False, "loss_type": "nll",
+        "train_sampling_strategy": "sequential", "packing": False, "loss_type": "nll",
         "router_aux_loss_coef": 0.0,  # a mixture is trained on its loss alone, as in the other engines
         "max_length": None,  # TRL cuts longer rows silently; ours were measured by `tokenize`
-        "dataset_kwargs": {"skip_prepare_dataset": True}, "dataloader_pin_memory": device.type == "cuda",
-        "use_cpu": device.type == "cpu", "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True,
-        "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
     }
 
 
-def schedule_options(spec: SFTSpec | GRPOSpec) -> dict[str, Any]:
-    """The fields of TrainingArguments that give transformers' own scheduler for a spec's schedule."""
+def common_options(spec: SFTSpec | GRPOSpec, output_dir: str, device: torch.device, report_to: str) -> dict[str, Any]:
+    """The fields of transformers' TrainingArguments that all runs share."""
     constant = "constant_with_warmup" if spec.warmup_steps else "constant"
-    return {"lr_scheduler_type": constant if spec.schedule == "constant" else spec.schedule,
-            "warmup_steps": spec.warmup}
-
-
-def step_callback(on_step: OnStep, measured: Callable[[], Any]) -> Any:
-    """A callback of transformers' Trainer that calls `on_step` after every step."""
-    from transformers import TrainerCallback
-
-    class StepCallback(TrainerCallback):
-        """Says how far the training is."""
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            on_step(state.global_step, state.max_steps, measured())
-
-    return StepCallback()
+    return {
+        "output_dir": output_dir, "report_to": report_to, "seed": spec.seed, "max_steps": spec.steps,
+        "learning_rate": spec.learning_rate, "warmup_steps": spec.warmup,
+        "lr_scheduler_type": constant if spec.schedule == "constant" else spec.schedule,
+        "optim": "adamw_torch", "adam_beta1": spec.beta1, "adam_beta2": spec.beta2, "adam_epsilon": spec.epsilon,
+        "weight_decay": spec.weight_decay, "max_grad_norm": spec.max_grad_norm or 0.0,
+        "gradient_checkpointing": False, "bf16": False, "fp16": False, "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type == "cuda", "save_strategy": "no", "eval_strategy": "no",
+        "disable_tqdm": True, "logging_strategy": "no" if report_to == "none" else "steps", "logging_steps": 1,
+    }
 
 
 @torch.no_grad()
