@@ -84,10 +84,11 @@ class SFTSpec(RunSpec):
         require(self, "gpus", rows % self.gpus == 0, f"1, or a divisor of the {rows} rows of one pass")
 
 
+AnySpec = SFTSpec | GRPOSpec
 SPECS: dict[str, type[SFTSpec] | type[GRPOSpec]] = {kind.kind: kind for kind in (SFTSpec, GRPOSpec)}
 
 
-def read_spec(data: Any) -> SFTSpec | GRPOSpec:
+def read_spec(data: Any) -> AnySpec:
     """The spec of whichever kind that `to_json` wrote.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lorabook.chapter_parameters import ParameterError, check_parameters, one_of, parse_parameters
 from lorabook.claims.flips import Verdicts
+from lorabook.experiments import PROFILES, SIZES
 from lorabook.experiments.completion import complete
 from lorabook.notebooks import execute as _execute
 from lorabook.notebooks import read, strip
@@ -22,8 +23,6 @@ from lorakit.names import near
 from lorakit.records import Store
 from lorakit.specs import PACKAGE
 
-PROFILES = ("cpu", "gpu", "paper")
-SIZES = ("live", "record")
 CHAPTER_FILES = "[0-9][0-9]-*.md"
 RECORDS = ("results", "do-it", "lorabook/benchmarks/results")  # of all that a chapter may read
 __all__ = ["ParameterError", "RefreshError", "Refreshed", "parse_parameters", "refresh", "strip"]

@@ -14,7 +14,7 @@ from lorakit.adapters.peft_layers import adapted_layers
 from lorakit.result import delta_norm
 from lorakit.specs import LoRASpec
 
-Factors = dict[str, tuple[torch.Tensor, ...]]
+Factors = dict[str, tuple[torch.Tensor, ...]]  # A (r, d_in) and B (d_out, r) by the name of a layer
 
 
 def factors(model: nn.Module, start: Mapping[str, tuple[torch.Tensor, ...]] | None = None) -> Factors:

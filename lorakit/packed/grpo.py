@@ -188,12 +188,16 @@ def _batch(specs: Sequence[GRPOSpec], rollout: Rollout, temperature: torch.Tenso
     return Batch(rollout, temperature, advantages, weight, micro_batch=specs[0].micro_batch)
 
 
+def activation_bytes(config: Any) -> int:
+    """What a forward pass keeps of a token for its backward pass, about."""
+    return int(4 * config.num_hidden_layers * (16 * config.hidden_size + 4 * config.intermediate_size))
+
+
 def _parts(batch: Batch, count: int, config: Any) -> list[slice]:
     """Problems in slices, so that a pass over all configurations stays within `ACTIVATIONS_AT_ONCE`."""
     problems = len(batch.rollout.lengths) // count
     tokens = batch.rollout.prompts.shape[1] + batch.rollout.group * batch.rollout.tokens.shape[1]
-    token_bytes = 4 * config.num_hidden_layers * (16 * config.hidden_size + 4 * config.intermediate_size)
-    some = max(1, ACTIVATIONS_AT_ONCE[batch.temperature.device.type] // (count * tokens * token_bytes))
+    some = max(1, ACTIVATIONS_AT_ONCE[batch.temperature.device.type] // (count * tokens * activation_bytes(config)))
     some = min(some, max(1, (batch.micro_batch or problems * batch.rollout.group) // batch.rollout.group))
     return [slice(start, min(problems, start + some)) for start in range(0, problems, some)]
 

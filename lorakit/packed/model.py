@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from lorakit.adapters.factors import Factors
 from lorakit.adapters.peft_layers import adapted_layers, attach, body_linear_names, fused_names, peft_config
 from lorakit.bases.families import (
     LOGITS_AT_ONCE,
@@ -28,8 +29,6 @@ from lorakit.packed.llama import llama_decoder
 from lorakit.packed.optimizer import Group, PackedAdamW
 from lorakit.result import delta_norm
 from lorakit.specs import SFTSpec
-
-Factors = dict[str, tuple[torch.Tensor, ...]]  # A (r, d_in) and B (d_out, r) by the name of a layer
 
 
 class PackedModel:

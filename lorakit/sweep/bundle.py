@@ -14,9 +14,8 @@ from pathlib import Path
 
 from lorakit.log import log
 from lorakit.names import PACKAGE
-from lorakit.specs import SFTSpec
+from lorakit.specs import AnySpec, SFTSpec
 from lorakit.sweep.belongings import belongings
-from lorakit.sweep.call import AnySpec
 from lorakit.sweep.scripts import template
 
 CLONE = PACKAGE.parent

@@ -12,12 +12,11 @@ from lorakit import MissingExtraError
 from lorakit.durable import require_writable
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.records import Store
-from lorakit.specs import SFTSpec
+from lorakit.specs import AnySpec, SFTSpec
 from lorakit.sweep.devices import Devices
 from lorakit.sweep.ray_cluster import Cluster
 
 ENGINES = ("packed", "trl", "peft")
-AnySpec = SFTSpec | GRPOSpec
 
 
 def check_specs(specs: Any) -> list[AnySpec]:

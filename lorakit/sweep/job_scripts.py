@@ -11,9 +11,8 @@ from shlex import quote
 from textwrap import indent
 from typing import cast
 
-from lorakit.specs import SFTSpec, UnknownNameError
+from lorakit.specs import AnySpec, SFTSpec, UnknownNameError
 from lorakit.sweep.belongings import belongings
-from lorakit.sweep.call import AnySpec
 from lorakit.sweep.scripts import template
 from lorakit.sweep.shards import shard_of
 from lorakit.theory.estimate import Estimate, EstimateError, estimate

@@ -14,7 +14,7 @@ from lorakit.data.rl_tasks import Task, encode_prompts
 from lorakit.data.tokens import TokenSplit
 from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.engine import accumulate, evaluate
-from lorakit.packed.grpo import ACTIVATIONS_AT_ONCE, _batch, _score, learn
+from lorakit.packed.grpo import ACTIVATIONS_AT_ONCE, _batch, _score, activation_bytes, learn
 from lorakit.packed.model import PackedModel
 from lorakit.result import HELD_OUT
 from lorakit.rl.episodes import Episodes
@@ -124,7 +124,7 @@ def grpo_bytes(spec: GRPOSpec, model: Any, prompt: int) -> float:
     one = prompt + spec.group_size * spec.max_completion_length  # tokens of one problem
     cache = 16 * shape.num_hidden_layers * width * spec.prompts_per_step * spec.group_size * (
         prompt + spec.max_completion_length)
-    token = 4 * shape.num_hidden_layers * (16 * shape.hidden_size + 4 * shape.intermediate_size)
+    token = activation_bytes(shape)
     at_once = ACTIVATIONS_AT_ONCE[next(model.parameters()).device.type] / 16
     return 20.0 * trained + cache + token * min(one * spec.prompts_per_step, max(one, at_once / token))
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from lorakit.packed.packing import group, split_evenly, work
-from lorakit.sweep.call import AnySpec
+from lorakit.specs import AnySpec
 
 SMALLEST_PART = 4  # specs of one shape that stay together where all shards have some: a pack of fewer gains little
 

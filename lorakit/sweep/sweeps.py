@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lorakit.checkpoints import EVERY, FOLDER, remove, unfinished
 from lorakit.epochs import StaleRecordsWarning
 from lorakit.epochs import stale as stale_records
-from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.packing import group, work
 from lorakit.probes import Probe, probe_name
 from lorakit.records import Record, Store
-from lorakit.specs import SFTSpec
+from lorakit.specs import AnySpec
 from lorakit.sweep import call
 from lorakit.sweep.devices import Devices
 from lorakit.sweep.failures import grouped
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 PROBE_SPECS = 4
 MEMORY_SHARE = 0.6  # of the free memory that the packs of all processes may be predicted to fill
 UNKNOWN_SECONDS = 60.0  # of a run whose probe failed
-AnySpec = SFTSpec | GRPOSpec
 
 
 class SweepError(RuntimeError):

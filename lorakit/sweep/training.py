@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lorakit.checkpoints import path_of, remove, unfinished
-from lorakit.grpo_spec import GRPOSpec
 from lorakit.packed.packing import group, pack_key, split_evenly, trained_tokens, work
 from lorakit.records import Record
-from lorakit.specs import SFTSpec
+from lorakit.specs import AnySpec
 from lorakit.sweep.failures import without_folders
 from lorakit.sweep.pool import Pool
 from lorakit.sweep.progress import Progress
@@ -25,7 +24,6 @@ from lorakit.sweep.workers import Worker, WorkerError
 LARGEST_PACK = {"cpu": 16, "cuda": 64}
 RETRIES = 3  # of a whole pack whose process was lost
 GRACE = 0.05  # of the time budget: a pack that was predicted to end in time may be so late, and is then stopped
-AnySpec = SFTSpec | GRPOSpec
 
 
 @dataclass(frozen=True)

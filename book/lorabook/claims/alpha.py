@@ -24,13 +24,13 @@ from lorabook.claims.decisions import (
     decide,
     paired,
 )
+from lorabook.claims.rank import MARGIN, PER_CENT
 from lorabook.experiments.alpha import BATCHES, GROWING, HIGH, LOW, RANKS, SETTINGS
 from lorabook.experiments.results import Results
 from lorakit.analysis.curves import best_rate_by_validation, losses_at
 from lorakit.analysis.statistics import GridEdgeError
 from lorakit.analysis.sweep import Sweep
 
-MARGIN = 0.05  # of the improvement (of the gain in accuracy) of the arm that is compared with
 ALPHA_RULE = (
     "Ranks 4, 16 and 128 on `tiny`, post-training with replay, 206 steps, five seeds; alpha 8, 32 and 128, each at its "
     "own best rate by mean validation loss; four settings: plain Adam with its usual epsilon of 1e-8, and the same "
@@ -48,7 +48,6 @@ HIGH_RANK_RULE = (
     f"minus {MARGIN:.0%} at both. Otherwise inconclusive, after Bonferroni's correction where a limit refutes."
 )
 
-PER_CENT = 100 * MARGIN
 ALPHAS, USUAL = (8, 128), 32
 LEFT = Limit("test loss minus that of alpha 32, in % of its improvement", (-PER_CENT, PER_CENT),
              replace(PERCENT, words="% of the improvement at alpha 32"))

@@ -27,13 +27,13 @@ from lorabook.claims.decisions import (
     ratio_of,
 )
 from lorabook.claims.evidence import Evidence
-from lorabook.claims.rank import ARTICLE, by_rank, plain
+from lorabook.claims.rank import ARTICLE, HIGH_RANK, by_rank, plain
 from lorabook.claims.regime import regime_of
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at, optima
 from lorakit.analysis.statistics import Interval, mean_interval
 
 TEN, ABOUT = 10.0, 1.5
-HIGH_RANK, MIDDLE_RANK = 16, 4
+MIDDLE_RANK = 4
 SHIFT = 2.0
 SHORT, LONG, END = 100, 200, 1000  # steps: of a short run, of one to compare it with, of a long one
 A1_STEPS = 2

@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from lorabook import experiments
 from lorabook.claims import CLAIMS
 from lorabook.claims.claim import Claim
 from lorabook.claims.decisions import HOLDS, OPEN, OUTCOMES, UNTESTED, Finding, Limit, Outcome, Shown
 from lorabook.claims.evidence import Evidence, Scale
 from lorabook.claims.regime import pretraining_facts
+from lorabook.experiments import PROFILES
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError
 from lorakit.names import UnknownNameError
 
 if TYPE_CHECKING:
     from lorakit.records import Store
-
-PROFILES = ("cpu", "gpu", "paper")
 
 
 class UnknownClaimError(UnknownNameError):
@@ -139,7 +139,7 @@ def gather(
         facts: model name to what is known of its pre-training: `peak_learning_rate`, `parameters`, and of an embedded
             base alone `hidden_size`.
     """
-    specs_of = specs_of or _record_specs
+    specs_of = specs_of or (lambda name, profile: experiments.get(name).specs(profile, "record"))
     found = []
     for profile in PROFILES:
         named = [spec for name in claim.experiments for spec in specs_of(name, profile)]
@@ -153,12 +153,6 @@ def gather(
             found.append(Evidence(profile, model, tidy(mine), runs(mine), missing,
                                   known.get("peak_learning_rate"), known.get("parameters"), "hidden_size" in known))
     return found
-
-
-def _record_specs(experiment: str, profile: str) -> Sequence[Any]:
-    from lorabook.experiments import get
-
-    return get(experiment).specs(profile, "record")
 
 
 def verdict(claim_id: str, store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> Verdict:

@@ -10,11 +10,9 @@ from typing import Any
 
 from lorabook import experiments
 from lorabook.experiments import SIZES
-from lorakit.grpo_spec import GRPOSpec
-from lorakit.specs import SFTSpec
+from lorakit.specs import AnySpec
 from lorakit.sweep.call import check_engine
 
-AnySpec = SFTSpec | GRPOSpec
 LONGEST_RUN = 10**6  # steps of a class's own description: more than any warm-up
 STEPS = 2
 # What a rehearsal cuts, besides the width and depth of the base: how much there is of it, and never what it is.
