@@ -8,6 +8,7 @@ from lorabook.claims.across_bases import ADDED, across_bases
 from lorabook.claims.ledger import Verdict
 from lorabook.page.verdict_words import CLASSES, LATE, base, counts, found, in_order, late, outcome_words, short, where
 
+LONG = 300  # characters of a reason that is one paragraph
 BY_REWARD = "RL: "  # what the short words of a claim about reinforcement learning begin with
 
 
@@ -98,7 +99,11 @@ def _waiting(verdict: Verdict) -> list[str]:
 
 
 def _judged(verdict: Verdict) -> str:
-    return f"**{where(verdict)}: {outcome_words(verdict)}.** {verdict.reason}"
+    """Where and what, and why: a list where that is long."""
+    head, parts = f"**{where(verdict)}: {outcome_words(verdict)}.**", _sentences(verdict.reason)
+    if len(verdict.reason) <= LONG or len(parts) < 2:
+        return f"{head} {verdict.reason}"
+    return "\n".join([head, "", *(f"- {part}" for part in parts)])
 
 
 def _model(verdict: Verdict) -> str:
