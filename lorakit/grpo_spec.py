@@ -78,9 +78,9 @@ class GRPOSpec(RunSpec):
             afterwards, as TRL does for vLLM; False samples with the adapter itself. A full run has nothing to merge.
         use_vllm: sample with vLLM, in the learner's process or by `run(…, vllm_server=…)`; other arithmetic, so other
             numbers.
-        weight_decay, max_grad_norm, beta1, beta2, epsilon, seed, dtype, tf32, evaluations: as in `SFTSpec`; the seed
-            also decides what is sampled. Prompts of unequal length are masked, so attention is not the flash kernel's.
-        recompute: as in `SFTSpec`.
+        weight_decay, max_grad_norm, beta1, beta2, epsilon, tf32, recompute, evaluations: as in `SFTSpec`.
+        seed: as in `SFTSpec`; it also decides what is sampled.
+        dtype: as in `SFTSpec`; prompts of unequal length are masked, so attention is not the flash kernel's.
         micro_batch: completions in one forward and backward pass, a divisor of those of a step (the packed engine
             takes whole groups, one at least); None: all of them, or as many as fit.
         evaluation_problems: problems of the validation set and of the test set, each, answered greedily.

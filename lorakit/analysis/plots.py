@@ -165,8 +165,8 @@ def bars(
     color: str | None = None,
     x_title: str | None = None,
     title: str | None = None,
-) -> alt.Chart:
-    """Counts per component as horizontal bars, in the frame's order; the description lists the numbers.
+) -> alt.LayerChart:
+    """Counts per component as horizontal bars with their numbers, in the frame's order.
 
     >>> import pandas as pd
     >>> bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]})).description
@@ -179,13 +179,14 @@ def bars(
     text = f"{x_title or axis_title(x)}: {listed}."
     order = list(dict.fromkeys(rows["component"]))
     fill = colors(rows[color], color, legend=True) if color else alt.value("#2a78d6")
-    return alt.Chart(rows, title=heading(title)).mark_bar(height=16, opacity=0.9).encode(
-        x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s")),
+    base = alt.Chart(rows).encode(
+        x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s", tickCount=6)),
         y=alt.Y("component:N", sort=order, title=None),
         color=fill,
         tooltip=list(rows.columns),
-        **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}),
-    ).properties(description=text, height=alt.Step(24))
+        **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}))
+    numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text(f"{x}:Q", format=".3~s"))
+    return layered([base.mark_bar(height=16, opacity=0.9), numbers], text, title, None).properties(height=alt.Step(24))
 
 
 def _names(rows: pd.DataFrame) -> str:
