@@ -18,7 +18,6 @@ from lorakit.analysis.marks import (
     checked,
     colors,
     domain_of,
-    heading,
     layered,
     mean_and_band,
     names_at_ends,
@@ -183,8 +182,9 @@ def bars(
         x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s", tickCount=6)),
         y=alt.Y("component:N", sort=order, title=None),
         color=fill,
-        tooltip=list(rows.columns),
-        **({"yOffset": alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str)))} if color else {}))
+        tooltip=list(rows.columns))
+    if color:
+        base = base.encode(yOffset=alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str))))
     numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text(f"{x}:Q", format=".3~s"))
     return layered([base.mark_bar(height=16, opacity=0.9), numbers], text, title, None).properties(height=alt.Step(24))
 
