@@ -24,8 +24,11 @@ LONG = {"test_browser", "test_distribution", "test_gpu_machine", "test_peft_and_
         "test_rules_real_base", "test_store_kill"}
 
 
-FIRST = ("test_ray", "test_cuda", "test_golden", "test_recomputed", "test_browser", "test_gpu_machine", "test_refresh",
-         "test_sharded", "test_rehearsal", "test_bench")  # seconds of a core: half a minute and more
+# the longest foremost: a quarter of a minute of a core and more
+FIRST = ("test_ray", "test_bench", "test_refresh", "test_cuda", "test_browser", "test_golden", "test_checkpoints",
+         "test_rl_sweep", "test_gpu_machine", "test_readme", "test_sharded", "test_sweeps", "test_recomputed",
+         "test_compiling", "test_rehearsal")
+
 
 @cache
 def slow(path: Path) -> bool:

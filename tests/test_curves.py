@@ -111,7 +111,7 @@ def test_frames_that_cannot_answer_say_why():
     frame = tidy(make())
     with pytest.raises(FrameError, match="columns missing: seed"):
         pointwise_minimum(frame.drop(columns="seed"))
-    with pytest.raises(FrameError, match="empty"):
+    with pytest.raises(FrameError, match="no finished run is in this sweep or frame"):
         pointwise_minimum(frame[:0])
     with pytest.raises(FrameError, match="mixes 2 values of dataset"):
         pointwise_minimum(tidy(make() + make(dataset="other@1")))

@@ -24,6 +24,12 @@ raise RuntimeError(json.dumps({"folder": os.getcwd(), "variable": os.environ["LO
                                "threads": os.environ["OMP_NUM_THREADS"], "torch": "torch" in sys.modules}))
 """
 
+WITHOUT_IMPORTS = """
+import sys, types
+if 'lorakit.sweep.fork_server' in sys.orig_argv:
+    sys.modules['lorakit.sweep.worker'] = types.ModuleType('lorakit.sweep.worker')
+"""
+
 
 def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -38,10 +44,7 @@ def started(worker: Worker) -> ForkedProcess:
 @pytest.fixture
 def server_without_imports(tmp_path, monkeypatch):
     """This process has another server for a while, which imports next to nothing."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys, types\n"
-        "if 'lorakit.sweep.fork_server' in sys.orig_argv:\n"
-        "    sys.modules['lorakit.sweep.worker'] = types.ModuleType('lorakit.sweep.worker')\n")
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_IMPORTS)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setattr(fork_server, "_server", None)
     yield

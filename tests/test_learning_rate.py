@@ -25,6 +25,7 @@ def twins(settings, epsilons, **fields):
     return losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "q"), [(4, 1), (1, 1 / 16), (3, 1 / 7)])
 def test_the_invariance_is_exact_without_epsilon_and_not_with_it(p, q):
     settings = [(32, 1, 3e-3, 1), (32 / (p * q), p, 3e-3 * p, q / p)]
@@ -34,12 +35,14 @@ def test_the_invariance_is_exact_without_epsilon_and_not_with_it(p, q):
     assert abs(base - twin) > 1e-6, "a large epsilon is felt"
 
 
+@pytest.mark.slow
 def test_one_epsilon_can_follow_only_a_common_factor():
     base, follows, stays = twins([(32, 1, 3e-3, 1), (2, 4, 12e-3, 1), (2, 4, 12e-3, 1)], [1e-4, 1e-4 / 4, 1e-4])
     assert base == pytest.approx(follows, abs=1e-9)
     assert abs(base - stays) > 1e-6
 
 
+@pytest.mark.slow
 def test_weight_decay_breaks_the_invariance():
     base, twin = twins([(32, 1, 3e-3, 1), (512, 1, 3e-3, 1 / 16)], [1e-30, 1e-30], weight_decay=0.1)
     assert abs(base - twin) > 1e-6

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_fork_server import WITHOUT_IMPORTS
 from waiting import killed_behind, wait_until
 
 from lorakit.epochs import StaleRecordsWarning, current
@@ -239,11 +241,13 @@ def test_a_record_is_not_lost_when_a_run_fails_after_it(copy):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux's /proc who is alive")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_worker_ends_with_its_parent(number):
+def test_a_worker_ends_with_its_parent(number, tmp_path):
     """While it starts, before it can read a request; in training the same signal of Linux ends it."""
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_IMPORTS)
+    paths = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}
     code = ("import time; from lorakit.sweep.workers import Worker\n"
             "print(Worker('cpu')._start().pid, flush=True); time.sleep(600)")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=paths) as parent:
         worker = Path(f"/proc/{int(parent.stdout.readline())}/stat")
         parent.send_signal(number)
 

@@ -66,6 +66,7 @@ def test_missing_runs_are_counted(study, tmp_path):
         choose(study, "cpu", Store(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_session_trains_what_is_missing_writes_it_down_and_resumes(study, tmp_path, capsys, monkeypatch):
     middle = {FULL: 1e-3, "rank 2": 1e-3}
     monkeypatch.setattr(screening, "choose", lambda *_: middle)  # two steps choose nothing sensible
