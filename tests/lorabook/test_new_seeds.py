@@ -91,7 +91,7 @@ def test_new_seeds_are_judged_alone_and_the_first_runs_stand_beside_them(whole, 
 def test_with_none_or_a_part_of_them_the_first_runs_head_the_claim(tmp_path):
     none, part = store(tmp_path / "none"), store(tmp_path / "part", grpo_fresh_short=100)
     for records, said, sentence in ((none, "not run.", "none is made."), (
-            part, "inconclusive. Needs every run of its experiments; 140 have no", "under way. Needs every run")):
+            part, "inconclusive. Needs every run of its experiments; 140 have no", "has the room: Needs every run")):
         found = verdict("C8", records)
         assert not found.claim.again
         first, short, rest = beside_the_first_runs([found]).splitlines()

@@ -43,7 +43,7 @@ def rank_one_with_room(equality: Verdict) -> str:
         return "Runs so short that rank 1 has the room are defined, and none is made."
     gap = next((limit for limit in short.limits if limit.label == "rank 1 − full"), None)
     if gap is None:
-        return f"Runs so short that rank 1 has the room are under way. {short.reason}"
+        return f"Of runs so short that rank 1 has the room: {short.reason}"
     side = "is still behind" if gap.span.high < 0 else "is ahead" if gap.span.low > 0 else "is not shown to differ"
     return (f"In runs so short that rank 1 has the room, on {short.seeds} new seeds, it {side}: "
             f"{gap.unit.text(gap.span)} of full fine-tuning's gain.")
