@@ -155,26 +155,23 @@ def excess(curves: pd.DataFrame, arm: str, reference: str = COMMON) -> pd.DataFr
     return tables[0] - tables[1]
 
 
-def departure_step(
-    curves: pd.DataFrame, arm: str, reference: str = COMMON, *, margin: float, confidence: float = 0.95
-) -> int | None:
+def departure_step(curves: pd.DataFrame, arm: str, reference: str = COMMON, *, margin: float) -> int | None:
     """The step at which an arm leaves the reference curve, or None if it never does.
 
-    Rule: the first evaluated step from which on, there and at every later step, the whole paired interval over seeds
-    of (arm − reference) lies above the margin. An arm that comes back has not left.
+    Rule: the first evaluated step from which on, there and at every later step, the whole paired 95 % interval over
+    seeds of (arm − reference) lies above the margin. An arm that comes back has not left.
 
     Args:
         curves: of `pointwise_minimum`.
         margin: > 0 in nats per label token; the same at every step.
     """
     gaps = excess(curves, arm, reference)
-    lows = [mean_interval(row.tolist(), confidence).low for _, row in gaps.iterrows()]
+    lows = [mean_interval(row.tolist()).low for _, row in gaps.iterrows()]
     return _first_lasting(gaps.index.tolist(), [low > margin for low in lows])
 
 
-def departure_by_seed(
-    curves: pd.DataFrame, arm: str, reference: str = COMMON, *, margin: float
-) -> dict[int, int | None]:
+def departure_by_seed(curves: pd.DataFrame, arm: str, reference: str = COMMON, *,
+                      margin: float) -> dict[int, int | None]:
     """The rule of `departure_step` on each seed by itself: the first step from which its excess stays above margin."""
     gaps = excess(curves, arm, reference)
     return {int(seed): _first_lasting(gaps.index.tolist(), (gaps[seed] > margin).tolist()) for seed in gaps.columns}

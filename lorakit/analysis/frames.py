@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lorakit.specs import GRPOSpec, LoRASpec, read_spec
+from lorakit.specs import AnySpec, GRPOSpec, LoRASpec, read_spec
 
 if TYPE_CHECKING:
     from lorakit.records import Record
@@ -59,7 +59,7 @@ def tidy(records: Iterable[Record]) -> pd.DataFrame:
         return tidy_rl(found)
     rows: list[dict[str, Any]] = []
     for record in _finished(found, "sft"):
-        run = _run(record)
+        run = _run(record, read_spec(record.spec))
         for index in range(len(record.curve.get("step", []))):
             losses = {name: _at(record.curve, name, index) for name in LOSS_COLUMNS} | _final(record, index)
             if record.status == "diverged" and math.isnan(losses["validation_loss"]):
@@ -83,7 +83,7 @@ def tidy_rl(records: Iterable[Record]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for record in _finished(records, "grpo"):
         spec = GRPOSpec.from_json(record.spec)
-        run = {**_run(record), "reward_scheme": spec.reward or "task's own", "objective": f"{spec.loss}, scale "
+        run = {**_run(record, spec), "reward_scheme": spec.reward or "task's own", "objective": f"{spec.loss}, scale "
                f"{spec.scale_rewards}", "status": record.status}
         for index in range(len(record.curve.get("step", []))):
             point = {name: _at(record.curve, name, index) for name in record.curve} | _final(record, index)
@@ -107,16 +107,16 @@ def runs(records: Iterable[Record]) -> pd.DataFrame:
         if record.status == "failed":
             continue
         metrics = {name: math.nan if value is None else value for name, value in record.metrics.items()}
-        steps = read_spec(record.spec).steps
-        tokens = record.provenance.get("tokens")
-        rows.append({**metrics, **_run(record), "steps": steps, "status": record.status, "tokens": tokens,
-                     "test_problems": _problems(record)})
+        spec = read_spec(record.spec)
+        problems = float(spec.final_evaluation_problems or spec.evaluation_problems) if isinstance(
+            spec, GRPOSpec) else math.nan
+        rows.append({**metrics, **_run(record, spec), "steps": spec.steps, "status": record.status,
+                     "tokens": record.provenance.get("tokens"), "test_problems": problems})
     frame = pd.DataFrame(rows)
     return frame if rows else frame.reindex(columns=[*RUN_COLUMNS, "steps", "status", "tokens", "test_problems"])
 
 
-def _run(record: Record) -> dict[str, Any]:
-    spec = read_spec(record.spec)
+def _run(record: Record, spec: AnySpec) -> dict[str, Any]:
     lora = spec.lora
     return {
         "id": record.id,
@@ -134,12 +134,6 @@ def _run(record: Record) -> dict[str, Any]:
         "batch_size": (spec.episodes_per_step if isinstance(spec, GRPOSpec)
                        else spec.batch_size * spec.accumulation),
     }
-
-
-def _problems(record: Record) -> float:
-    """Problems that the final policy of an RL run answers; missing for a supervised run."""
-    spec = read_spec(record.spec)
-    return float(spec.final_evaluation_problems or spec.evaluation_problems) if isinstance(spec, GRPOSpec) else math.nan
 
 
 def _targets(lora: LoRASpec) -> str:
