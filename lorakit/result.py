@@ -15,6 +15,8 @@ OnStep = Callable[[int, int, Any], None]  # steps done, steps in all, losses or 
 Metrics = dict[str, float | None]
 HELD_OUT = ("validation", "test")  # splits that are measured at every point of a curve
 CURVE = ("step", "tokens", "train_loss", *(f"{name}_loss" for name in HELD_OUT))
+GRPO_CURVE = ("step", "episodes", "tokens", "reward", *(f"{name}_accuracy" for name in HELD_OUT), "advantage_entropy",
+              "reward_entropy", "length", "truncated", "zero_spread", "kl")
 
 
 @dataclass

@@ -120,7 +120,7 @@ def test_jsonl_files(tmp_path):
     path.write_text("\n\n".join(json.dumps(row) for row in ROWS) + "\n", encoding="utf-8")
     assert register_dataset("mine", path) == register_dataset("mine", str(path)) == register_dataset("mine", ROWS)
     path.write_text("", encoding="utf-8")
-    with pytest.raises(DatasetError, match="mine: 0 rows leave train and validation and test empty; give more rows"):
+    with pytest.raises(DatasetError, match="mine: 0 rows leave train and validation and test empty; give more"):
         register_dataset("mine", path)
 
 

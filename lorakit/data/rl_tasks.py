@@ -16,6 +16,7 @@ from lorakit import sources
 from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.pinned import keep_pinned, load_pinned
 from lorakit.data.rows import refuse_half_characters
+from lorakit.data.splitting import refuse_empty
 from lorakit.names import check_new_name
 from lorakit.rewards import scheme
 
@@ -119,10 +120,7 @@ def register_task(name: str, problems: Iterable[Mapping[str, Any]], *, grader: s
                                f"{', '.join(rows[0])}; give every problem the same columns")
     _check_grader(name, rows, grader, stop)
     task = Task(name, split_problems(rows), grader, stop, chat)
-    empty = [split for split, problems in task.splits.items() if not problems]
-    if empty:
-        raise DatasetError(f"{name}: {len(rows)} problems leave {' and '.join(empty)} empty; give more (30 or more, "
-                           "with different prompts), since a tenth each is kept for validation and test")
+    refuse_empty(task.splits, f"{name}: {len(rows)} problems")
     keep(task)
     return f"{name}@{task.hash}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 from lorakit.data.data_files import SPLITS, DatasetError
 from lorakit.data.rows import Row
@@ -59,12 +60,15 @@ def divide(name: str, given: dict[str, list[Row]]) -> dict[str, list[Row]]:
             taken[split] = left.pop(left.index(min(left, key=len)))
     splits = dict(given) | {split: [rows[i] for i in sorted(chosen)] for split, chosen in taken.items()}
     splits["train"] = [rows[i] for i in sorted(i for unit in left for i in unit)]
-    empty = [split for split in SPLITS if not splits[split]]
-    if empty:
-        raise DatasetError(f"{name}: {sum(map(len, given.values()))} rows leave {' and '.join(empty)} empty; give more "
-                           "rows (30 or more, with different prompts), since a tenth each is kept for validation and "
-                           "test")
+    refuse_empty(splits, f"{name}: {sum(map(len, given.values()))} rows")
     return {split: splits[split] for split in SPLITS}
+
+
+def refuse_empty(splits: Mapping[str, Sequence[object]], what: str) -> None:
+    """Raise DatasetError where a split has nothing; `what` was divided."""
+    if empty := [split for split in SPLITS if not splits[split]]:
+        raise DatasetError(f"{what} leave {' and '.join(empty)} empty; give more (30 or more, with different prompts), "
+                           "since a tenth each is kept for validation and test")
 
 
 def remarks(splits: dict[str, list[Row]]) -> list[str]:

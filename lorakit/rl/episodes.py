@@ -16,7 +16,7 @@ import torch
 
 from lorakit.data.rl_tasks import Problem, Task, encode_prompts
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.result import HELD_OUT, Metrics, RunResult, evaluation_steps
+from lorakit.result import GRPO_CURVE, HELD_OUT, Metrics, RunResult, evaluation_steps
 from lorakit.rewards import SCHEMES, RewardFunction, load_rewards, total
 from lorakit.rewards.gradable import accuracy
 from lorakit.rl.objective import advantages
@@ -79,10 +79,8 @@ class Episodes:
         self.functions = rewards_of(spec.reward or task.grader, task)
         self.components = [getattr(f, "__name__", "reward") for f in self.functions] if len(self.functions) > 1 else []
         self.points = evaluation_steps(spec.steps, spec.evaluations)
-        self.curve: dict[str, list[Any]] = {
-            name: [] for name in ("step", "episodes", "tokens", "reward", "validation_accuracy", "test_accuracy",
-                                  "advantage_entropy", "reward_entropy", "length", "truncated", "zero_spread", "kl",
-                                  *(f"reward_{name}" for name in self.components))}
+        names = (*GRPO_CURVE, *(f"reward_{name}" for name in self.components))
+        self.curve: dict[str, list[Any]] = {name: [] for name in names}
         self.episodes = self.tokens = self.groups_with_spread = 0
         self.latest = math.nan  # mean reward of the last batch
         self.finite, self.gaps = True, [0.0, 0.0, 0.0]  # sum, count and maximum of |learner − sampler|

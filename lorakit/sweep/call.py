@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,7 +95,7 @@ def check_numbers(processes: Any, time_budget: Any) -> None:
     if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
         raise ValueError(f"processes={processes!r}; allowed: a whole number of 1 or more, or None")
     if time_budget is not None and (isinstance(time_budget, bool) or not isinstance(time_budget, int | float)
-                                    or not 0 < time_budget < 1e12 or not math.isfinite(time_budget)):
+                                    or not 0 < time_budget < 1e12):
         raise ValueError(f"time_budget={time_budget!r}; allowed: seconds, a finite number above 0, or None")
 
 

@@ -26,7 +26,7 @@ from lorakit.records import Record, Store
 from lorakit.reference import reading
 from lorakit.reference.at_points import AtPoints
 from lorakit.reference.sft import mean_loss
-from lorakit.result import CURVE, evaluation_steps
+from lorakit.result import CURVE, GRPO_CURVE, evaluation_steps
 from lorakit.rl.episodes import HELD_OUT, HeldOut
 from lorakit.rl.rollout import stop_tokens
 from lorakit.specs import SFTSpec
@@ -36,8 +36,6 @@ OF_LOGS = {"reward": "reward", "completions/mean_length": "length", "completions
            "frac_reward_zero_std": "zero_spread"}  # TRL's names, and those of our curves
 OF_EVALUATION = {"eval_loss": "validation_loss", "eval_validation_loss": "validation_loss",
                  "eval_test_loss": "test_loss"}
-GRPO_COLUMNS = ("step", "episodes", "tokens", "reward", "validation_accuracy", "test_accuracy", "advantage_entropy",
-                "reward_entropy", "length", "truncated", "zero_spread", "kl")
 
 
 class RecorderWarning(UserWarning):
@@ -190,7 +188,7 @@ class Recorder(AtPoints):
         rl, rows = isinstance(self.spec, GRPOSpec), [self.rows[step] for step in sorted(self.rows)]
         for before, row in zip([self.begun, *sorted(self.rows)], rows, strict=False):
             self._close(row, before, rl)
-        names = dict.fromkeys([*(GRPO_COLUMNS if rl else CURVE), *(name for row in rows for name in row)])
+        names = dict.fromkeys([*(GRPO_CURVE if rl else CURVE), *(name for row in rows for name in row)])
         curve = {name: [row.get(name) for row in rows] for name in names}
         finite = all(math.isfinite(row[name]) for row in rows for name in row if name.endswith("loss"))
         kind = "accuracy" if rl else "loss"

@@ -170,13 +170,11 @@ def _run_rl(specs: list[GRPOSpec], engine: str, model: Any, tokenizer: Any, task
             points: Sequence[Checkpoint | None], vllm_server: str | None) -> list[RunResult]:
     if engine == "packed":
         return train_grpo_pack(specs, model, tokenizer, task, keep, on_step, probes=probes, checkpoint=points[0])
-    if engine == "trl":
-        from lorakit.reference.grpo import train_grpo
+    from lorakit.reference.grpo import train_grpo
 
-        return [train_grpo(spec, model, tokenizer, task, report_to=report_to, keep_weights=keep, on_step=on_step,
-                           probes=probes, checkpoint=point, vllm_server=vllm_server)
-                for spec, point in zip(specs, points, strict=True)]
-    raise ValueError(f"engine={engine!r} runs no RL; allowed: packed, trl")
+    return [train_grpo(spec, model, tokenizer, task, report_to=report_to, keep_weights=keep, on_step=on_step,
+                       probes=probes, checkpoint=point, vllm_server=vllm_server)
+            for spec, point in zip(specs, points, strict=True)]
 
 
 def _load(spec: Any, device: str) -> Any:
