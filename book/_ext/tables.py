@@ -22,7 +22,7 @@ LONG = 160  # characters of a cell that is read, not looked up
 PHONE = 36  # characters that fit beside each other on a phone
 AIR = 2  # of these, between two columns
 WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
-MANY = 6  # columns from which on a desk has little air for them
+DESK, FULL_DESK = 54, 64  # characters with air between columns on a desk, and with hardly any
 KEY = 24  # characters of the longest name of a row that stays in one line on a desk
 SAME_FOR_ALL = {"Modified", "Method", "Status"}  # of myst-nb's table of pages, since a build stops at an error
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
@@ -75,8 +75,8 @@ def arranged(text: str) -> str:
     if max(len(words(row[0])) for row in rows if row) <= KEY:
         for row in rows:
             row[0]["class"] = [*row[0].get_attribute_list("class", []), "key"]
-    if max(map(len, rows)) >= MANY:
-        table["class"] = [*table.get_attribute_list("class", []), "of-many"]
+    if (width := sum(widths_of(top + body)) + AIR * max(map(len, rows))) > DESK:
+        table["class"] = [*table.get_attribute_list("class", []), "of-many", *["of-too-many"] * (width > FULL_DESK)]
     if max(len(words(cell)) for row in rows for cell in row) > LONG:
         table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
@@ -119,11 +119,16 @@ def heads_of(top: list[list[Tag]]) -> list[str]:
 
 def is_wide(rows: list[list[Tag]]) -> bool:
     """Whether a phone has no room for the columns, or makes towers of their cells."""
-    columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
-    widths = [max(len(words(cell)) if "num" in cell.get_attribute_list("class", []) else
-                  max(map(len, BREAK.split(words(cell)))) for cell in column) for column in columns]
+    widths = widths_of(rows)
     longest = max(len(words(cell)) for row in rows for cell in row)
     return sum(widths) + AIR * len(widths) > PHONE or (len(widths) > 2 and longest > WRAPPED)
+
+
+def widths_of(rows: list[list[Tag]]) -> list[int]:
+    """The characters of each column that no browser breaks."""
+    columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
+    return [max(len(words(cell)) if "num" in cell.get_attribute_list("class", []) else
+                max(map(len, BREAK.split(words(cell)))) for cell in column) for column in columns]
 
 
 def is_counter(head: list[list[Tag]], body: list[list[Tag]]) -> bool:

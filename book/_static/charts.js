@@ -19,7 +19,7 @@ function loadBundle() {
   });
 }
 
-const IN_LINES = "split(slice(replace(datum.label, regexp('(.{1,18})(\\\\s+|$)', 'g'), '$1|'), 0, -1), '|')"; // a name on an axis
+const IN_LINES = "split(slice(replace(datum.label, regexp('(.{1,23})(\\\\s+|$)', 'g'), '$1|'), 0, -1), '|')"; // a name on an axis
 const NARROW = 600, MENU = 30, AXIS = 70, FOLD = 56; // CSS pixels: a phone's column, and what stands beside a panel
 
 /* A folded chart has no width yet: its column is the screen less the margins of page and fold. */
@@ -59,7 +59,7 @@ function forPhone(specification, whole, beside) {
   const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: whole / 2 };
   const names = layers(narrow).map((one) => one.encoding?.y).filter((y) => y?.type === "nominal" && y.axis !== null);
   for (const y of names) y.axis = { labelExpr: IN_LINES, labelLineHeight: 12, ...y.axis };
-  const axisY = { ...narrow.config?.axisY, labelLimit: whole / 2.4 };
+  const axisY = { ...narrow.config?.axisY, labelLimit: whole / 2.3 };
   narrow.config = { ...narrow.config, legend, axisY };
   return narrow;
 }
