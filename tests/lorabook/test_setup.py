@@ -34,6 +34,13 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
                           env=outer | environment)
 
 
+def test_the_books_wheel_holds_all_that_its_commands_import():
+    text = (ROOT / "book" / "lorabook" / "pyproject.toml").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "book" / "lorabook").glob("*/*.py")} - {"pretrain"}  # scripts alone
+    assert set(tomllib.loads(text)["tool"]["setuptools"]["packages"]) == {
+        "lorabook", *(f"lorabook.{name}" for name in folders)}
+
+
 def test_constraints_are_exact_and_name_no_place():
     for pin in PINS:
         assert re.fullmatch(r"[a-z0-9.-]+==[A-Za-z0-9.]+", pin), pin
