@@ -7,15 +7,6 @@ import numpy as np
 REACH = 1  # trained rates on either side of the best one that a parabola is fitted to: further out no loss is one
 
 
-def seed_minimum(logs: np.ndarray, losses: np.ndarray) -> float:
-    """log10 of the rate at the parabola's minimum through the best point and its neighbours."""
-    best = int(np.argmin(losses))
-    near = slice(best - 1, best + 2)
-    if best in (0, len(logs) - 1) or not np.isfinite(losses[near]).all():
-        return float(logs[best])
-    return vertex(logs[near], losses[near])
-
-
 def vertex(x: np.ndarray, y: np.ndarray) -> float:
     """Where the parabola fitted to some points has its minimum; the lowest point where it bends the other way.
 

@@ -50,8 +50,7 @@ def geometric_interval(values: pd.Series | list[float], confidence: float = 0.95
     >>> round(geometric_interval([2.0, 8.0]).mean, 9)
     4.0
     """
-    span = mean_interval([math.log(value) for value in values], confidence)
-    return Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n, confidence)
+    return mean_interval([math.log(value) for value in values], confidence).exp()
 
 
 def regret(curves: pd.DataFrame, arm: str, rate: float, base: float, step: int | None = None) -> float:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from lorakit.analysis.parabolas import REACH, common_minima, seed_minimum
+from lorakit.analysis.parabolas import REACH, common_minima
 
 Size = Literal["live", "record"]
 
@@ -45,6 +45,10 @@ class Interval:
     def scaled(self, factor: float) -> Interval:
         """The same interval in another unit; `factor` > 0."""
         return Interval(self.mean * factor, self.low * factor, self.high * factor, self.n, self.confidence)
+
+    def exp(self) -> Interval:
+        """Of an interval of logarithms: the geometric mean, with its ends."""
+        return Interval(math.exp(self.mean), math.exp(self.low), math.exp(self.high), self.n, self.confidence)
 
     def __format__(self, form: str) -> str:
         """The mean and, in brackets, the interval, each number in the given form."""
@@ -171,7 +175,7 @@ class Optimum:
 
     Args:
         learning_rate: the minimum of the mean losses, which is the geometric mean of `per_seed`.
-        low, high: its t interval over seeds (of log10); None with a single seed.
+        low, high: its t interval over seeds (of the logarithm); None with a single seed.
         grid_rate: the trained rate with the least mean loss over seeds.
         per_seed: each seed's jackknife value, which may leave the grid and belongs to these seeds together; without a
             common window, its own fitted best rate.
@@ -243,13 +247,12 @@ def optimum(
         raise ValueError(f"{arm}: at every learning rate some seed diverged; add rates below {rates[0]:g}")
     best = int(np.argmin(means))
     edge = edge_of(rates.tolist(), float(rates[best]), arm=arm, size=size)
-    minima = ([seed_minimum(np.log10(rates), row) for row in table] if reach is None
-              else common_minima(np.log10(rates), table, reach))
-    per_seed = {label: 10**minimum for label, minimum in zip(labels, minima, strict=True)}
-    logs = [math.log10(rate) for rate in per_seed.values()]
-    span = mean_interval(logs, confidence) if len(logs) > 1 else None
-    return Optimum(10 ** float(np.mean(logs)), 10**span.low if span else None, 10**span.high if span else None,
-                   float(rates[best]), per_seed, edge)
+    minima = (common_minima(np.log(rates), table, reach) if reach is not None else
+              [common_minima(np.log(rates), row[None])[0] for row in table])
+    per_seed = {label: math.exp(minimum) for label, minimum in zip(labels, minima, strict=True)}
+    span = over_seeds(minima, confidence).exp()
+    low, high = (span.low, span.high) if len(minima) > 1 else (None, None)
+    return Optimum(span.mean, low, high, float(rates[best]), per_seed, edge)
 
 
 def edge_of(rates: Sequence[float], best: float, *, arm: str, size: Size) -> Literal["lowest", "highest"] | None:
@@ -279,6 +282,5 @@ def ratio_interval(a: Optimum, b: Optimum, confidence: float = 0.95) -> Interval
     Raises:
         SeedError: the seeds differ, or there are fewer than two.
     """
-    logs = [{seed: math.log10(rate) for seed, rate in arm.per_seed.items()} for arm in (a, b)]
-    span = paired_difference(logs[0], logs[1], confidence)
-    return Interval(10**span.mean, 10**span.low, 10**span.high, span.n, confidence)
+    logs = [{seed: math.log(rate) for seed, rate in arm.per_seed.items()} for arm in (a, b)]
+    return paired_difference(logs[0], logs[1], confidence).exp()

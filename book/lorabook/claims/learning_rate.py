@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from lorabook.claims import regime, window
@@ -22,7 +22,6 @@ from lorabook.claims.decisions import (
     Limit,
     combine,
     decide,
-    over_seeds,
     paired,
     ratio_of,
 )
@@ -30,7 +29,8 @@ from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import ARTICLE, HIGH_RANK, by_rank, plain
 from lorabook.claims.regime import regime_of
 from lorakit.analysis.curves import arms, best_rate_by_validation, losses_at, optima
-from lorakit.analysis.statistics import Interval, mean_interval
+from lorakit.analysis.rates import geometric_interval
+from lorakit.analysis.statistics import mean_interval
 
 TEN, ABOUT = 10.0, 1.5
 MIDDLE_RANK = 4
@@ -130,7 +130,7 @@ def fall_of_ratio(curves: pd.DataFrame, arm: str, early: int) -> At:
     for step in (early, int(curves["step"].max())):
         best = optima(pair, step=step)
         logs.append({seed: math.log(rate / best["full"].per_seed[seed]) for seed, rate in best[arm].per_seed.items()})
-    return _exp(paired(logs[0], logs[1]))
+    return lambda confidence: paired(logs[0], logs[1])(confidence).exp()
 
 
 @claim("C14-B", source=ARTICLE, chapter="06-learning-rate", experiments=("learning-rate",), limits=[GROWN],
@@ -155,7 +155,7 @@ def grown_b(curves: pd.DataFrame, arm: str) -> Finding:
     """Whether an arm's B is larger than its A at the end of long runs."""
     ends, last = norms_at_best(curves, arm), int(curves["step"].max())
     grown = GROWN.measured(f"{arm}, norm of B / norm of A at step {last}",
-                           _exp(over_seeds(list(np.log(ends["norm_b"] / ends["norm_a"])))))
+                           partial(geometric_interval, ends["norm_b"] / ends["norm_a"]))
     return decide([grown]) if last >= END else Finding(UNTESTED, f"Runs of {last} steps are not long; there, {grown}.")
 
 
@@ -210,11 +210,3 @@ def rise_above_best(curves: pd.DataFrame, arm: str, base: float, places: int = A
     gain = base - float(test.iloc[:, best].mean())
     rise = 100 * (test.iloc[:, best + places] - test.iloc[:, best]) / gain
     return {int(seed): float(value) for seed, value in rise.items()}
-
-
-def _exp(at: At) -> At:
-    def interval(confidence: float) -> Interval:
-        span = at(confidence)
-        return Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n, confidence)
-
-    return interval

@@ -143,8 +143,7 @@ def rate_ratio(best: pd.DataFrame, over: int, under: int) -> tuple[Interval, flo
     """
     table = best[best["inside"]].pivot(index="model", columns="rank", values="rate")
     logs = np.log(table[over] / table[under]).dropna()
-    span = mean_interval(logs.tolist())
-    return (Interval(math.exp(span.mean), math.exp(span.low), math.exp(span.high), span.n), math.exp(logs.max()))
+    return mean_interval(logs.tolist()).exp(), math.exp(logs.max())
 
 
 def spread_over_ranks(sweep: pd.DataFrame, rate: float) -> dict[str, float]:
