@@ -53,9 +53,8 @@ def arranged(text: str) -> str:
     body = [cells_of(row) for part in soup.find_all("tbody") for row in part.find_all("tr")]
     top = rows[: len(rows) - len(body)]
     if not soup.find(colspan=True):
-        if len(top) == 2 and len(top[0]) == len(top[1]):
-            one_line(*top)
-            top = [row for row in top if row[0].find_parent("tr")]
+        if len(top) == 2 and len(top[0]) == len(top[1]) and one_line(*top):
+            top, rows = top[:1], [top[0], *body]
         if len(top) == 1 and "Run Time (s)" in map(words, top[0]):
             for place in [place for place, cell in enumerate(top[0]) if words(cell) in SAME_FOR_ALL][::-1]:
                 for row in rows:
@@ -100,15 +99,16 @@ def repeated(cell: Tag) -> None:
         later.insert(0, copy(cell)) if place == 0 else cells_of(later)[place - 1].insert_after(copy(cell))
 
 
-def one_line(first: list[Tag], second: list[Tag]) -> None:
-    """pandas' second line of a head, which names the index alone, in the first one's empty cells."""
+def one_line(first: list[Tag], second: list[Tag]) -> bool:
+    """Put pandas' second line of a head, which names the index alone, into the first one's empty cells, if it fits."""
     if any(words(upper) and words(lower) for upper, lower in zip(first, second, strict=True)):
-        return
+        return False
     for upper, lower in zip(first, second, strict=True):
         if words(lower):
             upper.string = words(lower)
     if row := second[0].find_parent("tr"):
         row.extract()
+    return True
 
 
 def heads_of(top: list[list[Tag]]) -> list[str]:
