@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 LONGEST = 300  # characters of one cell
 PLAIN = r"(?<=\w)[-.,:/](?=\w)|(?<=\w)[:,](?= )|(?<=[^\W_])_(?=[^\W_])"  # in a number, date or name: no markup
@@ -22,6 +23,15 @@ def cell(value: object) -> str:
     words = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
     shown = words if len(words) <= LONGEST else words[: LONGEST - 2] + " …"
     return PUNCTUATION.sub(_escaped, shown)
+
+
+def front_matter(fields: Mapping[str, object]) -> str:
+    """What the hub reads of a card, above its text: each value as JSON, which is YAML.
+
+    >>> front_matter({"tags": ["lora"]})
+    '---\\ntags: ["lora"]\\n---'
+    """
+    return "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in fields.items()) + "---"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

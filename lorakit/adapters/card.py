@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 from lorakit import sources
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.markdown import cell, table
+from lorakit.markdown import cell, front_matter, table
 from lorakit.records import Record
 from lorakit.specs import SFTSpec
 
@@ -47,7 +46,7 @@ def model_card(spec: SFTSpec | GRPOSpec, record: Record | None = None) -> str:
     if repository:
         head |= {"base_model": repository, "base_model_relation": "finetune" if kind == "full" else "adapter"}
     parts = [
-        "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in head.items()) + "---",
+        front_matter(head),
         f"# Run {spec.id}: {method} of {cell(spec.model)}",
         f"{method[0].upper()}{method[1:]} with lorakit, by {'reinforcement' if spec.kind == 'grpo' else 'supervised'} "
         f"learning. The base is {cell(spec.model)}"

@@ -15,10 +15,10 @@ from lorakit.specs import AnySpec, SFTSpec, UnknownNameError
 from lorakit.sweep.belongings import belongings
 from lorakit.sweep.scripts import template
 from lorakit.sweep.shards import shard_of
+from lorakit.theory.configs import ConfigError
 from lorakit.theory.estimate import Estimate, EstimateError, estimate
 from lorakit.theory.fitting import require_fit
 from lorakit.theory.hardware import find_gpu
-from lorakit.theory.shapes import ConfigError
 
 MARGIN, START = 1.5, 1200  # the limit over what is predicted, and seconds to start, install and load
 LAST = 300  # seconds of the limit in which nothing trains: records are written, and pushed

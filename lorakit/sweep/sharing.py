@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 
 from lorakit import MissingExtraError
 from lorakit.analysis.frames import arm_name
-from lorakit.markdown import table
+from lorakit.markdown import front_matter, table
 from lorakit.records import Record, RecordError, Store
 from lorakit.specs import read_spec
 
@@ -152,8 +151,6 @@ def _card(repo: str, records: list[Record]) -> str:
     newest = {record.id: record for record in sorted(records, key=lambda r: str(r.provenance.get("date", "")))}
     bases = sorted({str(record.spec["model"]).partition("@")[0] for record in newest.values() if "/" in
                     str(record.spec["model"])})
-    head: dict[str, Any] = {"library_name": "peft", "tags": ["lorakit", "lora"]} | (
-        {"base_model": bases} if bases else {})
     rows = []
     for record in list(newest.values())[:LISTED]:
         spec = read_spec(record.spec)
@@ -162,7 +159,7 @@ def _card(repo: str, records: list[Record]) -> str:
         rows.append([record.id, arm_name(spec.lora, spec.full_targets), spec.model, data, f"{spec.learning_rate:g}",
                      spec.seed, record.status, score])
     return "\n\n".join([
-        "---\n" + "".join(f"{name}: {json.dumps(value)}\n" for name, value in head.items()) + "---",
+        front_matter({"library_name": "peft", "tags": ["lorakit", "lora"], **({"base_model": bases} if bases else {})}),
         f"# {len(newest)} training runs, recorded by lorakit",
         "One line of JSON a run lies under `records`: what was asked, its curve, how it ended, and where it was made. "
         "Adapters, where they were pushed, lie under `adapters`, one folder a run.",

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
+from lorakit.theory.reward import entropy
 from lorakit.theory.shapes import ModelShape
 from lorakit.theory.shown import InWords
 
@@ -97,8 +98,7 @@ def episode_bits(episodes: int, *, success_rate: float | None = None, values: in
     if success_rate is None:
         return episodes * math.log2(values)
     _require("success_rate", success_rate, 0 <= success_rate <= 1, "0 to 1")
-    chances = (success_rate, 1 - success_rate)
-    return episodes * -sum(chance * math.log2(chance) for chance in chances if chance > 0)
+    return episodes * entropy((success_rate, 1 - success_rate))
 
 
 def smallest_rank_that_holds(shape: ModelShape, bits: float, *, targets: str | tuple[str, ...] = "all-linear",

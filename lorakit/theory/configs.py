@@ -44,6 +44,17 @@ def known_config(name: str) -> dict[str, Any]:
     return dict(KNOWN[short])
 
 
+def fields_of(config: Any) -> Mapping[str, Any]:
+    """The fields of a config: a dict as in config.json, or an object with `to_dict`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
+        raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
+    return config if isinstance(config, Mapping) else config.to_dict()
+
+
 class ConfigFields:
     """A config's fields; reading one that is missing or null is an error that names it.
 

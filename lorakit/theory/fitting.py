@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from lorakit.specs import SFTSpec, UnknownNameError
+from lorakit.theory.configs import ConfigError
 from lorakit.theory.estimate import CONTEXT_BYTES, USABLE
 from lorakit.theory.hardware import GPU, GPUS, find_gpu
 from lorakit.theory.memory import peak_bytes, training_bytes
-from lorakit.theory.shapes import ConfigError, ModelShape
+from lorakit.theory.shapes import ModelShape
 
 
 class DoesNotFitError(ValueError):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 from lorakit.grpo_spec import GRPOSpec
-from lorakit.theory.configs import ConfigError, ConfigFields, known_config
+from lorakit.theory.configs import ConfigFields, fields_of, known_config
 from lorakit.theory.rl_settings import Settings, settings
 from lorakit.theory.shapes import ModelShape
 from lorakit.theory.shown import InWords
@@ -262,9 +262,7 @@ def _kind_and_width(model: Any) -> tuple[str, int]:
     config = known_config(model) if isinstance(model, str) else getattr(model, "config", model)
     if isinstance(config, ModelShape):
         return config.name, config.hidden_size
-    if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
-        raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
-    fields = dict(config) if isinstance(config, Mapping) else config.to_dict()
+    fields = fields_of(config)
     kind = str(fields.get("model_type") or "unknown")
     return kind, ConfigFields({**(fields.get("text_config") or {}), **fields}).count("hidden_size", "n_embd", "d_model")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorakit.theory.configs import ConfigError
+from lorakit.theory.configs import ConfigError, fields_of
 
 LINEAR = ("attention", "mlp", "experts")  # the head, the embedding, norms and routers stay as they are
 METHODS = ("bitsandbytes", "gptq", "awq", "mxfp4", "fp8", "compressed-tensors")
@@ -52,7 +52,7 @@ def read_quantization(config: Any, sparse: bool) -> Quantization | None:
     """
     if config is None:
         return None
-    fields = config if isinstance(config, Mapping) else config.to_dict()
+    fields = fields_of(config)
     method = str(getattr(fields.get("quant_method"), "value", fields.get("quant_method") or "")).lower()
     if not method and (fields.get("load_in_4bit") or fields.get("load_in_8bit")):
         method = "bitsandbytes"  # older files leave the name out

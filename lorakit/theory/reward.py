@@ -14,7 +14,8 @@ class RewardError(ValueError):
     """A question about rewards has an input outside its meaning."""
 
 
-def _entropy(chances: Iterable[float]) -> float:
+def entropy(chances: Iterable[float]) -> float:
+    """In bits, of outcomes with these chances."""
     return -sum(chance * math.log2(chance) for chance in chances if chance > 0)
 
 
@@ -45,7 +46,7 @@ def advantage_bits(success_rate: float, group_size: int) -> float:
     p, q, n = success_rate, 1 - success_rate, group_size
     counts = [math.comb(n, k) * p**k * q ** (n - k) for k in range(n + 1)]
     mixed = [share for k in range(1, n) for share in (counts[k] * k / n, counts[k] * (n - k) / n)]
-    return _entropy([*mixed, counts[0] + counts[n]])
+    return entropy([*mixed, counts[0] + counts[n]])
 
 
 def group_bits(success_rate: float, group_size: int) -> float:
@@ -67,8 +68,8 @@ def group_bits(success_rate: float, group_size: int) -> float:
     """
     _check(success_rate, group_size)
     none, every = (1 - success_rate) ** group_size, success_rate**group_size
-    rewards = group_size * _entropy([success_rate, 1 - success_rate])
-    return rewards - _entropy([none, every]) + _entropy([none + every])
+    rewards = group_size * entropy([success_rate, 1 - success_rate])
+    return rewards - entropy([none, every]) + entropy([none + every])
 
 
 def spread_bits(zero_spread: float, group_size: int) -> float:
@@ -91,7 +92,7 @@ def spread_bits(zero_spread: float, group_size: int) -> float:
     0.0
     """
     _check(zero_spread, group_size)
-    return _entropy([zero_spread, 1 - zero_spread]) + (1 - zero_spread) * math.log2(2**group_size - 2)
+    return entropy([zero_spread, 1 - zero_spread]) + (1 - zero_spread) * math.log2(2**group_size - 2)
 
 
 def search_bits(success_rate: float) -> float:
@@ -110,4 +111,4 @@ def search_bits(success_rate: float) -> float:
     """
     if not 0 < success_rate <= 1:
         raise RewardError(f"success_rate={success_rate!r}; allowed: above 0, up to 1 (at 0 the search never ends)")
-    return _entropy([success_rate, 1 - success_rate]) / success_rate
+    return entropy([success_rate, 1 - success_rate]) / success_rate

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lorakit.theory.configs import ConfigError, ConfigFields, known_config
+from lorakit.theory.configs import ConfigFields, fields_of, known_config
 from lorakit.theory.families import shape_fields
 from lorakit.theory.matrices import Matrix, waste_message
 from lorakit.theory.quantization import Quantization
@@ -86,9 +86,7 @@ class ModelShape:
     @classmethod
     def from_config(cls, config: Any, name: str | None = None) -> ModelShape:
         """The shape that a Hugging Face config describes, as a dict (config.json) or an object with `to_dict`."""
-        if not isinstance(config, Mapping) and not hasattr(config, "to_dict"):
-            raise ConfigError(f"not a config: {type(config).__name__}; give a name, a dict, a config or a model")
-        return cls(**shape_fields(ConfigFields(config if isinstance(config, Mapping) else config.to_dict()), name))
+        return cls(**shape_fields(ConfigFields(fields_of(config)), name))
 
     @property
     def parameters_by_component(self) -> dict[str, int]:
