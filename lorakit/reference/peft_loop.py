@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from lorakit.adapters.factors import relative_change, start_of, weights_of
 from lorakit.adapters.peft_layers import attach, require_gradients
@@ -20,7 +19,7 @@ from lorakit.data.tokens import IGNORE, TokenSplit, order
 from lorakit.probes import Probe, Subject, measure
 from lorakit.reference.adamw import adamw
 from lorakit.reference.resuming import restore, restore_random, tensors_of
-from lorakit.reference.sft import mean_loss
+from lorakit.reference.sft import mean_loss, summed_loss
 from lorakit.result import (
     CURVE,
     HELD_OUT,
@@ -115,10 +114,7 @@ def train_peft(spec: SFTSpec, model: Any, splits: dict[str, TokenSplit], keep_we
 
 def _backward(model: Any, train: TokenSplit, rows: torch.Tensor, counted: int, device: torch.device) -> float:
     """Add the gradient of these rows' share of the step's mean loss; the share, in nats."""
-    ids, labels = train.input_ids[rows].to(device), train.labels[rows].to(device)
-    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-    loss = functional.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(),
-                                    labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum") / counted
+    loss = summed_loss(model, train.input_ids[rows].to(device), train.labels[rows].to(device)) / counted
     loss.backward()
     return loss.item()
 

@@ -261,8 +261,13 @@ def mean_loss(model: nn.Module, split: TokenSplit) -> float:
     total = 0.0
     for start in range(0, len(split), EVALUATION_BATCH):
         ids, labels = (t[start : start + EVALUATION_BATCH].to(device) for t in (split.input_ids, split.labels))
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        total += float(functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"))
+        total += float(summed_loss(model, ids, labels))
     model.train(was_training)
     return total / split.label_tokens
+
+
+def summed_loss(model: nn.Module, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log likelihood of the label tokens of rows (B, T), in nats, from the model's own logits."""
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return functional.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -77,12 +77,7 @@ def random_strings(count: int) -> TextData:
     The line break before a string is given, so that all of its symbols count whatever the tokenizer. Validation and
     test are the two halves of what is trained on. The strings of a smaller set are the first ones of a larger set.
     """
-    rng = generator("random-strings")
-    rows: list[Row] = [[("\n", False), ("".join(rng.choices(STRING_SYMBOLS, k=STRING_LENGTH)), True), ("", False)]
-                       for _ in range(count)]
-    splits = {"train": rows, "validation": rows[: count // 2], "test": rows[count // 2 :]}
-    bits = count * STRING_LENGTH * math.log2(len(STRING_SYMBOLS))
-    return TextData(f"random-strings-{count}", splits, bits=bits)
+    return _drawn("random-strings", count, STRING_SYMBOLS)
 
 
 def random_words(count: int) -> TextData:
@@ -91,11 +86,15 @@ def random_words(count: int) -> TextData:
     Otherwise as `random_strings`; the words are the first lower-case ones of that tokenizer (Apache-2.0).
     """
     words = lzma.decompress((TEXTS / "words-4096.txt.xz").read_bytes()).decode().split()
-    rng = generator("random-words")
-    rows: list[Row] = [[("\n", False), ("".join(f" {word}" for word in rng.choices(words, k=STRING_LENGTH)), True),
-                        ("", False)] for _ in range(count)]
+    return _drawn("random-words", count, [f" {word}" for word in words])
+
+
+def _drawn(name: str, count: int, symbols: Sequence[str]) -> TextData:
+    rng = generator(name)
+    rows: list[Row] = [[("\n", False), ("".join(rng.choices(symbols, k=STRING_LENGTH)), True), ("", False)]
+                       for _ in range(count)]
     splits = {"train": rows, "validation": rows[: count // 2], "test": rows[count // 2 :]}
-    return TextData(f"random-words-{count}", splits, bits=count * STRING_LENGTH * math.log2(len(words)))
+    return TextData(f"{name}-{count}", splits, bits=count * STRING_LENGTH * math.log2(len(symbols)))
 
 
 def secret_data(count: int) -> TextData:
