@@ -174,10 +174,16 @@ def test_each_pack_holds_one_gpu_of_its_node(machines, tmp_path, monkeypatch):
     for name, value in stand_in.items():
         monkeypatch.setenv(name, value)
     machines.add(str(Path(__file__).parent / "cuda_stand_in"), num_cpus=0, num_gpus=2)
+    (tmp_path / "held.py").write_text(HELD.format(go=str(tmp_path / "go")))  # else one GPU might train both
+    monkeypatch.syspath_prepend(tmp_path)
     base = lk.SFTSpec(model="tiny-w32-s0", learning_rate=1e-3, batch_size=2,
                       evaluations=2, evaluation_tokens=64)
-    found = lk.run(lk.vary(base, steps=[2, 3], rank=[2]), tmp_path / "runs", executor="ray",
-                   ray_address=machines.address)
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(lk.run, lk.vary(base, steps=[2, 3], rank=[2]), tmp_path / "runs", executor="ray",
+                              ray_address=machines.address, probes=["held:until_it_may_go_on"])
+        wait_until(lambda: running.done() or len(seen.read_text().split()) == 2, "a worker on each GPU")
+        (tmp_path / "go").touch()
+        found = running.result()
     assert {record.provenance["device"] for record in found} == {"NVIDIA L40S"}
     assert sorted(seen.read_text().split()) == ["0", "1"]
 
