@@ -73,7 +73,7 @@ pdf: book
 	@$(BIN)/python -m lorabook.page.paper _build/html
 
 test: lint
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test-fast: $(READY)
 	@$(BIN)/python -m ruff check .

@@ -81,14 +81,17 @@ def test_every_family_trains_as_its_own_forward_pass_does(kind):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_the_table_says_which_norms_are_rms_norms(kind):
-    model = special(kind)[0]
+    model, seen = special(kind)[0], []
     for module in model.modules():
+        seen += [module] if isinstance(module, torch.nn.LayerNorm) else []
         own = dict(module.named_parameters(recurse=False))
         if set(own) == {"weight"} and own["weight"].ndim == 1 and not isinstance(module, torch.nn.LayerNorm):
             x = torch.linspace(-1, 3, len(module.weight))[None]
             plain = x * torch.rsqrt(x.square().mean() + 1e-5) * module.weight
             computes = torch.allclose(module(x), plain, rtol=1e-3, atol=1e-3)
             assert families.is_rms_norm(module, model.config) == (computes and hasattr(module, "variance_epsilon"))
+            seen.append(module)
+    assert seen, "a model without a norm tells nothing"
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"lfm2"}))

@@ -33,7 +33,6 @@ def nothing(prompts, completions, **columns):
 def own(tmp_path, monkeypatch):
     """A task and a reward of the user's own, in a folder of its own: what the README shows."""
     monkeypatch.setenv("LORAKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "my_rewards.py").write_text(REWARD, encoding="utf-8")
     import my_rewards
@@ -91,6 +90,7 @@ from pathlib import Path
 import lorakit
 from lorakit.specs import GRPOSpec
 from waiting import stay_at_first_record
+sys.path.append(sys.argv[2])
 stay_at_first_record(Path({there!r}))
 lorakit.run([GRPOSpec.from_json(spec) for spec in {specs!r}], sys.argv[1], device="cpu", processes=1)
 """
@@ -100,7 +100,7 @@ def test_a_killed_sweep_keeps_what_is_done(own, tmp_path):
     specs = [replace(own, steps=6), replace(own, steps=7)]  # two packs, one after the other
     there, store = tmp_path / "there", Store(tmp_path / "runs")
     script = SWEEP.format(specs=[spec.to_json() for spec in specs], there=str(there))
-    with killed_behind(script, str(store.root), said=tmp_path / "said") as started:
+    with killed_behind(script, str(store.root), str(tmp_path), said=tmp_path / "said") as started:
         started.reach(there)
     (done,) = store.records(None, "runs")
     found = lorakit.run(specs, store, device="cpu", processes=1)

@@ -19,6 +19,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import LONG
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PHONE, DESK = 390, 1280
@@ -96,7 +97,7 @@ def open_page(page, folder, *options, anchor=""):
                "--no-first-run", "--disable-component-update", "--allow-file-access-from-files",
                "--hide-scrollbars",  # a phone's lie over the page
                f"--log-net-log={log}", "--virtual-time-budget=15000", *options, "--dump-dom", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, requested(log)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from pages_in_browser import PHONE, axe, browser, first_visit, inspect, open_page, served
+from waiting import LONG
 
 from lorabook.page import paper
 
@@ -64,7 +65,7 @@ def built(tmp_path_factory):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'book'}", "PYTHONWARNINGS": "default"}
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()",
                "build", str(folder), "-W", "-n", "--keep-going", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * LONG, env=environment, cwd=folder)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     (folder / "said").write_text(done.stderr, encoding="utf-8")
     return folder / "_build" / "html"

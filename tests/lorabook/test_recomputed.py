@@ -19,6 +19,7 @@ from lorabook.claims.ledger import on_first_runs, verdict
 from lorakit.records import Store
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
+RECORDS = Store(RESULTS)  # read once
 SMOLLM2 = "smollm2-135m-instruct-q4"
 REPLAY = {"dataset": "reworded-skills-replay", "batch_size": 8, "max_length": 40, "steps": 400, "evaluations": 10,
           "seed": lambda seed: seed < 5}
@@ -136,8 +137,7 @@ def decided(ratios, reason, **column):
 @pytest.fixture(scope="module")
 def verdicts():
     """By claim and base, the verdict of the claim's own rule on its first runs."""
-    records = Store(RESULTS)
-    return lambda claim, base="tiny": on_first_runs(verdict(claim, records), base)
+    return lambda claim, base="tiny": on_first_runs(verdict(claim, RECORDS), base)
 
 
 def same(found, outcome, span, scale=1.0):
@@ -196,7 +196,7 @@ def test_c3_on_tiny(verdicts):
 
 def test_c3_and_c1_on_new_seeds():
     arms = rates_of("tiny", **NEW_SEEDS)
-    of = {claim: next(one for one in verdict(claim, Store(RESULTS)).others
+    of = {claim: next(one for one in verdict(claim, RECORDS).others
                       if one.claim.experiments == ("learning-rate-fresh",)) for claim in ("C1", "C3")}
     same(of["C3"], *decided(limits_of_c3(arms), of["C3"].reason))
     assert of["C3"].outcome == "does not hold"
@@ -316,7 +316,7 @@ def on_new_seeds(claim, steps, ranks):
     made = runs("grpo")
     if ((made["name"] == NEW_PROBLEMS["task"]) & (made["steps"] == steps)).sum() < count:
         pytest.skip(f"{experiment} is not recorded whole")
-    found = verdict(claim, Store(RESULTS))
+    found = verdict(claim, RECORDS)
     (one,) = [each for each in (found, *found.others) if each.claim.experiments == (experiment,)]
     return one, {rank: policies(rank, steps=steps, **NEW_PROBLEMS) for rank in ranks}
 
