@@ -91,7 +91,7 @@ def test_the_table_says_which_norms_are_rms_norms(kind):
             computes = torch.allclose(module(x), plain, rtol=1e-3, atol=1e-3)
             assert families.is_rms_norm(module, model.config) == (computes and hasattr(module, "variance_epsilon"))
             seen.append(module)
-    assert seen, "a model without a norm tells nothing"
+    assert bool(seen) != (kind in ("olmo", "nanochat")), "their norms alone have no weights"
 
 
 @pytest.mark.parametrize("kind", sorted(FAMILIES.keys() - {"lfm2"}))
