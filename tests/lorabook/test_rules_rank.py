@@ -208,7 +208,7 @@ def test_verdict_sentence_and_effect_come_from_one_list():
     assert found.reason == ("Before. The gap (limit: within −5 % to 5 %): rank 1 +1.0 %; rank 4 −7.0 %, outside. "
                             "The ratio (limit: above 2): 1.5 (0.2 to 2.8), undecided. After.")
     many = decide([gap.measured(f"step {n}", exactly(n)) for n in range(13)])
-    assert "of 13 the one furthest out is step 12 +12.0 %, outside" in many.reason
+    assert "of 13 (5 inside) furthest out is step 12 +12.0 %, outside" in many.reason
     assert many.interval.mean == 12
 
 

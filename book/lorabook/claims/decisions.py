@@ -214,7 +214,7 @@ def _sentences(limits: Sequence[Limit], states: Sequence[Outcome]) -> str:
         words = "; ".join(f"{limit}{marks[state]}" for limit, state in mine)
         if len(mine) > MANY:
             limit, state = max(mine, key=lambda one: one[0].distance)
-            words = f"of {len(mine)} the one furthest out is {limit}{marks[state]}"
+            words = f"of {len(mine)} ({sum(s == HOLDS for _, s in mine)} inside) furthest out is {limit}{marks[state]}"
         said.append(f"{what[0].upper()}{what[1:]} (limit: {mine[0][0].unit.range(mine[0][0].inside)}): {words}.")
     return " ".join(said)
 
