@@ -94,7 +94,7 @@ def by_reward() -> dict[str, Support]:
     says(lost < -5, "one prompt a step costs accuracy")
     return {
         "rank": Support("copying by reward on tiny, ranks 1 to 64",
-                        "low: an episode tells a bit at most, so rank 1 has room; yet on tiny it ended "
+                        "low: an episode tells a bit at most, so rank 1 holds enough; yet on tiny it ended "
                         f"{-gaps['rank 1'].mean:.0f} points of accuracy behind, and rank 8 did not", CHAPTERS["grpo"],
                         "An episode tells a bit at most, so rank 1 would hold them; on a tiny model it ended "
                         f"{-gaps['rank 1'].mean:.0f} points of accuracy behind, and rank 8 did not."),
