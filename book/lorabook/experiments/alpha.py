@@ -47,7 +47,7 @@ def _high_rank() -> list[GRPOSpec]:
 EXPERIMENTS = (
     *(Experiment(f"learning-rate-alpha-{setting}", f"Alpha against learning rate: grids of both, {words}.", {
         ("cpu", "record"): partial(_alphas, setting),
-    }, under_way=True) for setting, words in SETTINGS.items()),
+    }) for setting, words in SETTINGS.items()),
     Experiment("grpo-high-rank", "High rank in RL with alpha fixed and with alpha in proportion to the rank.", {
         ("cpu", "record"): _high_rank,
     }, under_way=True),

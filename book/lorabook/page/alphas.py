@@ -113,13 +113,12 @@ def twins_table(gaps: pd.DataFrame) -> Table:
                  "Largest difference of final losses between twins, nats, five seeds")
 
 
-def against_the_rate(page: Chapter) -> dict[str, Sweep | None]:
-    """The runs of alphas times rates by setting; None where they are not whole."""
-    found = {name: page.sweep(f"learning-rate-alpha-{name}", size="record", optional=True) for name in SETTINGS}
-    return {name: None if runs.missing else runs for name, runs in found.items()}
+def against_the_rate(page: Chapter) -> dict[str, Sweep]:
+    """The runs of alphas times rates by setting."""
+    return {name: page.sweep(f"learning-rate-alpha-{name}", size="record") for name in SETTINGS}
 
 
-def left_table(settings: Mapping[str, Sweep | None]) -> Table:
+def left_table(settings: Mapping[str, Sweep]) -> Table:
     """What is left of alpha once the rate is tuned, in each setting.
 
     Args:
@@ -130,9 +129,7 @@ def left_table(settings: Mapping[str, Sweep | None]) -> Table:
     return Table(rows, "Test loss minus that of alpha 32, each at its best rate, in % of the improvement")
 
 
-def _left(sweep: Sweep | None, rank: int) -> dict[str, str]:
-    if sweep is None:
-        return {f"alpha {alpha}": "not run" for alpha in ALPHAS}
+def _left(sweep: Sweep, rank: int) -> dict[str, str]:
     try:
         limits = left_of_alpha(sweep)
     except GridEdgeError:
