@@ -53,7 +53,7 @@ def built(tmp_path_factory):
     listed = "".join(f"- {cell(text)}\n" for text in HOSTILE)
     shown = table(["word"], [[text] for text in HOSTILE])
     (folder / "words.md").write_text(f"# Words\n\n{shown}\n{listed}", encoding="utf-8")
-    (folder / "conf.py").write_text(f'extensions = ["myst_nb"]\nnb_execution_mode = "off"\n'
+    (folder / "conf.py").write_text(f'extensions = ["myst_nb", "sphinx_design"]\nnb_execution_mode = "off"\n'
                                     f"myst_enable_extensions = {EXTENSIONS}\nsmartquotes = False\n"
                                     'myst_substitutions = {"secret": "TOPSECRET"}\n')
     done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(folder),

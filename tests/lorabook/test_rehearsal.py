@@ -152,7 +152,7 @@ def test_the_table_counts_what_was_rehearsed_what_ran_on_a_gpu_and_what_never_di
     text = section(classes, {first.key: {"date": "2026-11-26T01", "torch": "2.13", "device": "a CPU"}},
                    [record, elsewhere])
     specs = len(first.specs) + len(second.specs)
-    assert f"**gpu**: {specs} runs in 2 classes, of which 1 are rehearsed, 1 have run on a GPU, and 0 were" in text
+    assert f"Profile gpu: {specs} runs in 2 classes, of which 1 are rehearsed, 1 have run on a GPU, and 0 were" in text
     assert f"| rank | {specs} | 1/2 | 1/2 |" in text
     assert "Last rehearsed: 2026-11-26, torch 2.13 on a CPU." in text
 

@@ -62,22 +62,22 @@ def records_section(by_profile: Mapping[str, Mapping[str, Sequence[Record]]]) ->
             if (count := Counter(record.status for record in records)[word])]
     dates, hours = _dates(every), _hours(every)
     said = (f"{len(every):,} runs of {sum(map(len, by_profile.values()))} experiments"
-            + (f", made {' to '.join(dict.fromkeys((dates[0], dates[-1])))}" if dates else "")
+            + (f", made {cell(' to '.join(dict.fromkeys((dates[0], dates[-1]))))}" if dates else "")
             + (f", {hours:,.1f} hours in all" if hours is not None else "")
             + (f". Not all ended well: {cell('; '.join(lost))}." if lost else ". None diverged and none failed.")
-            + " *Hours* add up each run's own share of its pack; *made* is the last day.\n")
+            + " Hours add up each run's own share of its pack; a row's date is that of its last run.\n")
     parts = [said]
     for profile, named in by_profile.items():
         rows = [experiment_row(name, records) for name, records in named.items()]
-        parts.append(f"### {profile}\n\n" + table(["experiment", "runs", "hours", "made"], rows))
+        parts.append(f"### {cell(profile)}\n\n" + table(["experiment", "runs", "hours", "made"], rows))
     return "\n".join(parts)
 
 
 def experiment_row(name: str, records: Sequence[Record]) -> list[str]:
     """One line of the table of experiments."""
     hours, dates = _hours(records), _dates(records)
-    made = f"{date.fromisoformat(dates[-1]):%-d %b}" if dates else UNKNOWN
-    return [name, f"{len(records):,}", UNKNOWN if hours is None else f"{hours:.2f}", made]
+    return [name, f"{len(records):,}", UNKNOWN if hours is None else f"{hours:.2f}",
+            _day(dates[-1]) if dates else UNKNOWN]
 
 
 def machines_section(records: Iterable[Record]) -> str:
@@ -103,6 +103,13 @@ def problem_list(problems: Sequence[str]) -> str:
 
 def _dates(records: Iterable[Record]) -> list[str]:
     return sorted(str(record.provenance["date"])[:10] for record in records if record.provenance.get("date"))
+
+
+def _day(text: str) -> str:
+    try:
+        return f"{date.fromisoformat(text):%-d %b}"
+    except ValueError:
+        return text
 
 
 def _hours(records: Iterable[Record]) -> float | None:

@@ -43,16 +43,16 @@ def section(classes: Iterable[SpecClass], noted: Mapping[str, Mapping[str, Any]]
     dates = sorted({str(one.get("date", ""))[:10] for one in noted.values()})
     made = sorted({f"torch {one.get('torch')} on {one.get('device')}" for one in noted.values()})
     days = " to ".join(dict.fromkeys(dates[:1] + dates[-1:]))
-    parts = ["The profiles *gpu* and *paper* define runs for larger machines. A *class* holds those that differ "
-             "in seed, rate, rank, alpha and steps alone. To *rehearse* a class, the command lorabook rehearse runs it "
+    parts = ["The profiles gpu and paper define runs for larger machines. A class holds those that differ "
+             "in seed, rate, rank, alpha and steps alone. To rehearse a class, the command lorabook rehearse runs it "
              "for two steps on a CPU: a random base of the same architecture and tokenizer type, cut down in width and "
              "depth, rows of the same columns, smaller batches. A class that changed since counts as never tried.\n"]
     parts += [f"Last rehearsed: {days}, {'; '.join(made)}.\n"] if dates else []
     lines = rows(classes, noted, on_a_gpu(records))
     for profile in dict.fromkeys(line[0] for line in lines):
         (_, _, specs, count, tried, real, never), *rest = [line for line in lines if line[0] == profile]
-        parts.append(f"**{profile}**: {int(specs):,} runs in {count} classes, of which {tried} are rehearsed, {real} "
-                     f"have run on a GPU, and {never} were never tried.\n")
+        parts.append(f"Profile {profile}: {int(specs):,} runs in {count} classes, of which {tried} are rehearsed, "
+                     f"{real} have run on a GPU, and {never} were never tried.\n")
         found = [[name, specs, f"{tried}/{count}", f"{real}/{count}"] for _, name, specs, count, tried, real, _ in rest]
         parts.append(f":::{{dropdown}} {profile}, by experiment: classes rehearsed and run on a GPU, of all\n"
                      f"{table(COLUMNS, found)}:::\n")
