@@ -1,10 +1,12 @@
 """Sphinx extension of this book: pages are executed over an encrypted line, and each says on its own line how long.
 
-Kernels that listen on TCP in plain text warn about it, once a page; the keys cost nothing.
+Kernels that listen on TCP in plain text warn about it, once a page; the keys cost nothing. A page computes on one
+thread: its models are small, and two threads wait for each other for minutes where another process has one core.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -14,6 +16,7 @@ from myst_nb.sphinx_ import NbMetadataCollector
 
 def setup(app: Any) -> dict[str, Any]:
     """Ask for the keys, and be told of every page that was read."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     encryption = KernelManager.class_traits().get("transport_encryption")  # jupyter_client 8.10 and later
     if encryption is not None:
         encryption.default_value = "auto"
