@@ -27,7 +27,7 @@ FULL, LINEAR = (None, "all"), (None, "all-linear")
 ARMS = {"full": FULL, "linear": LINEAR, **{f"rank {r}": (LoRASpec(rank=r), "all") for r in (1, 4, 16, 64)},
         "attention": (LoRASpec(rank=26, targets="attention"), "all"), "mlp": (LoRASpec(rank=16, targets="mlp"), "all")}
 E1_ARMS = ("full", "linear", "rank 1", "rank 4", "rank 16", "rank 64")
-ON_SMOLLM2 = {claim.id: claim.twins[0] for claim in CLAIMS if claim.twins}
+ON_SMOLLM2 = {claim.id: claim.twins[0] for claim in CLAIMS if claim.twins and not claim.twins[0].again}
 
 
 def record(arm, rate, seed, steps=STEPS, *, loss, dataset="real-text@1", batch=2, norm_b=2.0):
