@@ -237,8 +237,8 @@ def bench(
 ) -> None:
     """Time packs against what one would use without them, P1 to P8, and Ray, on a quiet machine; writes records.
 
-    Bases are embedded or random, so nothing is fetched. On two cores Ray takes a quarter of an hour, all else ten
-    minutes.
+    Bases are embedded or random, so nothing is fetched. On two cores Ray takes ten minutes, and all else ten
+    more.
     """
     from lorabook.benchmarks.bench import bench as time_all
     from lorabook.benchmarks.benchmark import Setting, words

@@ -59,11 +59,12 @@ def results() -> Store:
     return Store(RESULTS)
 
 
-def in_turns(setting: Setting, arms: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
-    """What each arm gives in every round: A B C A B C …"""
+def in_turns(setting: Setting, arms: Mapping[str, Callable[[], T]], most: int = 5) -> dict[str, list[T]]:
+    """What each arm gives in every round, of which there are `most` at the most: A B C A B C …"""
     found: dict[str, list[T]] = {name: [] for name in arms}
-    for number in range(setting.rounds):
-        setting.say(f"round {number + 1} of {setting.rounds}")
+    rounds = min(setting.rounds, most)
+    for number in range(rounds):
+        setting.say(f"round {number + 1} of {rounds}")
         for name, arm in arms.items():
             found[name].append(arm())
     return found

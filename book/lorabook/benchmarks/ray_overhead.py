@@ -25,6 +25,7 @@ from lorabook.benchmarks.packed_sweep import BATCH, LENGTH, RANK
 from lorakit.records import Record
 
 RUNS, STEPS = 32, 1600
+ROUNDS = 3  # each of them takes minutes
 STORE = 80 * 2**20  # bytes that each node keeps for objects, the least that Ray takes
 
 
@@ -49,7 +50,7 @@ def ray_overhead(setting: Setting) -> Iterator[Record]:
     with two_nodes() as address:
         sweep(lk.vary(base, steps=[2, 3]))
         found = in_turns(setting, {"local": partial(sweep, specs),
-                                   "ray": partial(sweep, specs, executor="ray", ray_address=address)})
+                                   "ray": partial(sweep, specs, executor="ray", ray_address=address)}, ROUNDS)
     require_equal({name: {record.id: float(record.metrics["test_loss"] or 0) for record in rounds[-1][2]}
                    for name, rounds in found.items()}, 1e-6)
     shortest = min(record.provenance["seconds"] for _, _, records in found["local"] for record in records)
