@@ -14,7 +14,7 @@ import torch
 from lorabook.benchmarks import bench as benches
 from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead, step_times
 from lorabook.benchmarks.base import base_name, model_of
-from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
+from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, to_record, words
 from lorabook.benchmarks.outcome import Outcome, until
 from lorabook.benchmarks.pack_memory import peak
 from lorabook.benchmarks.step_times import ARMS
@@ -143,6 +143,8 @@ def test_ray_trains_the_packs_of_the_local_processes_or_is_not_timed(monkeypatch
     (ray,), (local,) = record.curve["ray"], record.curve["local"]
     assert record.metrics["ray_over_local_median"] == pytest.approx(ray / local, rel=1e-3)
     assert record.metrics.keys() >= {"ray_cpu_seconds", "local_cpu_seconds", "shortest_run"}
+    record = to_record(Setting(), "ray-overhead", {}, {}, {"local": [4.0, 5.0, 6.0], "ray": [5.0] * 3})
+    assert record.curve["round"] == [1, 2, 3], "its rounds, however many others take"
     apart = 0.1
     with pytest.raises(RuntimeError, match="ray and local disagree"):
         list(benches.bench(["Ray"], SAYS_NOTHING))

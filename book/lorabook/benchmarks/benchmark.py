@@ -146,6 +146,6 @@ def to_record(setting: Setting, name: str, fields: dict[str, Any], metrics: Mapp
     from lorakit.sweep.worker import device_name, versions
 
     made = {**versions(), "device": device_name(setting.device), "load": round(os.getloadavg()[0], 2)}
-    curve = {"round": range(1, setting.rounds + 1), **seconds} if seconds else {}
+    curve = {"round": range(1, 1 + max(map(len, seconds.values()))), **seconds} if seconds else {}
     return Record.from_run(Benchmark(name, fields), "ok", {**(spread(seconds) if seconds else {}), **metrics}, curve,
                            made)
