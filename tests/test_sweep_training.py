@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,26 @@ def test_reservations_end_with_their_owner(tmp_path):
         finally:
             owner.kill()
     assert mine.take(["a", "b"]) == ["a", "b"]
+
+
+def test_the_last_to_give_back_may_take_the_folder_from_under_the_next(tmp_path):
+    """Their lock finds the folder neither there nor to be made: the run is free a moment later, and nothing breaks."""
+    def take_and_release(thread: int) -> int:
+        mine, taken = Reservations(tmp_path), 0
+        for turn in range(300):
+            names = mine.take([f"{thread}-{turn}"])
+            taken += len(names)
+            mine.release(names)
+        return taken
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert min(pool.map(take_and_release, range(4))) > 0
+    finally:
+        sys.setswitchinterval(before)
+    assert not (tmp_path / ".running").exists()
 
 
 def test_a_pack_that_would_end_too_late_is_cut_or_left(worker, tmp_path):

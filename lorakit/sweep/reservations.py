@@ -22,11 +22,11 @@ class Reservations:
 
     def take(self, names: Iterable[str]) -> list[str]:
         """Reserve these runs; returns the ones that no other process holds."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         taken = []
         for name in names:
             lock = FileLock(self.folder / f"{name}.lock", blocking=False, thread_local=False)
-            with contextlib.suppress(Timeout, FileNotFoundError):  # held; or the folder has just been taken away
+            # Held; or the folder, which the lock makes, has just been taken away: mkdir then says that it exists.
+            with contextlib.suppress(Timeout, FileNotFoundError, FileExistsError):
                 lock.acquire()
                 self._locks[name] = lock
                 taken.append(name)
