@@ -9,7 +9,7 @@ import pytest
 from lorabook.claims.ledger import verdict
 from lorabook.experiments import EXPERIMENTS
 from lorabook.experiments.fresh import COPY_FULL, COPY_LORA
-from lorabook.page.new_seeds import beside_the_first_runs, rank_one_with_room
+from lorabook.page.new_seeds import beside_the_first_runs, equal_again, rank_one_with_room
 from lorakit.data.rl_tasks import load_task
 from lorakit.records import Record, Store
 
@@ -85,13 +85,16 @@ def test_new_seeds_are_judged_alone_and_the_first_runs_stand_beside_them(whole, 
     assert listed[0].startswith(f"- **{claim}**, first runs: ")
     assert any(line.startswith(f"- **{claim}**, new seeds, `{SHORT}`: ") and words in line for line in listed)
     if claim == "C8":
-        assert "on 20 new seeds, it is still behind: −2" in rank_one_with_room(found)
+        assert "on 20 new seeds, rank 1 is behind: −2" in rank_one_with_room(found)
+        assert "They stop at 75 steps, after which no arm has finished" in rank_one_with_room(found)
+        assert equal_again(found).startswith("On 8 new seeds, in % of full fine-tuning's gain, rank 8 is")
+        assert "; rank 64 is ahead: +2" in equal_again(found)
 
 
 def test_with_none_or_a_part_of_them_the_first_runs_head_the_claim(tmp_path):
     none, part = store(tmp_path / "none"), store(tmp_path / "part", grpo_fresh_short=100)
     for records, said, sentence in ((none, "not run.", "none is made."), (
-            part, "inconclusive. Needs every run of its experiments; 140 have no", "has the room: Needs every run")):
+            part, "inconclusive. Needs every run of its experiments; 140 have no", "the records say: Needs every run")):
         found = verdict("C8", records)
         assert not found.claim.again
         first, short, rest = beside_the_first_runs([found]).splitlines()

@@ -60,6 +60,8 @@ def test_turns_are_early_where_they_are():
     assert len(frame) == 6
     assert pack_time.turns_are_early(frame)
     assert not pack_time.turns_are_early(frame.assign(seconds=5.0))
+    late = frame.assign(seconds=frame["seconds"] + 2.5 * (frame["arm"] == "in packs"))
+    assert not pack_time.turns_are_early(late), "packs come first at every share"
 
 
 def test_what_a_pack_cannot_save_is_a_share_of_its_step():
@@ -83,7 +85,7 @@ def test_what_grpo_gains_on_one_core_is_told_part_by_part():
                                    for arm, value in zip(("packed", "trl"), both, strict=True)}, processes=2)
     said = pack_time.rl_words([record])
     for words in ("on one core packs gain 5.0 times", "is 50% of a pack's time and gains 6.0 times",
-                  "is 40% and gains 2.0 times", "80% of a pack's time at the most", "60% of it matrix products",
+                  "is 40% and gains 2.0 times", "80% of a pack's time at the most", "60% of theirs is matrix products",
                   "would gain 12.5 times or more", "8% of TRL's time goes"):
         assert words in said
     assert [row["TRL over packs"] for row in pack_time.rl_profile([record]).rows][:3] == ["6.0", "2.0", ""]

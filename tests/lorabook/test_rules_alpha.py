@@ -61,7 +61,7 @@ def test_a_setting_that_was_not_run_is_said_and_only_a_refutation_stands():
     missing = every(swept()) | {"decay": None}
     found = alpha_verdict(missing)
     assert found.outcome == "not tested"
-    assert "Not run: weight decay 0.1." in found.reason
+    assert "Not run in full: weight decay 0.1." in found.reason
     worse = alpha_verdict(missing | {"plain": swept(lambda rank, value: 20.0 * (value == 8))})
     assert worse.outcome == "does not hold"
     assert alpha_verdict(dict.fromkeys(SETTINGS)).outcome == "not tested"
@@ -120,7 +120,10 @@ def test_runs_of_high_rank_count_where_they_are_whole():
     specs = [GRPOSpec.from_json(record.spec) for record in made]
     ran = SimpleNamespace(missing=0, specs=specs, only=made.only)
     assert [one.outcome for one in high_rank_verdicts(alpha.high_rank_runs(ran))] == ["holds", "does not hold"]
-    assert alpha.high_rank_runs(SimpleNamespace(missing=1, specs=specs)) == {8: None, 32: None}
+    part = Sweep(list(made)[:-1], strict=True)
+    found = alpha.high_rank_runs(SimpleNamespace(missing=1, specs=specs, only=part.only))
+    assert [one is None for one in found.values()] == [False, True]
+    assert alpha.high_rank_runs(SimpleNamespace(missing=len(specs), specs=specs)) == {8: None, 32: None}
 
 
 def test_high_rank_collapses_at_one_batch_size_or_both_and_what_is_missing_is_said():
@@ -128,5 +131,5 @@ def test_high_rank_collapses_at_one_batch_size_or_both_and_what_is_missing_is_sa
     assert high_rank_verdicts({8: stays, 32: falls})[1].outcome == "holds"
     fixed, growing = high_rank_verdicts({8: stays, 32: None})
     assert (fixed.outcome, growing.outcome) == ("not tested", "not tested")
-    assert "Not run: 32 problems a step." in growing.reason
+    assert "Not run in full: 32 problems a step." in growing.reason
     assert alpha.high_rank_verdicts({8: None, 32: None})[0].outcome == "not tested"

@@ -100,8 +100,12 @@ def alpha_verdict(settings: Mapping[str, Sweep | None]) -> Finding:
 
 def high_rank_runs(ran: Results) -> dict[int, Sweep | None]:
     """By problems a step, the runs of `grpo-high-rank`; None where they are not whole."""
-    return {problems: None if ran.missing else ran.only(batch_size=problems * ran.specs[0].group_size)
-            for problems in BATCHES}
+    found: dict[int, Sweep | None] = {}
+    for problems in BATCHES:
+        defined = sum(spec.prompts_per_step == problems for spec in ran.specs)
+        part = ran.only(batch_size=problems * ran.specs[0].group_size) if ran.missing < len(ran.specs) else None
+        found[problems] = part if part is not None and len(part.records) == defined else None
+    return found
 
 
 def high_rank_verdicts(batches: Mapping[int, Sweep | None]) -> tuple[Finding, Finding]:
@@ -142,7 +146,7 @@ def high_rank_verdicts(batches: Mapping[int, Sweep | None]) -> tuple[Finding, Fi
 
 def _decided(limits: list[Limit], count: int, missing: list[str]) -> Finding:
     """A decision over what was run, as one of `count` limits; where runs are missing, a refutation alone stands."""
-    after = f"Not run: {', '.join(missing)}." if missing else ""
+    after = f"Not run in full: {', '.join(missing)}." if missing else ""
     if not limits:
         return Finding(UNTESTED, after)
     found = decide(limits, count=count, after=after)

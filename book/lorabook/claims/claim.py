@@ -34,6 +34,7 @@ class Claim:
         why: the reason of that change, or of a rule that was written after its records, in whole sentences.
         twins: the same claim on other runs, with rules of their own.
         again: whether these are new runs, for a rule that was written or changed after the first ones.
+        stopped: how long runs are that stop before any arm has finished learning, such as `75 steps`; else empty.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Claim:
     why: str = ""
     twins: tuple[Claim, ...] = ()
     again: bool = False
+    stopped: str = ""
 
     def __call__(self, given: Any) -> Any:
         """What the rule says of it."""

@@ -73,7 +73,7 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
 
 
 def _by_size(pieces: Iterable[tuple[Claim, Evidence]]) -> list[Verdict]:
-    """The verdicts: complete and tested ones first, then by size; of one size those that do not hold before others.
+    """The verdicts: complete and tested ones first, then by size; of one size those that hold come last.
 
     So a claim that holds on one of several bases of one size does not head the ledger as holding. A base's old runs,
     seen before their rule was changed, come after its new ones, whatever these say.

@@ -179,7 +179,7 @@ def _wanting(curves: pd.DataFrame, left: list[int], end: float, base: float) -> 
                      f"{DISTINCT}.")
     if end < UNFINISHED * base:
         found.append(f"The best arm finished the data, with {100 * end / base:.1f} % of the base's loss left, so that "
-                     "other ranks catch up and do not count as leaving.")
+                     "other ranks can catch up, which does not count as leaving.")
     every = sorted(curves["step"].unique())
     before = max((step for step in every if step < left[0]), default=left[0])
     near = [step for step in every if before <= step <= left[-1]]

@@ -103,7 +103,8 @@ def _on_new_runs() -> list[Claim]:
     rows = (("learning-rate-fresh", "", supervised), ("learning-rate-bases", "", supervised),
             ("grpo-fresh-short", fresh.RL_SHORT, (*whole, grpo.ten_times_at_rank_one, grpo.rank_one_is_a_bottleneck)),
             ("grpo-fresh", fresh.RL_WHOLE, whole))
-    return [replace(claim, experiments=(name,), again=True, rule_text=f"{protocol} {claim.rule_text}".lstrip())
+    return [replace(claim, experiments=(name,), again=True, rule_text=f"{protocol} {claim.rule_text}".lstrip(),
+                    stopped=f"{fresh.SHORT_STEPS} steps" if protocol == fresh.RL_SHORT else "")
             for name, protocol, claims in rows for claim in claims]
 
 

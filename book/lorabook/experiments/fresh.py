@@ -34,9 +34,10 @@ RL_PROTOCOL = (
     "and 1,024 test problems, full fine-tuning and the ranks named, four rates each, three to a factor of ten. They "
     "alone are judged, by the rule as it stood then.")
 RL_WHOLE = f"{RL_PROTOCOL} Ranks 8 and 64, 300 steps as in the first runs, eight seeds."
+SHORT_STEPS = 75
 RL_SHORT = (
-    f"{RL_PROTOCOL} Ranks 1 and 64, twenty seeds of 75 steps, a quarter of the first runs' episodes: by those runs the "
-    "rewards then tell less than half of what rank 1 holds, so that it can be judged. No arm has finished learning by "
+    f"{RL_PROTOCOL} Ranks 1 and 64, twenty seeds of {SHORT_STEPS} steps, a quarter of the first runs' episodes: by those "
+    "runs the rewards then tell less than half of what rank 1 holds, so that it can be judged. No arm has finished learning by "
     "then: what is judged is how far 4,800 episodes bring each.")
 COPYING = replace(COPY, task="copy-1024", evaluation_problems=64, final_evaluation_problems=1024)
 COPY_FULL, COPY_LORA = grid(1e-4, 6)[2:], grid(1e-3, 6)[1:5]  # 4.64e-5 to 4.64e-4, 2.15e-4 to 2.15e-3
@@ -66,11 +67,11 @@ EXPERIMENTS = (
     }),
     Experiment("learning-rate-fresh", "Best rates and gaps on ten new seeds, with the linear layers alone too.", {
         ("cpu", "record"): _seeds,
-    }, under_way=True),
+    }),
     Experiment("grpo-fresh-short", "By reward, on twenty new seeds: rank 1 while it has room for what it is told.", {
-        ("cpu", "record"): lambda: _rewarded(replace(COPYING, steps=75), [1, 64], range(10, 30)),
-    }, under_way=True),
+        ("cpu", "record"): lambda: _rewarded(replace(COPYING, steps=SHORT_STEPS), [1, 64], range(10, 30)),
+    }),
     Experiment("grpo-fresh", "By reward, on eight new seeds: ranks 8 and 64 against full fine-tuning.", {
         ("cpu", "record"): lambda: _rewarded(COPYING, [8, 64], range(10, 18)),
-    }, under_way=True),
+    }),
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from lorabook.claims.decisions import Limit
+from lorabook.claims.grpo import EQUAL
 from lorabook.claims.ledger import Verdict, on_first_runs
-from lorabook.page.verdict_words import found, outcome_words
+from lorabook.page.verdict_words import NOT_FINISHED, found, outcome_words
 
 
 def beside_the_first_runs(verdicts: Iterable[Verdict], base: str = "tiny") -> str:
@@ -27,6 +30,8 @@ def beside_the_first_runs(verdicts: Iterable[Verdict], base: str = "tiny") -> st
         made = {one.claim.experiments[0]: one for one in every if one.claim.again}
         for name in dict.fromkeys(new):
             said = f"{outcome_words(made[name])}. {made[name].reason}" if name in made else "not run."
+            if name in made and made[name].limits and made[name].claim.stopped:
+                said += f" These are runs of {made[name].claim.stopped}, {NOT_FINISHED}."
             lines.append(f"- **{first.claim.id}**, new seeds, `{name}`: {said}")
     return "\n".join(lines)
 
@@ -37,13 +42,40 @@ def rank_one_with_room(equality: Verdict) -> str:
     Args:
         equality: of C8, with its others.
     """
-    every = (equality, *equality.others)
-    short = next((one for one in every if one.claim.experiments == ("grpo-fresh-short",)), None)
+    runs = "runs in which rank 1 holds at least twice what the rewards tell, at two bits a weight,"
+    short = _of(equality, "grpo-fresh-short")
     if short is None:
-        return "Runs so short that rank 1 has the room are defined, and none is made."
-    gap = next((limit for limit in short.limits if limit.label == "rank 1 − full"), None)
-    if gap is None:
-        return f"Of runs so short that rank 1 has the room: {short.reason}"
-    side = "is still behind" if gap.span.high < 0 else "is ahead" if gap.span.low > 0 else "is not shown to differ"
-    return (f"In runs so short that rank 1 has the room, on {short.seeds} new seeds, it {side}: "
-            f"{gap.unit.text(gap.span)} of full fine-tuning's gain.")
+        return f"Shorter {runs} are defined, and none is made."
+    gaps = [limit for limit in _gaps(short) if limit.label == "rank 1 − full"]
+    if not gaps:
+        return f"Of shorter {runs} the records say: {short.reason}"
+    return (f"In {runs} on {short.seeds} new seeds, {_side(gaps[0])} % of full fine-tuning's gain. They stop at "
+            f"{short.claim.stopped}, {NOT_FINISHED}.")
+
+
+def equal_again(equality: Verdict) -> str:
+    """A sentence on the ranks of the whole runs on new seeds; or how far these runs are.
+
+    Args:
+        equality: of C8, with its others.
+    """
+    whole = _of(equality, "grpo-fresh")
+    if whole is None:
+        return "New seeds of these ranks are defined, and none is made."
+    if not (gaps := _gaps(whole)):
+        return f"Of new seeds of these ranks the records say: {whole.reason}"
+    return f"On {whole.seeds} new seeds, in % of full fine-tuning's gain, {'; '.join(map(_side, gaps))}."
+
+
+def _of(equality: Verdict, name: str) -> Verdict | None:
+    return next((one for one in (equality, *equality.others) if one.claim.experiments == (name,)), None)
+
+
+def _gaps(verdict: Verdict) -> list[Limit]:
+    return [limit for limit in verdict.limits if limit.what == EQUAL.what]
+
+
+def _side(gap: Limit) -> str:
+    span = gap.span
+    side = "is behind" if span.high < 0 else "is ahead" if span.low > 0 else "is not shown to differ"
+    return f"{gap.label.partition(' − ')[0]} {side}: {replace(gap.unit, short='').text(span)}"

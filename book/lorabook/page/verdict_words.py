@@ -12,6 +12,7 @@ from lorabook.claims.ledger import Verdict
 from lorabook.page.code_tabs import HUB_IDS
 
 CLASSES = {HOLDS: "holds", FAILS: "fails", DEPENDS: "open", OPEN: "open", UNTESTED: "untested"}  # of the page's style
+NOT_FINISHED = "after which no arm has finished learning"
 LATE = "rule changed after its records, to be judged on new seeds or bases"
 # A claim in a few words, in the order of the landing page; the page of claims has all of each.
 IN_SHORT = {
@@ -57,13 +58,16 @@ def counts(verdicts: Iterable[Verdict]) -> str:
 
 
 def base(verdict: Verdict) -> str:
-    """Where a verdict was measured, in a word or two: the model, `tiny` for any of its kind, or `exact`."""
+    """Where a verdict was measured, in a word or two: the model, `tiny` for any of its kind, or `exact`.
+
+    Runs that stop before any arm has finished learning are named by their length, too: `tiny, 75 steps`.
+    """
     if verdict.outcome == UNTESTED and not verdict.scale:
         return ""
     if not verdict.seeds or verdict.scale is None:
         return "exact"
     if verdict.scale.embedded:
-        return "tiny"
+        return f"tiny, {verdict.claim.stopped}" if verdict.claim.stopped else "tiny"
     name = verdict.scale.model.partition("@")[0]
     known = max((one for one in HUB_IDS if name.startswith(one)), key=len, default="")
     return HUB_IDS[known].partition("/")[2] if known else name
@@ -73,7 +77,8 @@ def where(verdict: Verdict) -> str:
     """Model, parameters, tokens and seeds; a verdict without seeds is exact."""
     if verdict.scale is None:
         return "no records" if verdict.outcome == UNTESTED else "exact computation"
-    return f"{verdict.scale}, {verdict.seeds} seeds" if verdict.seeds else f"{verdict.scale}, exact"
+    stopped = f", {verdict.claim.stopped}, {NOT_FINISHED}" if verdict.claim.stopped else ""
+    return f"{verdict.scale}, {verdict.seeds} seeds{stopped}" if verdict.seeds else f"{verdict.scale}, exact"
 
 
 def found(verdict: Verdict) -> str:
