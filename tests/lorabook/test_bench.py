@@ -14,7 +14,7 @@ import torch
 from lorabook.benchmarks import bench as benches
 from lorabook.benchmarks import grpo_parts, packed_grpo, plain_loops, ray_overhead, step_times
 from lorabook.benchmarks.base import base_name, model_of
-from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, to_record, words
+from lorabook.benchmarks.benchmark import RESULTS, Setting, require_equal, spread, words
 from lorabook.benchmarks.outcome import Outcome, until
 from lorabook.benchmarks.pack_memory import peak
 from lorabook.benchmarks.step_times import ARMS
@@ -143,28 +143,29 @@ def test_ray_trains_the_packs_of_the_local_processes_or_is_not_timed(monkeypatch
     (ray,), (local,) = record.curve["ray"], record.curve["local"]
     assert record.metrics["ray_over_local_median"] == pytest.approx(ray / local, rel=1e-3)
     assert record.metrics.keys() >= {"ray_cpu_seconds", "local_cpu_seconds", "shortest_run"}
-    record = to_record(Setting(), "ray-overhead", {}, {}, {"local": [4.0, 5.0, 6.0], "ray": [5.0] * 3})
-    assert record.curve["round"] == [1, 2, 3], "its rounds, however many others take"
     apart = 0.1
     with pytest.raises(RuntimeError, match="ray and local disagree"):
         list(benches.bench(["Ray"], SAYS_NOTHING))
 
 
 def test_a_step_of_grpo_is_timed_where_trl_does_what_packed_seeds_do(monkeypatch):
-    asked = []
+    asked, now = [], [0.0]
 
-    def arm(reward):
+    def arm(reward, seconds):
         def train(specs, device):
             asked.append([(spec.seed, spec.steps) for spec in specs])
+            now[0] += 3 + seconds * specs[0].steps
             return [(reward + spec.seed / 100, 9.0) for spec in specs]
         return train
 
-    monkeypatch.setattr(packed_grpo, "packed", arm(0.5))
-    monkeypatch.setattr(packed_grpo, "trl", arm(0.52))
+    monkeypatch.setattr(packed_grpo, "clock", lambda: now[0])
+    monkeypatch.setattr(packed_grpo, "packed", arm(0.5, 1))
+    monkeypatch.setattr(packed_grpo, "trl", arm(0.52, 5))
     record, = benches.bench(["P6"], SAYS_NOTHING)
-    assert record.metrics.keys() >= {"packed_seconds_median", "trl_over_packed_median"}
+    assert (record.curve["packed"], record.curve["trl"]) == ([1], [5]), "free of three seconds that are no step's"
+    assert record.metrics["trl_over_packed_median"] == 5
     assert asked == [[(0, 1)], [(0, 2)]] * 2 + [[(seed, 2) for seed in range(packed_grpo.BAND)]]
-    monkeypatch.setattr(packed_grpo, "trl", arm(0.9))
+    monkeypatch.setattr(packed_grpo, "trl", arm(0.9, 5))
     with pytest.raises(RuntimeError, match="reward of trl is"):
         list(benches.bench(["P6"], SAYS_NOTHING))
 

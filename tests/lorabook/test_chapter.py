@@ -53,7 +53,7 @@ def test_numbers_are_glued_under_the_chapters_name(glued):
 def test_what_the_live_size_lacks_is_said_to_be_missing_and_at_record_size_is_an_error(glued):
     Chapter("rank", size="live").glue(".1f", gap=lambda: {}["rank 64"], ratio=lambda: float("inf"))
     assert glued == {"rank-gap": ABSENT, "rank-ratio": ABSENT}
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="rank 64"):
         Chapter("rank").glue(gap=lambda: {}["rank 64"])
     with pytest.raises(RenderingError):
         Chapter("rank", size="live").glue(gap=float("nan"))

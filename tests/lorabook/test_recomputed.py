@@ -311,11 +311,10 @@ NEW_PROBLEMS = {"task": "copy-1024", "rates": 4}
 
 
 def on_new_seeds(claim, steps, ranks):
-    """A claim's verdict on the new seeds of so many steps, and the runs of each rank; skips until all are recorded."""
+    """A claim's verdict on the new seeds of so many steps, and the runs of each rank."""
     experiment, count = {75: ("grpo-fresh-short", 240), 300: ("grpo-fresh", 96)}[steps]
     made = runs("grpo")
-    if ((made["name"] == NEW_PROBLEMS["task"]) & (made["steps"] == steps)).sum() < count:
-        pytest.skip(f"{experiment} is not recorded whole")
+    assert ((made["name"] == NEW_PROBLEMS["task"]) & (made["steps"] == steps)).sum() == count, "recorded whole"
     found = verdict(claim, RECORDS)
     (one,) = [each for each in (found, *found.others) if each.claim.experiments == (experiment,)]
     return one, {rank: policies(rank, steps=steps, **NEW_PROBLEMS) for rank in ranks}
@@ -346,9 +345,8 @@ def test_gaps_by_reward_on_new_seeds(claim, steps, ranks):
 @pytest.mark.parametrize(("steps", "ranks"), [(75, (1, 64)), (300, (8, 64))])
 def test_c3_rl_on_new_seeds(steps, ranks):
     found, made = on_new_seeds("C3-RL", steps, (0, *ranks))
-    for rank in ranks:
-        mean, low, high = ratio(made[rank], made[0], "validation_accuracy", lambda value: 1 - value)
-        assert f"rank {rank} / full {mean:.1f} ({low:.1f} to {high:.1f})" in found.reason
+    limits = {f"best rate of rank {rank} / full": (made[rank], made[0], *TENFOLD) for rank in ranks}
+    same(found, *decided(limits, found.reason, column="validation_accuracy", error=lambda value: 1 - value))
 
 
 def test_c6_rl_on_copying(verdicts):

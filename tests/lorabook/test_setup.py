@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -39,6 +40,11 @@ def test_the_books_wheel_holds_all_that_its_commands_import():
     folders = {path.parent.name for path in (ROOT / "book" / "lorabook").glob("*/*.py")} - {"pretrain"}  # scripts alone
     assert set(tomllib.loads(text)["tool"]["setuptools"]["packages"]) == {
         "lorabook", *(f"lorabook.{name}" for name in folders)}
+
+
+def test_files_of_tests_that_come_first_or_are_slow_by_name_are_there():
+    named = runpy.run_path(str(ROOT / "tests" / "conftest.py"))
+    assert {*named["FIRST"], *named["LONG"]} <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
 
 
 def test_constraints_are_exact_and_name_no_place():
