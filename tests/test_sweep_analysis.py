@@ -190,10 +190,11 @@ def test_what_does_not_pair_or_is_unknown_says_so(sweep):
         sweep.compare("rank 3")
     with pytest.raises(FrameError, match="no arm but full"):
         sweep.only(arm="full").compare()
-    assert "no arm but full" in repr(sweep.only(arm="full").table())
+    assert "not compared" not in repr(sweep.only(arm="full").table()), "one arm alone asks for no comparison"
     apart = lk.Sweep([r for r in sweep if bool(r.spec["lora"]) == (r.spec.get("seed", 0) < 3)])
     with pytest.raises(FrameError, match="no seed in common"):
         apart.compare()
+    assert "not compared: no seed in common" in repr(apart.table())
     with pytest.raises(SeedError, match="no seed in common"):
         apart.ratio()
     mixed = sweep + make(loss, ranks=(8,), steps=(1, 10), dataset="other@1")

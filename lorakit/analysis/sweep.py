@@ -211,7 +211,7 @@ class Sweep(Sequence["Record"]):
         try:
             gaps, unit = self.compare(against), ""
         except FrameError as error:
-            gaps, unit = None, f"; not compared: {error}"
+            gaps, unit = None, f"; not compared: {error}" if len(self.arms) > 1 else ""
         result = "test_accuracy" if self.is_rl else "test_loss"
         lines = []
         for arm in self.arms:

@@ -31,12 +31,12 @@ def test_the_extremes_say_where_they_are():
     assert high.ratio.mean == pytest.approx(16, rel=0.01)
 
 
-def test_the_power_of_alpha_is_fitted_and_what_theory_asks_goes_through_alpha_32():
+def test_the_power_of_alpha_is_fitted_and_what_theory_asks_goes_through_the_least_alpha():
     assert alphas.power(RATES, 1).mean == pytest.approx(-0.5, abs=0.01)
     asked = alphas.expected(RATES).set_index(["arm", "alpha"])["learning_rate"]
-    assert asked["1 / alpha", 32] == asked["1 / √alpha", 32] == pytest.approx(4e-4)
-    assert asked["1 / √alpha", 2] == pytest.approx(1.6e-3)
-    assert asked["1 / alpha", 8] == pytest.approx(1.6e-3)
+    assert asked["1 / alpha", 2] == asked["1 / √alpha", 2] == pytest.approx(1.6e-3)
+    assert asked["1 / √alpha", 32] == pytest.approx(4e-4)
+    assert asked["1 / alpha", 8] == pytest.approx(4e-4)
 
 
 def test_twins_that_were_not_run_at_an_epsilon_are_a_dash():

@@ -112,10 +112,10 @@ def turns_are_early(waited: pd.DataFrame) -> bool:
 
 
 def profile(records: Sequence[Record]) -> pd.DataFrame:
-    """Arm, component and microseconds of a step of one run, from `profile`; empty where it was not made."""
-    rows = [(NAMES[arm], words, record.metrics[f"{arm}_{kind}"]) for record in records
+    """Arm, component and milliseconds of a step of one run, from `profile`; empty where it was not made."""
+    rows = [(NAMES[arm], words, float(record.metrics[f"{arm}_{kind}"] or 0) / 1000) for record in records
             for arm in ("peft_tuned", "packed") for kind, words in KINDS.items()]
-    return pd.DataFrame(rows, columns=["arm", "component", "microseconds"])
+    return pd.DataFrame(rows, columns=["arm", "component", "milliseconds"])
 
 
 def remains(records: Sequence[Record]) -> dict[str, float | None]:

@@ -93,11 +93,13 @@ def power(rates: Rates, rank: int) -> Interval:
 
 
 def expected(rates: Rates) -> pd.DataFrame:
-    """What the slope (1 / alpha) and the product (1 / √alpha) ask of rank 1, from its best rate at alpha 32."""
-    known = rates.best["rank 1"].learning_rate
+    """What the slope (1 / alpha) and the product (1 / √alpha) ask of rank 1, from its best rate at its least alpha."""
+    alphas = sorted(rates.frame.query("rank == 1")["alpha"].unique())
+    least = rates.of(1, alphas[0])
+    assert least is not None
     rows: list[dict[str, Any]] = [
-        {"arm": name, "alpha": alpha, "learning_rate": known * (32 / alpha) ** power}
-        for name, power in (("1 / alpha", 1.0), ("1 / √alpha", 0.5)) for alpha in (1, 2, 8, 32)]
+        {"arm": name, "alpha": alpha, "learning_rate": least.learning_rate * (alphas[0] / alpha) ** power}
+        for name, power in (("1 / alpha", 1.0), ("1 / √alpha", 0.5)) for alpha in alphas]
     return pd.DataFrame(rows)
 
 
