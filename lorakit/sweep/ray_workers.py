@@ -8,6 +8,7 @@ import queue
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PART = 2**25  # bytes of a file in one object of Ray's store
 PATIENCE = 60.0  # seconds of waiting for a node, until it is seen whether there are any
 AHEAD = 16  # events that wait for the driver before an actor waits for it
+TELLING = 0.5  # seconds between two steps that an actor tells: each event is an object of the cluster
 
 
 class PackActor:
@@ -56,6 +58,8 @@ class PackActor:
     def events(self, request: dict[str, Any], places: list[str], seen: str) -> Iterator[dict[str, Any]]:
         """Answer a request: events as of a worker, `{"file", "at", "bytes"}` for what it exported, or `lost`.
 
+        Of its steps some are told, two in a second.
+
         Args:
             places: of what has travelled to here.
             seen: a file beside the store: where this node does not see it, the driver's checkpoints are out of reach.
@@ -70,8 +74,13 @@ class PackActor:
         with tempfile.TemporaryDirectory() as exports:
             if request.get("save_to") is not None:
                 request = {**request, "save_to": exports}
+            told = -TELLING
             try:
                 for event in self._worker.events(request):
+                    if "step" in event:
+                        if time.monotonic() - told < TELLING:
+                            continue
+                        told = time.monotonic()
                     if is_last(event):
                         yield from _files(Path(exports))
                     yield event

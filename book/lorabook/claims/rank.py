@@ -80,7 +80,7 @@ def equal_to_full(evidence: Evidence) -> Finding:
     limits, regimes, outside = [], [], []
     for dataset in evidence.datasets:
         name = dataset.partition("@")[0]
-        if name in (BEYOND_CAPACITY, CONTROL):
+        if _beyond_capacity(dataset) or name == CONTROL:
             continue
         curves, metrics = (plain(frame) for frame in evidence.of(dataset))
         gate = regime_of(curves, metrics, evidence.peak_learning_rate)
@@ -126,7 +126,12 @@ def rank_sets_departure(evidence: Evidence) -> Finding:
     first step of leaving to the last such step, lie at most a factor of {DENSE:g} apart. Otherwise inconclusive.
     """
     return combine({dataset: _departures(*evidence.of(dataset)) for dataset in evidence.datasets
-                    if dataset.partition("@")[0] == BEYOND_CAPACITY})
+                    if _beyond_capacity(dataset)})
+
+
+def _beyond_capacity(dataset: str) -> bool:
+    """Whether a dataset is random associations, however many."""
+    return dataset.partition("@")[0].startswith(BEYOND_CAPACITY)
 
 
 def _departures(frame: pd.DataFrame, metrics: pd.DataFrame) -> Finding:

@@ -43,16 +43,16 @@ def reworded_skills_replay() -> TextData:
     return TextData("reworded-skills-replay", {**data.splits, "train": data.splits["train"] + replayed}, end="\n")
 
 
-def random_associations() -> TextData:
-    """256 keys, each with 6 random letters out of 16: 24 bits a pair, 6,144 bits in all, learnt by heart.
+def random_associations(count: int = ASSOCIATION_PAIRS) -> TextData:
+    """Keys, each with 6 random letters out of 16: 24 bits a pair, 6,144 bits in 256 pairs, learnt by heart.
 
     There is nothing to generalise, so validation and test are two halves of the pairs that are trained on:
     their loss says how much has been stored. Training rows hold five pairs each, regrouped 40 times, so that no
     pair can be distinguished from its neighbours.
     """
-    rng = generator("random-associations", ASSOCIATION_PAIRS)
+    rng = generator("random-associations", count)
     keys: list[str] = []
-    while len(keys) < ASSOCIATION_PAIRS:
+    while len(keys) < count:
         key = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(4))
         if key not in keys:
             keys.append(key)
@@ -66,9 +66,10 @@ def random_associations() -> TextData:
     train: list[Row] = []
     for _ in range(40):
         train += rows(rng.sample(pairs, len(pairs)))
-    half = ASSOCIATION_PAIRS // 2
+    half = count // 2
     splits = {"train": train, "validation": rows(pairs[:half]), "test": rows(pairs[half:])}
-    return TextData("random-associations", splits, bits=float(ASSOCIATION_PAIRS * ASSOCIATION_BITS))
+    name = "random-associations" if count == ASSOCIATION_PAIRS else f"random-associations-{count}"
+    return TextData(name, splits, bits=float(count * ASSOCIATION_BITS))
 
 
 def random_strings(count: int) -> TextData:
@@ -122,6 +123,7 @@ def gsm8k_answers() -> TextData:
 BUILDERS: dict[str, Callable[[], TextData]] = {
     "reworded-skills-replay": reworded_skills_replay,
     "random-associations": random_associations,
+    "random-associations-1024": partial(random_associations, 1024),
     "real-text": real_text,
     "gsm8k-answers": gsm8k_answers,
     **{f"random-strings-{count}": partial(random_strings, count) for count in (12, 24, 48, 96, 192, 384, 1536)},
