@@ -259,7 +259,9 @@ def actors(monkeypatch):
 
         def hold(self):
             with (worker := self.worker()).placed():
-                return worker._actor.number, worker.node
+                held = worker._actor.number, worker.node
+            worker.rest()
+            return held
 
         def until_waiting(self, count):
             wait_until(lambda: len(self.waiting._first) >= count, f"{count} that wait for an actor")
@@ -282,6 +284,20 @@ def test_an_actor_that_has_ended_its_pack_takes_the_next_that_waits_and_is_given
     assert (second.result(), third.result()) == ((0, "a"), (0, "a"))
     assert sorted(actors.killed) == [0, 1, 2]
     assert actors.killed[-1] == 0, "last, when nobody waited"
+
+
+def test_a_worker_keeps_its_actor_for_its_next_pack_until_it_rests_or_fails(actors):
+    worker = actors.worker()
+    for _ in range(2):
+        with worker.placed():
+            assert worker._actor.number == 0
+    assert (len(actors.places), actors.killed) == (1, [])
+    worker.rest()
+    assert actors.killed == [0]
+    actors.places.clear()
+    with pytest.raises(OSError, match="full"), worker.placed():
+        raise OSError("full")
+    assert actors.killed == [0, 0]
 
 
 def test_a_lost_actor_is_handed_to_nobody(actors):

@@ -74,8 +74,10 @@ class Pool(Generic[Job]):
             for thread in threads:
                 thread.join(0.2)
 
-    def _next(self) -> Job | None:
+    def _next(self, worker: Worker) -> Job | None:
         with self._changed:
+            if not self._jobs:
+                worker.rest()
             while not (self.stopped or self._errors):
                 if self._jobs:
                     self._busy += 1
@@ -88,7 +90,7 @@ class Pool(Generic[Job]):
         return None
 
     def _serve(self, worker: Worker) -> None:
-        while (job := self._next()) is not None:
+        while (job := self._next(worker)) is not None:
             try:
                 self._do(worker, job)
             except BaseException as error:  # noqa: BLE001 - raised again by the calling thread

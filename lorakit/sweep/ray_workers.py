@@ -149,15 +149,21 @@ class RayWorker(Worker):
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """Wait for a free GPU (or CPU) of any node, or for an actor that holds one; hold it, and hand it on or back."""
+        """Wait for a free GPU (or CPU) of any node, or for an actor that holds one; hold it until `rest` or hand it on."""
         try:
-            self._place()
+            if self._actor is None:
+                self._place()
             yield
-            held, self._actor = self._actor, None
-            if held is not None and not self.waiting.offer((held, self.node, self.node_id)):
-                self._actor = held
-        finally:
+        except BaseException:
             self.stop()
+            raise
+        held, self._actor = self._actor, None
+        if held is not None and not self.waiting.offer((held, self.node, self.node_id)):
+            self._actor = held  # for the next pack
+
+    def rest(self) -> None:
+        """Give the GPU (or CPU) back."""
+        self.stop()
 
     def _place(self) -> None:
         import ray

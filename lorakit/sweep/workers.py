@@ -79,6 +79,9 @@ class Worker:
         """While a pack trains: here a processor waits for the worker already."""
         return contextlib.nullcontext()
 
+    def rest(self) -> None:
+        """Give back what others may need while there is no pack to train: here nothing."""
+
     def ask(self, request: dict[str, Any], on_step: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Send a request and return its last event, the one without `step` or `warning`; `on_step` gets the others.
 
