@@ -109,6 +109,6 @@ def test_a_run_that_finds_no_memory_gets_smaller_until_it_fits():
     with pytest.raises(torch.OutOfMemoryError, match="no smaller micro-batch is left, and recompute is on"):
         fitted([smaller(smaller(smaller(SFT)))], lambda specs: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
     tried.clear()
-    with pytest.raises(torch.OutOfMemoryError, match="^CUDA out of memory$"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory$"):
         fitted([SFT, SFT], train)
     assert len(tried) == 1, "a pack is halved before its runs are"

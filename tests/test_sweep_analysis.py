@@ -194,7 +194,7 @@ def test_what_does_not_pair_or_is_unknown_says_so(sweep):
     apart = lk.Sweep([r for r in sweep if bool(r.spec["lora"]) == (r.spec.get("seed", 0) < 3)])
     with pytest.raises(FrameError, match="no seed in common"):
         apart.compare()
-    assert "not compared: no seed in common" in repr(apart.table())
+    assert "not compared: rank 1 and full have no seed in common" in repr(apart.table())
     with pytest.raises(SeedError, match="no seed in common"):
         apart.ratio()
     mixed = sweep + make(loss, ranks=(8,), steps=(1, 10), dataset="other@1")

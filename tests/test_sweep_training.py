@@ -7,6 +7,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lorakit.reference.vllm_server import ServerError
 from lorakit.specs import SFTSpec, vary
 from lorakit.sweep import sweeps
 from lorakit.sweep import worker as train
+from lorakit.sweep.pool import Pool
 from lorakit.sweep.reservations import Reservations
 from lorakit.sweep.training import packs_of
 from lorakit.sweep.workers import Worker, WorkerError
@@ -53,6 +55,20 @@ def worker(monkeypatch):
         return asked
 
     return install
+
+
+def test_a_worker_rests_while_others_have_the_last_job_and_at_the_end():
+    workers = [SimpleNamespace(rested=threading.Event()) for _ in range(2)]
+    for one in workers:
+        one.rest = one.rested.set
+
+    def do(worker, job):
+        other = workers[worker is workers[0]]
+        assert other.rested.wait(60)
+        worker.rested.clear()
+
+    Pool(workers, do).run(["the only one"])
+    assert all(one.rested.is_set() for one in workers)
 
 
 def sizes(asked):

@@ -149,7 +149,7 @@ class RayWorker(Worker):
 
     @contextlib.contextmanager
     def placed(self) -> Iterator[None]:
-        """Wait for a free GPU (or CPU) of any node, or for an actor that holds one; hold it until `rest` or hand it on."""
+        """Wait for a free GPU (or CPU) of any node, or an actor that holds one; hold it until `rest`, or hand it on."""
         try:
             if self._actor is None:
                 self._place()

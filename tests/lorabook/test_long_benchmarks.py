@@ -31,7 +31,8 @@ from lorakit.sweep import device, worker
 GPU = "NVIDIA H100 80GB HBM3"
 OPERATIONS = {"products": 2e6, "optimizer": 1e6, "others": 1e6, "dispatched": 800.0}
 LOOPS = ("vmap", "time_sliced", "peft_tuned", "peft_default", "trl_tuned", "trl_default")
-OTHERS = ("packed-sweep-small", "packed-sweep-tiny", "packed-grpo", "refresh", "profile", "profile-grpo", "ray-overhead")
+OTHERS = ("packed-sweep-small", "packed-sweep-tiny", "packed-grpo", "refresh", "profile", "profile-grpo",
+          "ray-overhead")
 # of each record, how often it comes
 STEPS = {f"step-p{number}": 1 for number in range(1, 7)}
 RECORDS = {"cpu": STEPS | {"step-p1": 4} | dict.fromkeys(OTHERS, 1), "gpu": STEPS | {"step-p1": 5}}

@@ -160,8 +160,8 @@ def rl_words(records: Sequence[Record]) -> str:
             f"gains {gain['sampling']:.1f} times; the update is {share['update']:.0%} and gains {gain['update']:.1f} "
             f"times. Operations are {share['operations']:.0%} of a pack's time at the most (the profiler lengthens "
             f"them), and {found['packed_products']:.0%} of theirs is matrix products and attention: with nothing "
-            f"between them packs would gain {ceiling:.1f} times or more. {found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time "
-            "goes to log-probabilities for our records")
+            f"between them packs would gain {ceiling:.1f} times or more. "
+            f"{found['trl_scoring'] / found['trl_whole']:.0%} of TRL's time goes to log-probabilities for our records")
 
 
 def held(records: Sequence[Record]) -> dict[int, float]:

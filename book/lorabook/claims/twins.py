@@ -23,7 +23,7 @@ from lorabook.claims.claim import Claim
 from lorabook.claims.decisions import UNTESTED, Finding
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.real_runs import NotYetError
-from lorabook.experiments import EXPERIMENTS, fresh
+from lorabook.experiments import EXPERIMENTS, anew, fresh
 from lorabook.experiments.smollm2 import BOTH_SCREENED, E3_SCREENED, E3_TASKS, SCREENED
 
 Rule = Callable[[Evidence], Finding]
@@ -102,7 +102,13 @@ def _on_new_runs() -> list[Claim]:
     whole = (grpo.equal_in_a_wider_band, grpo.ten_times_in_rl)
     rows = (("learning-rate-fresh", "", supervised), ("learning-rate-bases", "", supervised),
             ("grpo-fresh-short", fresh.RL_SHORT, (*whole, grpo.ten_times_at_rank_one, grpo.rank_one_is_a_bottleneck)),
-            ("grpo-fresh", fresh.RL_WHOLE, whole))
+            ("grpo-fresh", fresh.RL_WHOLE, whole),
+            ("layers-fresh", anew.PROTOCOL, (layers.mlp_carries_it,)),
+            ("moe-fresh", anew.PROTOCOL, (layers.mlp_carries_it,)),
+            ("grpo-layers-fresh", anew.PROTOCOL, (grpo.mlp_carries_it_in_rl,)),
+            ("learning-rate-long", anew.PROTOCOL, (learning_rate.b_outgrows_a,)),
+            ("rank-beyond", anew.BEYOND, (rank.rank_sets_departure,)),
+            ("capacity-fresh", anew.PROTOCOL, (capacity.bits_of_weights,)))
     return [replace(claim, experiments=(name,), again=True, rule_text=f"{protocol} {claim.rule_text}".lstrip(),
                     stopped=f"{fresh.SHORT_STEPS} steps" if protocol == fresh.RL_SHORT else "")
             for name, protocol, claims in rows for claim in claims]

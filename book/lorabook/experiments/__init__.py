@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lorabook.experiments import (
     alpha,
+    anew,
     batch_size,
     capacity,
     fresh,
@@ -21,7 +22,7 @@ from lorakit.names import UnknownNameError, near
 __all__ = ["EXPERIMENTS", "PROFILES", "SIZES", "Experiment", "get", "of_chapter"]
 
 MODULES = (rank, capacity, layers, learning_rate, batch_size, reward, grpo, recipes, smollm2,
-           fresh, alpha)
+           fresh, alpha, anew)
 EXPERIMENTS = {experiment.name: experiment for module in MODULES for experiment in module.EXPERIMENTS}
 # Start of an experiment's name to the chapter that it belongs to; the longest start that fits counts.
 CHAPTERS = {"rank": "rank", "control": "rank", "smollm2-rank": "rank", "capacity": "capacity",

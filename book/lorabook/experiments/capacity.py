@@ -34,7 +34,7 @@ def _strings(count: int, exposures: int, rank: int | None, targets: str | tuple[
     return vary(base, learning_rate=rates, seed=range(seeds))
 
 
-def _capacity_record() -> list[SFTSpec]:
+def capacity_record() -> list[SFTSpec]:
     """Over 1,000 exposures the best rate was first found at an end of the grid, so these grids have one rate more."""
     lower, higher = [2e-4, *LORA_RATES], [*LORA_RATES, 7.5e-3]
     return [*_strings(24, 1000, 1, rates=lower), *_strings(48, 1000, 2, rates=lower), *_strings(96, 300, 4),
@@ -130,7 +130,7 @@ def _forecast_paper() -> list[SFTSpec]:
 
 EXPERIMENTS = (
     Experiment("capacity", "How many bits does a weight of an adapter store, and after how many exposures?", {
-        ("cpu", "record"): _capacity_record, ("cpu", "live"): _capacity_live,
+        ("cpu", "record"): capacity_record, ("cpu", "live"): _capacity_live,
         ("gpu", "record"): _capacity_gpu, ("paper", "record"): _capacity_paper,
     }, probes=("base text", "rounding")),
     Experiment("capacity-full", "How many bits does a weight store when every weight of a model is trained?", {

@@ -36,9 +36,9 @@ RL_PROTOCOL = (
 RL_WHOLE = f"{RL_PROTOCOL} Ranks 8 and 64, 300 steps as in the first runs, eight seeds."
 SHORT_STEPS = 75
 RL_SHORT = (
-    f"{RL_PROTOCOL} Ranks 1 and 64, twenty seeds of {SHORT_STEPS} steps, a quarter of the first runs' episodes: by those "
-    "runs the rewards then tell less than half of what rank 1 holds, so that it can be judged. No arm has finished learning by "
-    "then: what is judged is how far 4,800 episodes bring each.")
+    f"{RL_PROTOCOL} Ranks 1 and 64, twenty seeds of {SHORT_STEPS} steps, a quarter of the first runs' episodes: by "
+    "those runs the rewards then tell less than half of what rank 1 holds, so that it can be judged. No arm has "
+    "finished learning by then: what is judged is how far 4,800 episodes bring each.")
 COPYING = replace(COPY, task="copy-1024", evaluation_problems=64, final_evaluation_problems=1024)
 COPY_FULL, COPY_LORA = grid(1e-4, 6)[2:], grid(1e-3, 6)[1:5]  # 4.64e-5 to 4.64e-4, 2.15e-4 to 2.15e-3
 

@@ -58,7 +58,7 @@ SHARED, SHARED_MATCHED = replace(BOTH, shared_outer=True), replace(BOTH, shared_
 EXPERTS, MOE_ATTENTION = LoRASpec(rank=8, targets="experts"), LoRASpec(rank=40, targets="attention")
 
 
-def _moe_record() -> list[SFTSpec]:
+def moe_record() -> list[SFTSpec]:
     """Two active experts of eight, total rank 16: 8 and 2 an expert; ranks 8 and 40 are 40,960 weights each."""
     adapters = (MOE_ATTENTION, EXPERTS, BY_ACTIVE, BY_ALL, SHARED, SHARED_MATCHED)
     return _arms(MOE, adapters, grid(2.15e-3, 6), grid(4.64e-4, 5), seeds=5)
@@ -85,6 +85,6 @@ EXPERIMENTS = (
         ("gpu", "record"): _layers_gpu, ("paper", "record"): _layers_paper,
     }),
     Experiment("moe", "Which layers, and which rank for an expert, in a mixture of experts?", {
-        ("cpu", "record"): _moe_record, ("cpu", "live"): _moe_live, ("paper", "record"): _moe_paper,
+        ("cpu", "record"): moe_record, ("cpu", "live"): _moe_live, ("paper", "record"): _moe_paper,
     }, engine="peft"),
 )

@@ -10,6 +10,7 @@ SLOW = "a step takes SmolLM2 up to a second, and its weights are fetched: a live
 UNSCREENED = "its rates are those that the screening chose, and on two cores that is not whole"
 TINY_ASKED = "grids of two settings are asked of `tiny` first"
 AGAIN = "it is the cpu definition of `learning-rate` once more, on new seeds and bases"
+ANEW = "it asks a changed rule once more, on new seeds of embedded bases"
 NEW_SEEDS = "it is the cpu definition of `grpo` once more, on new seeds"
 REPLAY = "replay keeps a model of 0.4 million weights in post-training; `rank` asks larger bases without it"
 EVENLY = "N says how many guesses a base needs only where it guesses evenly, as `tiny` was taught to"
@@ -28,6 +29,12 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     "learning-rate-smollm2-[0-4]": {"live": SLOW, "gpu": IS_SMOLLM2, "paper": IS_SMOLLM2},
     "learning-rate-fresh": {"live": AGAIN, "gpu": AGAIN, "paper": AGAIN},
     "learning-rate-bases": {"live": AGAIN, "gpu": AGAIN, "paper": AGAIN},
+    "moe-fresh": dict.fromkeys(("live", "gpu", "paper"), ANEW),
+    "layers-fresh": dict.fromkeys(("live", "gpu", "paper"), ANEW),
+    "grpo-layers-fresh": dict.fromkeys(("live", "gpu", "paper"), ANEW),
+    "learning-rate-long": dict.fromkeys(("live", "gpu", "paper"), ANEW),
+    "rank-beyond": dict.fromkeys(("live", "gpu", "paper"), ANEW),
+    "capacity-fresh": dict.fromkeys(("live", "gpu", "paper"), ANEW),
     "learning-rate-alpha-*": {"live": TINY_ASKED, "gpu": TINY_ASKED, "paper": TINY_ASKED},
     "smollm2-*": {"live": SLOW, "paper": IS_SMOLLM2},
     "smollm2-rank-confirmed": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2},
