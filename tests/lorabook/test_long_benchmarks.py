@@ -73,6 +73,11 @@ def untrained(tmp_path_factory, monkeypatch):
         for spec in place.missing(specs):
             place.append(profile, experiment, recorded(spec))
 
+    def profiled(train):
+        found = train()
+        steps = len(found.ends[0]) if isinstance(found, Outcome) else 1
+        return {kind: value * steps for kind, value in OPERATIONS.items()}
+
     packed, loop = supervised(pack=True), supervised(pack=False)
     for arms in step_times.ARMS.values():
         for name, (engine, *given) in arms.items():
@@ -88,10 +93,11 @@ def untrained(tmp_path_factory, monkeypatch):
     for name in ("trl", "trl_alone"):
         monkeypatch.setattr(packed_grpo, name, policies(pack=False))
     for module in (where_time_goes, grpo_parts):
-        monkeypatch.setattr(module, "profiled", lambda train: train() and dict(OPERATIONS))
+        monkeypatch.setattr(module, "profiled", profiled)
     monkeypatch.setattr(step_times, "peak", lambda specs, device: 1000 * len(specs))
     monkeypatch.setattr(step_times, "product_flops", lambda device, dtype: 1e12)
     monkeypatch.setattr(ray_overhead.lk, "run", run)
+    monkeypatch.setattr(ray_overhead, "_busy", lambda: 2 * now[0])
     monkeypatch.setattr(ray_overhead, "two_nodes", lambda: nullcontext("host:1"))
     monkeypatch.setattr(refresh_time, "CHAPTER_FILES", "01-*.md")
     monkeypatch.setattr("lorakit.sweep.sweeps.run", refreshed)
