@@ -81,7 +81,11 @@ def test_live_pages_one_after_another(build, tmp_path):
     assert (tmp_path / "log.txt").read_text().split() == ["begun", "done"] * 2
 
 
-def test_a_page_that_fails_stops_the_build(build):
-    found = build("1 / 0", "print(1)")
+def test_a_page_that_fails_stops_the_build_also_where_it_did_not_fail_before(build, tmp_path):
+    code = '1 / int(open("number.txt").read())'
+    (tmp_path / "number.txt").write_text("1")
+    assert build(code, "print(1)").returncode == 0
+    (tmp_path / "number.txt").write_text("0")
+    found = build(code, "print(1)")
     assert found.returncode != 0
     assert "ZeroDivisionError" in found.stderr
