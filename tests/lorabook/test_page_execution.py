@@ -1,4 +1,4 @@
-"""Pages are executed two at a time (live ones one at a time), anew in each build, and one that fails stops the build."""
+"""Pages are executed two at a time (live ones alone), anew in each build, and one that fails stops the build."""
 
 import os
 import subprocess
