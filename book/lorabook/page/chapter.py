@@ -19,6 +19,7 @@ from IPython.display import HTML, Markdown
 from lorabook import experiments
 from lorabook.claims.ledger import CLAIMS, Claim, Verdict, VerdictChanged, expect_verdict, ledger, on_first_runs
 from lorabook.experiments.results import MissingRecordsError, Results, recorded, results, store
+from lorabook.page.new_seeds import beside_the_first_runs
 from lorabook.page.rendering import RenderingError, glue, setup
 from lorabook.page.verdict_words import block
 from lorakit.local_models import cache_folder
@@ -140,6 +141,10 @@ class Chapter:
     def verdict_table(self, *, why: bool = False) -> HTML:
         """Each claim with its verdict, where it was measured and what decided or, if asked, the whole reason."""
         return HTML("".join(block(verdict, why=why) for verdict in self.verdicts.values()))
+
+    def on_new_seeds(self, *claims: str) -> Markdown:
+        """A list of what first runs and runs on new seeds say, of these claims or of all that have any."""
+        return Markdown(beside_the_first_runs(self.verdicts[claim] for claim in claims or self.verdicts))
 
     def glue(self, form: str = "", /, **values: Any) -> None:
         """Name numbers and words for the prose: `page.glue(".2f", best_rate=x)` is ``{glue:text}`rank-best-rate` ``.

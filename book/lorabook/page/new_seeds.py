@@ -11,13 +11,11 @@ from lorabook.claims.ledger import Verdict, on_first_runs
 from lorabook.page.verdict_words import NOT_FINISHED, found, outcome_words
 
 
-def beside_the_first_runs(verdicts: Iterable[Verdict], base: str = "tiny") -> str:
+def beside_the_first_runs(verdicts: Iterable[Verdict]) -> str:
     """A Markdown list: for each claim that has new runs, what its first ones say under its rule, and what these do.
 
-    Of new runs without all records it says how many are missing, or that there are none.
-
-    Args:
-        base: of the first runs.
+    First runs are those of `tiny`, or of the embedded base that the claim was tried on. Of new runs without all records
+    it says how many are missing, or that there are none.
     """
     lines = []
     for verdict in verdicts:
@@ -25,7 +23,8 @@ def beside_the_first_runs(verdicts: Iterable[Verdict], base: str = "tiny") -> st
         new = [twin.experiments[0] for one in every for twin in one.claim.twins if twin.again]
         if not new:
             continue
-        first = on_first_runs(verdict, base)
+        bases = [one.scale.model.partition("@")[0] for one in every if one.scale and one.scale.embedded]
+        first = on_first_runs(verdict, "tiny" if "tiny" in bases else bases[0])
         lines.append(f"- **{first.claim.id}**, first runs: {outcome_words(first)}. {found(first) or first.reason}")
         made = {one.claim.experiments[0]: one for one in every if one.claim.again}
         for name in dict.fromkeys(new):
