@@ -11,14 +11,17 @@ const lorakitAnswer = (() => {
   const dollars = (value) =>
     `${value.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 })} dollars`;
 
+  const prompts = (answer, data) => Math.floor(answer.batch / data.samples);
+  const rankFrom = (question, answer) => (question.rank
+    ? `yours; the floor is ${whole(answer.floor)}` : `the floor, ${whole(answer.floor)}, times four to eight`);
   const inGroups = (question, answer, data) =>
-    question.task === "rl" ? ` (${whole(Math.floor(answer.batch / data.samples))} prompts × ${data.samples} samples)` : "";
+    question.task === "rl" ? ` (${whole(prompts(answer, data))} prompt${prompts(answer, data) > 1 ? "s" : ""} × ${data.samples} samples)` : "";
 
   /* The values of the answer as text, by the names in its lines. */
   function shown(question, answer, data) {
     const { lora, full } = answer;
     return {
-      rank: whole(answer.rank), floor: whole(answer.floor), alpha: String(data.alpha), rate: rate(answer.rate),
+      rank: whole(answer.rank), "rank-from": rankFrom(question, answer), floor: whole(answer.floor), alpha: String(data.alpha), rate: rate(answer.rate),
       below: rate(answer.sweep[0]), above: rate(answer.sweep[2]), "full-rate": rate(answer.full_rate),
       batch: whole(answer.batch), "in-groups": inGroups(question, answer, data), micro: whole(lora.micro_batch),
       passes: whole(answer.batch / lora.micro_batch),
@@ -27,7 +30,9 @@ const lorakitAnswer = (() => {
       fits: lora.fits ? ": fits" : ": does not fit", time: duration(lora.seconds),
       price: lora.cost === null ? "no list price" : dollars(lora.cost),
       "full-memory": short(full.needed / 1e9), "full-fits": full.fits ? ": fits" : ": does not fit",
-      "full-time": duration(full.seconds),
+      learner: question.task === "rl" ? ", sampling not counted" : "",
+      "full-time": duration(full.seconds), "full-micro": whole(full.micro_batch),
+      "full-recompute": full.recompute ? ", with recompute" : "",
     };
   }
 
@@ -78,6 +83,11 @@ const lorakitAnswer = (() => {
     if (answer.steps < data.fewSteps) {
       said.push(`Only ${whole(answer.steps)} steps: take a smaller batch, or pass over the data several times.`);
     }
+    if (question.task === "rl" && prompts(answer, data) < data.fewPrompts) {
+      said.push(`${whole(prompts(answer, data))} prompt${prompts(answer, data) > 1 ? "s" : ""} a step: a group whose ` +
+        "samples are all right or all wrong teaches nothing, so take more.");
+    }
+    if (question.four_bit) said.push("Whether 4 bits cost quality was not measured here.");
     return said;
   }
 
@@ -127,7 +137,7 @@ const lorakitAnswer = (() => {
       const standing = plan.parts.masters + plan.parts.adapter + plan.parts.optimizer;
       const weights = plan.parts.weights + plan.parts.dequantised;
       const kinds = { "frozen or trained weights": weights, "trained copies and AdamW": standing,
-                      "gradients, activations, loss": plan.needed - beside - weights - standing, "beside tensors": beside };
+                      "gradients, activations, loss": plan.needed - beside - weights - standing, "not tensors": beside };
       const row = document.createElement("div");
       row.className = "lk-bar";
       const title = document.createElement("span");
@@ -156,7 +166,7 @@ const lorakitAnswer = (() => {
       mark.className = `lk-part lk-part-${index}`;
       legend.append(mark, ` ${kind} `);
     });
-    legend.append(`; the line is the ${question.gpu}'s memory`);
+    legend.append(`line: the ${question.gpu}'s memory`);
     bars.replaceChildren(first, second, legend);
   }
 

@@ -21,7 +21,7 @@ from lorakit.theory.shapes import ModelShape
 ALPHA = 32
 MODELS = tuple(sorted(name for name in KNOWN if not name.startswith("tiny")))
 BATCH = {"sft": 32, "rl": 128}  # sequences; by reward 16 prompts with 8 samples each
-SAMPLES, FEW_STEPS = 8, 100
+SAMPLES, FEW_STEPS, FEW_PROMPTS = 8, 100, 8
 FOUR_BIT = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 # What a question may hold: least, most, and what to call it.
 LIMITS: dict[str, tuple[int, int, str]] = {
@@ -201,7 +201,7 @@ def browser_data() -> dict[str, Any]:
         "gpus": {gpu.name: [gpu.flops, gpu.bytes_per_second, gpu.bytes, gpu.price_per_hour, gpu.price_source]
                  for gpu in GPUS.values()},
         "limits": LIMITS, "batch": BATCH, "alpha": ALPHA, "samples": SAMPLES,
-        "advised": capacity.ADVISED, "fewSteps": FEW_STEPS,
+        "advised": capacity.ADVISED, "fewSteps": FEW_STEPS, "fewPrompts": FEW_PROMPTS,
         "bitsPerParameter": capacity.BITS_PER_PARAMETER, "fourBit": quantised.bits if quantised else None,
         "evaluationTokens": spec.evaluation_tokens * (spec.evaluations + 1) * 2,
         "usable": estimate.USABLE, "mfu": estimate.MFU, "hostSeconds": estimate.HOST_SECONDS,

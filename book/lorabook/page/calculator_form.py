@@ -15,16 +15,16 @@ from lorakit.theory.memory import CONTEXT_BYTES
 
 # A line of the answer: what to set, and the words around its numbers; {name} stands for a value of `shown`.
 LINES = {
-    "rank": "{rank} (the floor, {floor}, times four to eight)",
+    "rank": "{rank} ({rank-from})",
     "layers": "all linear ones: attention and MLP",
     "alpha": "{alpha}, at every rank",
     "learning rate": "{rate}; also try {below} and {above}",
     "full fine-tuning's rate": "{full-rate}",
     "batch": "{batch} sequences{in-groups}: {micro} at a time, {passes} times{recompute}; {steps} steps in all",
     "memory": "{memory} GB of {card} GB{fits}",
-    "time": "{time}",
+    "time": "{time}{learner}",
     "price": "{price}",
-    "full fine-tuning": "{full-memory} GB{full-fits}; {full-time}",
+    "full fine-tuning": "{full-memory} GB{full-fits}; {full-time}, {full-micro} at a time{full-recompute}",
 }
 ANSWER_HEADS = ("decision", "start here", "how sure and why; what it was measured on")
 HEADLINE = "Rank {rank}, alpha {alpha}, all linear layers, learning rate {rate}"
@@ -52,7 +52,8 @@ def shown(question: Question, advice: Advice) -> dict[str, str]:
     """The values of the answer as text; `calculator-page.js` writes the same."""
     lora, full = advice.lora, advice.full
     return {
-        "rank": f"{advice.rank:,}", "floor": f"{advice.floor:,}", "alpha": str(ALPHA), "rate": rate(advice.rate),
+        "rank": f"{advice.rank:,}", "rank-from": rank_from(question, advice), "floor": f"{advice.floor:,}",
+        "alpha": str(ALPHA), "rate": rate(advice.rate),
         "below": rate(advice.sweep[0]), "above": rate(advice.sweep[2]), "full-rate": rate(advice.full_rate),
         "batch": f"{advice.batch:,}", "in-groups": in_groups(question, advice),
         "micro": f"{lora.micro_batch:,}",
@@ -62,13 +63,22 @@ def shown(question: Question, advice: Advice) -> dict[str, str]:
         "fits": ": fits" if lora.fits else ": does not fit", "time": duration(lora.seconds),
         "price": "no list price" if lora.cost is None else f"{lora.cost:,.2f} dollars",
         "full-memory": short(full.needed / 1e9), "full-fits": ": fits" if full.fits else ": does not fit",
-        "full-time": duration(full.seconds),
+        "learner": ", sampling not counted" if question.task == "rl" else "",
+        "full-time": duration(full.seconds), "full-micro": f"{full.micro_batch:,}",
+        "full-recompute": ", with recompute" if full.recompute else "",
     }
+
+
+def rank_from(question: Question, advice: Advice) -> str:
+    """Where the rank comes from: the data, or whoever asks."""
+    return (f"yours; the floor is {advice.floor:,}" if question.rank
+            else f"the floor, {advice.floor:,}, times four to eight")
 
 
 def in_groups(question: Question, advice: Advice) -> str:
     """By reward, the prompts of a step and the samples of each; else nothing."""
-    return f" ({advice.batch // SAMPLES:,} prompts × {SAMPLES} samples)" if question.task == "rl" else ""
+    prompts = advice.batch // SAMPLES
+    return f" ({prompts:,} prompt{'s' * (prompts > 1)} × {SAMPLES} samples)" if question.task == "rl" else ""
 
 
 def short(value: float) -> str:
@@ -116,7 +126,7 @@ FIRST = {"sft": Question(), "rl": Question(task="rl", amount=10_000 * SAMPLES)}
 DATA = {"sft": "{amount:,} label tokens, supervised", "rl": "{prompts:,} prompts by reward (GRPO)"}
 BECAUSE = ("rank", "learning rate")
 CARD = ("<b>Rank {rank}, alpha {alpha}, rate {rate}</b> All linear layers; {batch} sequences a step{in-groups}; sweep "
-        "{below} and {above} too.")
+        "{below} and {above} too. H100: {memory} GB, {time}, {price}{learner}.")
 
 
 def two_answers(support: Mapping[str, Mapping[str, Support]]) -> str:
@@ -125,7 +135,7 @@ def two_answers(support: Mapping[str, Mapping[str, Support]]) -> str:
     for task, question in FIRST.items():
         data = DATA[task].format(amount=question.amount, prompts=question.amount // SAMPLES)
         values = shown(question, advise(question))
-        why = "".join(f"<p><i>Why this {line.split()[-1]}?</i> "
+        why = "".join(f"<p><i>Why this {line.split()[-1]}?</i> {sure(support[task][line].sure.partition(': ')[0])} "
                       f"{html.escape(support[task][line].because.format(**values))}</p>" for line in BECAUSE)
         cards.append(f"<section><h3>{HUB_IDS[str(question.model)].partition('/')[2]}, {data}</h3>"
                      f"<p>{CARD.format(**values)}</p>{why}"

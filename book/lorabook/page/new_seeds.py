@@ -41,15 +41,15 @@ def rank_one_with_room(equality: Verdict) -> str:
     Args:
         equality: of C8, with its others.
     """
-    runs = "runs in which rank 1 holds at least twice what the rewards tell, at two bits a weight,"
+    runs = "runs, in which rank 1 holds at least twice what the rewards tell, at two bits a weight,"
     short = _of(equality, "grpo-fresh-short")
     if short is None:
         return f"Shorter {runs} are defined, and none is made."
     gaps = [limit for limit in _gaps(short) if limit.label == "rank 1 − full"]
     if not gaps:
         return f"Of shorter {runs} the records say: {short.reason}"
-    return (f"In {runs} on {short.seeds} new seeds, {_side(gaps[0])} % of full fine-tuning's gain. They stop at "
-            f"{short.claim.stopped}, {NOT_FINISHED}.")
+    return (f"There are shorter {runs} too: on {short.seeds} new seeds, {_side(gaps[0])} % of full fine-tuning's gain. "
+            f"They stop at {short.claim.stopped}, {NOT_FINISHED}.")
 
 
 def equal_again(equality: Verdict) -> str:

@@ -22,7 +22,7 @@ IN_SHORT = {
     "C7": "rank over active experts", "C10": "data carry one bit a token",
     "C10-W": "a weight stores two bits", "C11": "two thirds of the operations", "C12": "four settings, two freedoms",
     "C13": "ratio independent of width", "C14": "larger ratio in short runs",
-    "C14-B": "B outgrows A", "A1": "LoRA suffers more at high rates", "C8": "RL: rank 1 equals full fine-tuning",
+    "C14-B": "B outgrows A", "A1": "LoRA suffers more at high rates", "C8": "RL: LoRA equals full, from rank 1",
     "C9": "RL: rank 1 has capacity enough", "C3-RL": "RL: ten times the rate",
     "C6-RL": "RL: attention below the MLP", "C10-RL": "RL: an episode tells a token's bits",
     "M1": "RL: cost grows with the secrets", "T1": "RL: rank 1, ten times the rate",
