@@ -1,5 +1,7 @@
 """Sphinx extension of this book: a section that is called Evidence is folded until a reader asks for it.
 
+Within it code of more than a few lines is folded once more: what stands there first is what the code found.
+
 The fold is HTML's own `<details>`, with the heading as its handle, so it opens without any script; `page.js` opens
 it for an address that leads inside, and for paper.
 """
@@ -10,6 +12,7 @@ from typing import Any
 
 from docutils import nodes
 
+FEW = 4  # lines of code in Evidence that stay in view
 FOLDED = {"Evidence": "intervals, rules, guards, and where the numbers come from"}
 
 
@@ -31,6 +34,20 @@ def fold(app: Any, doctree: nodes.document, _page: str) -> None:
         section.insert(0, html('<details class="evidence"><summary>'))
         section.insert(section.index(title) + 1, html(f"{hint}</summary>"))
         section.append(html("</details>"))
+        for cell in section.findall(lambda node: isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"):
+            fold_code(cell)
+
+
+def fold_code(cell: nodes.Element) -> None:
+    """Put `<details>` around the code of a cell, if it is long."""
+    code = next((part for part in cell.children if part.get("nb_element") == "cell_code_source"), None)
+    lines = code.astext().strip().splitlines() if code is not None else []
+    if code is None or len(lines) <= FEW:
+        return
+    checks = any(line.startswith(("page.says(", "page.expect(")) for line in lines) and len(cell.children) == 1
+    words = "Checks of this page's sentences" if checks else "Code"
+    cell.insert(cell.index(code), html(f'<details class="evidence-code"><summary>{words}, {len(lines)} lines</summary>'))
+    cell.insert(cell.index(code) + 1, html("</details>"))
 
 
 def html(text: str) -> nodes.raw:

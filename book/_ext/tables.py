@@ -16,6 +16,8 @@ from bs4 import BeautifulSoup, Tag
 
 TABLE = re.compile(r"<table\b[^>]*>.*?</table>", re.S)
 NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
+SPAN = re.compile(r"(\S+) (\([^()]* to [^()]*\))")  # a number with its interval
+EXPONENT = re.compile(r"(?<=\de)([+-])0(?=\d\b)")  # Python's 1e-05
 BREAK = re.compile(r"\s+|(?<=\w-)(?=\w)")  # where a browser may break a line
 NOTHING = {"", "–", "—", "-", "nan", "none", "not run"}
 LONG = 160  # characters of a cell that is read, not looked up
@@ -23,6 +25,7 @@ PHONE = 36  # characters that fit beside each other on a phone
 AIR = 2  # of these, between two columns
 WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
 DESK, FULL_DESK = 54, 64  # characters with air between columns on a desk, and with hardly any
+SHORT = 14  # characters of a column's longest words that stay in one line on a desk, and on the right of a phone's list
 KEY = 24  # characters of the longest name of a row that stays in one line on a desk
 SAME_FOR_ALL = {"Modified", "Method", "Status"}  # of myst-nb's table of pages, since a build stops at an error
 MOST_LETTERS = 8  # of a number with its unit: "1.6 hours", "2.0 to 3.1", "5 seeds"
@@ -51,9 +54,10 @@ def arranged(text: str) -> str:
         repeated(cell)
     rows = [cells_of(row) for row in soup.find_all("tr")]
     body = [cells_of(row) for part in soup.find_all("tbody") for row in part.find_all("tr")]
-    top = rows[: len(rows) - len(body)]
+    top, name = rows[: len(rows) - len(body)], ""
     if not soup.find(colspan=True):
-        if len(top) == 2 and len(top[0]) == len(top[1]) and one_line(*top):
+        name = across(top) if body and body[0][0].name == "th" else ""
+        if len(top) == 2 and len(top[0]) == len(top[1]) and one_line(*top, name):
             top, rows = top[:1], [top[0], *body]
         if len(top) == 1 and "Run Time (s)" in map(words, top[0]):
             for place in [place for place, cell in enumerate(top[0]) if words(cell) in SAME_FOR_ALL][::-1]:
@@ -70,12 +74,14 @@ def arranged(text: str) -> str:
         table["class"] = [*table.get_attribute_list("class", []), "as-list"]
         for row in body:
             for cell, head in zip(row, heads_of(top), strict=False):
-                cell["data-head"] = head
+                cell["data-head"] = f"{name} {head}" if NUMBER.match(head) and name else head
     if max(len(words(row[0])) for row in rows if row) <= KEY:
         for row in rows:
             row[0]["class"] = [*row[0].get_attribute_list("class", []), "key"]
     if (width := sum(widths_of(top + body)) + AIR * max(map(len, rows))) > DESK:
         table["class"] = [*table.get_attribute_list("class", []), "of-many", *["of-too-many"] * (width > FULL_DESK)]
+    if width > FULL_DESK:
+        intervals_below(table, top + body)
     if max(len(words(cell)) for row in rows for cell in row) > LONG:
         table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
@@ -99,13 +105,46 @@ def repeated(cell: Tag) -> None:
         later.insert(0, copy(cell)) if place == 0 else cells_of(later)[place - 1].insert_after(copy(cell))
 
 
-def one_line(first: list[Tag], second: list[Tag]) -> bool:
-    """Put pandas' second line of a head, which names the index alone, into the first one's empty cells, if it fits."""
-    if any(words(upper) and words(lower) for upper, lower in zip(first, second, strict=True)):
+def across(top: list[list[Tag]]) -> str:
+    """What the heads of the columns are of, such as "step": pandas puts it before them, into the last cell of the index."""
+    if not top or any(cell.name != "th" for cell in top[0]):
+        return ""
+    index = [words(cell) for cell in top[-1]] if len(top) == 2 else [words(top[0][0])]
+    place = max((place for place, said in enumerate(index) if said), default=0)
+    return words(top[0][place]) if place < len(top[0]) - 1 else ""
+
+
+def intervals_below(table: Tag, rows: list[list[Tag]]) -> None:
+    """Let numbers break before their intervals and nowhere else, if that makes the table narrow enough for a desk."""
+    columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
+    whole = [[SPAN.sub(lambda found: f"{found[1]} {found[2].replace(' ', '_')}", words(cell)) for cell in column]
+             for column in columns]
+    broken = [max(len(part) for said in column for part in BREAK.split(said)) for column in whole]
+    if sum(broken) + AIR * len(columns) > FULL_DESK:
+        return
+    for cell in (cell for row in rows for cell in row if "num" in cell.get_attribute_list("class", [])):
+        if (found := SPAN.fullmatch(words(cell))) and not cell.find(True):
+            cell.clear()
+            interval = Tag(name="span", attrs={"class": "interval"})
+            interval.string = found.group(2)
+            cell.extend([f"{found.group(1)} ", interval])
+
+
+def one_line(first: list[Tag], second: list[Tag], name: str = "") -> bool:
+    """Put pandas' second line of a head, which names the index alone, into the first one's cells.
+
+    In the last cell of the index the first line may name the columns: heads that are numbers take the name with them,
+    others say well enough what they are.
+    """
+    both = [place for place, (upper, lower) in enumerate(zip(first, second, strict=True)) if words(upper) and words(lower)]
+    named = [place for place, lower in enumerate(second) if words(lower)]
+    if both not in ([], named[-1:]) or len(named) == len(second):
         return False
     for upper, lower in zip(first, second, strict=True):
         if words(lower):
             upper.string = words(lower)
+        elif both and NUMBER.match(words(upper)):
+            upper.string = f"{name} {words(upper)}"
     if row := second[0].find_parent("tr"):
         row.extract()
     return True
@@ -140,11 +179,16 @@ def is_counter(head: list[list[Tag]], body: list[list[Tag]]) -> bool:
 def arrange(column: list[Tag], body: list[Tag]) -> None:
     """Align one column, and say of its heads whether they name a row or a column; an empty one names nothing."""
     numbers = is_of_numbers([words(cell) for cell in body])
+    longest = max((len(words(cell)) for cell in body), default=0)
     for cell in column:
         if numbers:
             cell["class"] = [*cell.get_attribute_list("class", []), "num"]
             if re.fullmatch(r"\d{5,}", words(cell)):
                 cell.string = f"{int(words(cell)):,}"
+            elif not cell.find(True) and (said := EXPONENT.sub(r"\1", re.sub(r"(?<!\w)-(?=[\d.])", "−", words(cell)))):
+                cell.string = said
+        elif longest <= SHORT:
+            cell["class"] = [*cell.get_attribute_list("class", []), "short"]
         if cell.name == "th" and not words(cell):
             cell.name = "td"
         elif cell.name == "th" and "scope" not in cell.attrs:

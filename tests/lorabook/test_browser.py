@@ -195,9 +195,11 @@ def test_the_button_of_colab_needs_a_repository_that_colab_reads(monkeypatch):
 def test_evidence_is_folded_and_opens_for_an_address_inside_it(built, tmp_path):
     page = built / "book" / "mini.html"
     text = page.read_text(encoding="utf-8")
-    fold = r'<section id="evidence">\s*<details class="evidence"><summary><h2>Evidence.*?</details>'
+    fold = r'<section id="evidence">\s*<details class="evidence"><summary><h2>Evidence.*?</details>\s*</section>'
     inside = re.search(fold, text, re.S)
     assert "Deep inside" in inside.group()
+    code = re.findall(r'<details class="evidence-code"><summary>(.*?)</summary>.*?</details>', inside.group(), re.S)
+    assert code == ["Code, 5 lines"], "a short cell stays in view"
     assert "This is outside of the fold." in text[inside.end():]
     assert 'href="#deep-inside"' in text, "the list of contents keeps what is folded"
     closed, _ = open_page(page, tmp_path)

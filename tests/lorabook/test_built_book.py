@@ -4,6 +4,7 @@
 """
 
 import gzip
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ def test_a_page_is_light_and_readable_on_a_phone_and_axe_finds_nothing_serious(p
     if axe() is None:
         pytest.skip("weight and phone are fine; axe-core-python is not installed")
     assert found["serious"] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_no_output_is_what_python_calls_it(page):
+    shown = re.findall(r'<div class="output text_plain[^"]*"><div class="highlight"><pre>(?:<span></span>)?(.*?)</pre>',
+                       page.read_text(encoding="utf-8"), re.S)
+    assert [said for said in shown if re.match(r"[\[({]|&#39;|'|.*(?:tensor|np\.\w+)\(|.*dtype:", said, re.S)] == []
 
 
 def test_the_first_visit_of_the_landing_page_weighs_less_than_a_megabyte(tmp_path):

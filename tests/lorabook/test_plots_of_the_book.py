@@ -6,7 +6,9 @@ import warnings
 from pathlib import Path
 
 import altair as alt
+import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from test_plots import DARK, WHITE, contrast, sweep_frame
 
 from lorabook.page import rendering
@@ -47,6 +49,16 @@ def test_words_in_charts_can_be_read_on_either_page(page, rule):
     for color in {*palette.RAMP, *palette.OTHERS, *WORD_COLORS.values()}:
         shown = "#" + "".join(f"{min(255, round(float(found[1]) * int(color[i:i + 2], 16))):02x}" for i in (1, 3, 5))
         assert contrast(shown, page) >= 4.5, color
+
+
+def test_a_cell_ends_in_words_and_not_in_what_python_calls_them(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr(rendering, "_notebook_shell", lambda: shell)
+    rendering.setup()
+    values = "told", 1 / 3, ["a", 0.5], {"rank 1": (True, 12345), "engine": {"packed"}}, pd.Series({"a": 1})
+    said = [shell.display_formatter.format(value)[0]["text/plain"] for value in values]
+    assert said[:4] == ["told", "0.3333", "a, 0.5", "rank 1: True, 12,345\nengine: packed"]
+    assert said[4].startswith("a    1"), "other objects show themselves"
 
 
 def test_a_chart_without_description_is_refused(book_rendering):

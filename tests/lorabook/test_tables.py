@@ -1,5 +1,6 @@
 """Tables of a page: one line of heads, thousands apart, and what a phone or a desk has room for."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -27,6 +28,35 @@ def test_large_counts_have_commas_and_a_run_that_is_missing_leaves_numbers_on_th
     assert ">1,234,567</td>" in page
     assert ">2048</td>" in page, "four digits may be a year"
     assert page.count('class="num"') == 6
+
+
+@pytest.mark.parametrize(("columns", "heads"), [(["full", "rank 1"], ["step", "full", "rank 1"]),
+                                                ([1, 16], ["step", "rank 1", "rank 16"])])
+def test_the_name_of_the_columns_goes_or_stands_before_heads_that_are_numbers(columns, heads):
+    page = shown(pd.DataFrame([[1.5, 2.5]], index=pd.Index([9], name="step"), columns=pd.Index(columns, name="rank")))
+    assert re.findall(r'scope="col"[^>]*>([^<]*)</th>', page) == heads
+
+
+def test_a_list_on_a_phone_says_what_its_numbered_columns_are():
+    page = shown(pd.DataFrame([["0.07"] * 8], index=["chance of the secret"], columns=pd.Index(range(8), name="step")))
+    assert 'data-head="step 7"' in page
+
+
+def test_numbers_have_a_minus_and_no_zero_before_an_exponent():
+    page = shown(pd.DataFrame({"rate": ["2.15e-05"], "lost": ["-0.4%"], "made": ["2026-11-22"], "of": ["2 to -3"]}))
+    assert [said in page for said in (">2.15e-5<", ">−0.4%<", ">2026-11-22<", ">2 to −3<")] == 4 * [True]
+
+
+def test_a_wide_table_breaks_its_numbers_before_their_intervals_if_that_makes_it_narrow_enough():
+    spans = {f"after {n}": ["10.89 (10.61 to 11.17)"] for n in range(6)}
+    some, more = (shown(pd.DataFrame(dict(list(spans.items())[:count]), index=["rank 1"])) for count in (3, 6))
+    assert some.count('10.89 <span class="interval">(10.61 to 11.17)</span>') == 3
+    assert "interval" not in more
+
+
+def test_words_that_are_short_in_all_rows_of_a_column_stay_in_one_line():
+    page = shown(pd.DataFrame({"what": ["a long name of a goal", "b"], "verdict": ["not timed", "missed"]}))
+    assert re.findall(r'class="short">([^<]*)</td>', page) == ["not timed", "missed"]
 
 
 @pytest.mark.parametrize(("name", "as_list"), [

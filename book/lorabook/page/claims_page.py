@@ -6,7 +6,19 @@ from collections.abc import Sequence
 
 from lorabook.claims.across_bases import ADDED, across_bases
 from lorabook.claims.ledger import Verdict
-from lorabook.page.verdict_words import CLASSES, LATE, base, counts, found, in_order, late, outcome_words, short, where
+from lorabook.page.verdict_words import (
+    CLASSES,
+    LATE,
+    base,
+    counts,
+    found,
+    in_order,
+    late,
+    outcome_words,
+    sentences,
+    short,
+    where,
+)
 
 LONG = 300  # characters of a reason that is one paragraph
 BY_REWARD = "RL: "  # what the short words of a claim about reinforcement learning begin with
@@ -100,7 +112,7 @@ def _waiting(verdict: Verdict) -> list[str]:
 
 def _judged(verdict: Verdict) -> str:
     """Where and what, and why: a list where that is long."""
-    head, parts = f"**{where(verdict)}: {outcome_words(verdict)}.**", _sentences(verdict.reason)
+    head, parts = f"**{where(verdict)}: {outcome_words(verdict)}.**", sentences(verdict.reason)
     if len(verdict.reason) <= LONG or len(parts) < 2:
         return f"{head} {verdict.reason}"
     return "\n".join([head, "", *(f"- {part}" for part in parts)])
@@ -128,14 +140,14 @@ def _fold(title: str, paragraphs: Sequence[str]) -> list[str]:
 def _dates(verdicts: Sequence[Verdict]) -> list[str]:
     """When each rule was written and changed, when its first record was made, and, once each, why it came after."""
     rules = {id(one.claim): one for verdict in verdicts for one in (verdict, *verdict.others)}
-    reasons = list(dict.fromkeys(part for one in rules.values() for part in _sentences(one.claim.why)))
+    reasons = list(dict.fromkeys(part for one in rules.values() for part in sentences(one.claim.why)))
     rows = ["| claim | first experiment | written | changed | first record | after it? | why |",
             "| --- | --- | --- | --- | --- | --- | --- |"]
     for verdict in rules.values():
         claim = verdict.claim
         after = "no records" if verdict.first_record is None else "yes" if verdict.after_records else "no"
         first = next(iter((*claim.experiments, *claim.files)), "")
-        why = ", ".join(str(reasons.index(part) + 1) for part in _sentences(claim.why))
+        why = ", ".join(str(reasons.index(part) + 1) for part in sentences(claim.why))
         cells = [f"**{claim.id}**", f"`{first}`" if first else "–", claim.written or "–", claim.changed or "–",
                  verdict.first_record or "–", after, why or "–"]
         rows.append("| " + " | ".join(cells) + " |")
@@ -147,12 +159,3 @@ def _dates(verdicts: Sequence[Verdict]) -> list[str]:
             f"{f' (so far: {waiting})' if waiting else ''}. Times are UTC.", "",
             *_fold("Dates of every rule", ["\n".join(rows), "Why a rule was changed, or written after its records:",
                                            "\n".join(listed)] if listed else ["\n".join(rows)])]
-
-
-def _sentences(text: str) -> list[str]:
-    """A text's sentences.
-
-    >>> _sentences("One thing. Another.")
-    ['One thing.', 'Another.']
-    """
-    return [f"{part}." for part in text.rstrip(".").split(". ")] if text else []

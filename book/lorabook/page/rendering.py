@@ -40,6 +40,10 @@ def setup() -> None:
     alt.theme.enable("lorakit")
     alt.renderers.register("lorakit", mimebundle)
     alt.renderers.enable("lorakit")
+    if (shell := _notebook_shell()) is not None:
+        words = shell.display_formatter.formatters["text/plain"]  # type: ignore[attr-defined]
+        for kind in (str, float, list, tuple, dict):
+            words.for_type(kind, lambda value, pretty, _: pretty.text(plainly(value)))
 
 
 def in_words(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
@@ -49,6 +53,22 @@ def in_words(message: Warning | str, category: type[Warning], *_: object, **__: 
     'UserWarning: a best rate at the end of its grid\\n'
     """
     return f"{category.__name__}: {message}\n"
+
+
+def plainly(value: object) -> str:
+    """What a cell ends in as a reader writes it: words without quotes, four digits, a list with commas, a dict in lines.
+
+    >>> print(plainly({"rank 1": (0.24, "open"), "tokens": 28912}))
+    rank 1: 0.24, open
+    tokens: 28,912
+    """
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {plainly(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple | set):
+        return ", ".join(map(plainly, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)
 
 
 def theme() -> alt.theme.ThemeConfig:

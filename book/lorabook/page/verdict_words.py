@@ -109,10 +109,19 @@ def chip(verdict: Verdict, words: str = "") -> str:
 
 
 def block(verdict: Verdict, *, why: bool) -> str:
-    """One claim as HTML: its verdict, the claim, where it was measured, and what was found."""
+    """One claim as HTML: its verdict, the claim, where it was measured, and what was found, a line a sentence."""
     claim = verdict.claim
-    said = f"{where(verdict)}. {verdict.reason if why else found(verdict)}"
-    said += f" † {LATE[0].upper()}{LATE[1:]}." if late(verdict) else ""
+    said = [f"{where(verdict)}.", *sentences(verdict.reason if why else found(verdict)),
+            *[f"† {LATE[0].upper()}{LATE[1:]}."] * late(verdict)]
     return (f'<div class="lk-claim"><p><b>{claim.id}</b> {chip(verdict)} '
             f"{html.escape(claim.statement[0].upper() + claim.statement[1:])}.</p>"
-            f'<p class="lk-found">{html.escape(said)}</p></div>')
+            f'<p class="lk-found">{"<br>".join(map(html.escape, said))}</p></div>')
+
+
+def sentences(text: str) -> list[str]:
+    """A text's sentences.
+
+    >>> sentences("One thing. Another.")
+    ['One thing.', 'Another.']
+    """
+    return [f"{part}." for part in text.rstrip(".").split(". ")] if text else []
