@@ -34,8 +34,9 @@ def fold(app: Any, doctree: nodes.document, _page: str) -> None:
         section.insert(0, html('<details class="evidence"><summary>'))
         section.insert(section.index(title) + 1, html(f"{hint}</summary>"))
         section.append(html("</details>"))
-        for cell in section.findall(lambda node: isinstance(node, nodes.container) and node.get("nb_element") == "cell_code"):
-            fold_code(cell)
+        for cell in list(section.findall(nodes.container)):
+            if cell.get("nb_element") == "cell_code":
+                fold_code(cell)
 
 
 def fold_code(cell: nodes.Element) -> None:
@@ -45,8 +46,8 @@ def fold_code(cell: nodes.Element) -> None:
     if code is None or len(lines) <= FEW:
         return
     checks = any(line.startswith(("page.says(", "page.expect(")) for line in lines) and len(cell.children) == 1
-    words = "Checks of this page's sentences" if checks else "Code"
-    cell.insert(cell.index(code), html(f'<details class="evidence-code"><summary>{words}, {len(lines)} lines</summary>'))
+    words = f"{'Checks of what this page says' if checks else 'Code'}, {len(lines)} lines"
+    cell.insert(cell.index(code), html(f'<details class="evidence-code"><summary>{words}</summary>'))
     cell.insert(cell.index(code) + 1, html("</details>"))
 
 

@@ -106,7 +106,7 @@ def repeated(cell: Tag) -> None:
 
 
 def across(top: list[list[Tag]]) -> str:
-    """What the heads of the columns are of, such as "step": pandas puts it before them, into the last cell of the index."""
+    """What the heads of the columns are of, such as "step": pandas puts it over the last cell of the index."""
     if not top or any(cell.name != "th" for cell in top[0]):
         return ""
     index = [words(cell) for cell in top[-1]] if len(top) == 2 else [words(top[0][0])]
@@ -136,8 +136,8 @@ def one_line(first: list[Tag], second: list[Tag], name: str = "") -> bool:
     In the last cell of the index the first line may name the columns: heads that are numbers take the name with them,
     others say well enough what they are.
     """
-    both = [place for place, (upper, lower) in enumerate(zip(first, second, strict=True)) if words(upper) and words(lower)]
     named = [place for place, lower in enumerate(second) if words(lower)]
+    both = [place for place in named if words(first[place])]
     if both not in ([], named[-1:]) or len(named) == len(second):
         return False
     for upper, lower in zip(first, second, strict=True):

@@ -21,6 +21,7 @@ function loadBundle() {
 
 const IN_LINES = "split(slice(replace(datum.label, regexp('(.{1,23})(\\\\s+|$)', 'g'), '$1|'), 0, -1), '|')"; // a name on an axis
 const NARROW = 600, MENU = 30, AXIS = 70, FOLD = 56; // CSS pixels: a phone's column, and what stands beside a panel
+const TWO_LINES = 34; // of a row whose name is wrapped
 
 /* A folded chart has no width yet: its column is the screen less the margins of page and fold. */
 const available = (place) => (place.clientWidth || document.documentElement.clientWidth - FOLD) - MENU;
@@ -59,6 +60,8 @@ function forPhone(specification, whole, beside) {
   const legend = { ...narrow.config?.legend, orient: "bottom", columns: 2, labelLimit: whole / 2 };
   const names = layers(narrow).map((one) => one.encoding?.y).filter((y) => y?.type === "nominal" && y.axis !== null);
   for (const y of names) y.axis = { labelExpr: IN_LINES, labelLineHeight: 12, ...y.axis };
+  const wraps = Object.values(narrow.datasets || {}).flat().some((row) => String(row.name ?? "").length > 23);
+  for (const one of [narrow, ...(narrow.vconcat || [])]) if (wraps && one.height?.step) one.height.step = TWO_LINES;
   const axisY = { ...narrow.config?.axisY, labelLimit: whole / 2.3 };
   narrow.config = { ...narrow.config, legend, axisY };
   return narrow;

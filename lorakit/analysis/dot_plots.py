@@ -9,7 +9,16 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from lorakit.analysis.marks import PlotError, axis_format, checked, domain_of, heading, layered, rule_marks
+from lorakit.analysis.marks import (
+    PlotError,
+    axis_format,
+    checked,
+    domain_of,
+    heading,
+    layered,
+    round_values,
+    rule_marks,
+)
 from lorakit.analysis.palette import INK, WIDTH
 from lorakit.analysis.statistics import Interval
 
@@ -59,7 +68,11 @@ def dots(
     if not ends or (log_x and min(ends) <= 0):
         raise PlotError("nothing to draw" if not ends else "a logarithmic scale cannot show 0 or less: log_x=False")
     scale = alt.Scale(type="log" if log_x else "linear", domain=domain_of(ends, log_x), nice=False, zero=False)
-    written = alt.Axis(tickCount=6, format=axis_format(ends, log_x)) if log_x else alt.Axis(tickCount=6)
+    ticks = round_values(*domain_of(ends, True)) if log_x else []
+    written = alt.Axis(tickCount=6)
+    if log_x:
+        few = {"values": ticks} if len(ticks) > 1 else {"tickCount": 6}
+        written = alt.Axis(format=axis_format(ends, log_x), **few)
     said = {panel: ", ".join(f"{name} {span:{form}}" for name, span in part.items()) for panel, part in groups.items()}
     listed = "; ".join(f"{panel}: {words}" if panel else words for panel, words in said.items())
     text = f"{x_title}: {listed}."

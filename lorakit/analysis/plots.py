@@ -165,7 +165,7 @@ def bars(
     x_title: str | None = None,
     title: str | None = None,
 ) -> alt.LayerChart:
-    """Counts per component as horizontal bars with their numbers, in the frame's order.
+    """Quantities per component as horizontal bars with their numbers, in the frame's order: thousands as 1k.
 
     >>> import pandas as pd
     >>> bars(pd.DataFrame({"component": ["attention", "mlp"], "parameters": [10, 20]})).description
@@ -178,14 +178,16 @@ def bars(
     text = f"{x_title or axis_title(x)}: {listed}."
     order = list(dict.fromkeys(rows["component"]))
     fill = colors(rows[color], color, legend=True) if color else alt.value("#2a78d6")
+    prefixed = rows[x].abs().max() >= 1000
     base = alt.Chart(rows).encode(
-        x=alt.X(f"{x}:Q", title=x_title or axis_title(x), axis=alt.Axis(format="~s", tickCount=6)),
+        x=alt.X(f"{x}:Q", title=x_title or axis_title(x),
+                axis=alt.Axis(format="~s" if prefixed else "~g", tickCount=6)),
         y=alt.Y("component:N", sort=order, title=None),
         color=fill,
         tooltip=list(rows.columns))
     if color:
         base = base.encode(yOffset=alt.YOffset(f"{color}:N", sort=arm_order(rows[color].astype(str))))
-    numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text(f"{x}:Q", format=".3~s"))
+    numbers = base.mark_text(align="left", dx=4).encode(text=alt.Text(f"{x}:Q", format=".3~s" if prefixed else ".3~r"))
     return layered([base.mark_bar(height=16, opacity=0.9), numbers], text, title, None).properties(height=alt.Step(24))
 
 

@@ -172,7 +172,7 @@ class Sweep(Sequence["Record"]):
         return ByArm(found, "Best learning rate, by validation", lambda best: {
             "learning rate": f"{best.learning_rate:.2e}",
             "95 % interval": f"{best.low:.2e} to {best.high:.2e}" if best.low else "1 seed, none",
-            "best of the grid": f"{best.grid_rate:.3g}" + (f", its {best.edge}" if best.edge else "")})
+            "best of the grid": f"{best.grid_rate:.2e}" + (f", its {best.edge}" if best.edge else "")})
 
     def compare(self, against: str = "full", *, margin: float | None = None, step: int | None = None,
                 confidence: float = 0.95) -> ByArm[Difference]:
@@ -216,7 +216,7 @@ class Sweep(Sequence["Record"]):
         lines = []
         for arm in self.arms:
             one = rows[rows["arm"] == arm]
-            line = {"arm": arm, "best rate": f"{one['learning_rate'].iloc[0]:.3g}",
+            line = {"arm": arm, "best rate": f"{one['learning_rate'].iloc[0]:.2e}",
                     result.replace("_", " "): f"{over_seeds(one[result].tolist()):.3f}"}
             if gaps:
                 line |= {f"minus {against}": f"{gaps[arm]:+.1f}" if arm in gaps else "–",

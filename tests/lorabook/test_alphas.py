@@ -33,10 +33,18 @@ def test_the_extremes_say_where_they_are():
 
 def test_the_power_of_alpha_is_fitted_and_what_theory_asks_goes_through_the_least_alpha():
     assert alphas.power(RATES, 1).mean == pytest.approx(-0.5, abs=0.01)
-    asked = alphas.expected(RATES).set_index(["arm", "alpha"])["learning_rate"]
+    asked = alphas.expected(RATES, 1).set_index(["arm", "alpha"])["learning_rate"]
     assert asked["1 / alpha", 2] == asked["1 / √alpha", 2] == pytest.approx(1.6e-3)
     assert asked["1 / √alpha", 32] == pytest.approx(4e-4)
     assert asked["1 / alpha", 8] == pytest.approx(4e-4)
+
+
+def test_ranks_stand_beside_each_other_each_with_what_theory_asks_of_it():
+    drawn = alphas.beside_theory(RATES, (1, 64), "It falls", "206 steps").to_dict()
+    assert [panel["title"]["text"] for panel in drawn["hconcat"]] == [["rank 1"], ["rank 64"]]
+    rows = [row for one in drawn["datasets"].values() for row in one if row.get("arm") == "1 / alpha"]
+    assert {row["alpha"] for row in rows} == {2, 8, 32, 128}
+    assert "rank 64" in drawn["description"]
 
 
 def test_twins_that_were_not_run_at_an_epsilon_are_a_dash():

@@ -192,7 +192,7 @@ def test_a_block_follows_its_verdict(shift, words):
         return curve_loss(rank, rate, seed, step) + (lora if rank else 0.0)
 
     found = evaluate(C1, [evidence(make(loss))])
-    text, brief = (unescape(block(found, why=why)) for why in (True, False))
+    text, brief = (unescape(block(found, why=why)).replace("<br>", " ") for why in (True, False))
     assert f">{words}</span> LoRA" in text
     assert "base, 360,000 parameters, 32,768 training tokens, 5 seeds. " in text
     assert found.reason in text

@@ -70,6 +70,11 @@ class Regime:
     def __str__(self) -> str:
         return f"{self.name}: {'; '.join(map(str, self.criteria))}"
 
+    def row(self) -> dict[str, str]:
+        """The answer, and each criterion under its name and limit, for a table."""
+        return {"regime": str(self.name)} | {f"{one.name} ({'at least' if one.least else 'limit'} {one.limit:g})":
+                                             "–" if one.value is None else f"{one.value:.3g}" for one in self.criteria}
+
 
 def regime(
     *,

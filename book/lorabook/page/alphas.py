@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import altair as alt
 import pandas as pd
 
 from lorabook.claims.alpha import ALPHAS, left_of_alpha
 from lorabook.experiments.alpha import RANKS as COMPARED
 from lorabook.experiments.alpha import SETTINGS
 from lorabook.page.chapter import Chapter
+from lorakit.analysis import plots
 from lorakit.analysis.curves import optima
+from lorakit.analysis.marks import heading
 from lorakit.analysis.rates import power_law
 from lorakit.analysis.statistics import GridEdgeError, Interval, Optimum, ratio_interval
 from lorakit.analysis.sweep import Sweep
@@ -22,6 +25,7 @@ from lorakit.analysis.tables import Table
 RULES: dict[str, Callable[[int], float]] = {"alpha = 32": lambda r: 32, "alpha = 2 r": lambda r: 2 * r,
                                             "alpha = r": lambda r: r, "rsLoRA, 8 √r": lambda r: 8 * math.sqrt(r)}
 RANKS = (1, 16, 64)
+PANEL = 230  # pixels
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,25 @@ def power(rates: Rates, rank: int) -> Interval:
     return power_law(rows["alpha"], rows["learning_rate"], rows["seed"])
 
 
-def expected(rates: Rates) -> pd.DataFrame:
-    """What the slope (1 / alpha) and the product (1 / √alpha) ask of rank 1, from its best rate at its least alpha."""
-    alphas = sorted(rates.frame.query("rank == 1")["alpha"].unique())
-    least = rates.of(1, alphas[0])
+def expected(rates: Rates, rank: int) -> pd.DataFrame:
+    """What the slope (1 / alpha) and the product (1 / √alpha) ask of a rank, from its best rate at its first alpha."""
+    alphas = sorted(rates.frame.query("rank == @rank")["alpha"].unique())
+    least = rates.of(rank, alphas[0])
     assert least is not None
     rows: list[dict[str, Any]] = [
         {"arm": name, "alpha": alpha, "learning_rate": least.learning_rate * (alphas[0] / alpha) ** power}
         for name, power in (("1 / alpha", 1.0), ("1 / √alpha", 0.5)) for alpha in alphas]
     return pd.DataFrame(rows)
+
+
+def beside_theory(rates: Rates, ranks: Sequence[int], title: str, note: str) -> alt.HConcatChart:
+    """Best rates against alpha, a panel a rank: on one panel their names would stand on each other's lines."""
+    rows = rates.frame
+    panels = [plots.lines(pd.concat([rows[rows["rank"] == rank], expected(rates, rank)]), "alpha", "learning_rate",
+                          log_y=True, title=f"rank {rank}").properties(width=PANEL) for rank in ranks]
+    text = f"{title}. {' '.join(panel.description for panel in panels)}"
+    return alt.HConcatChart(hconcat=panels, description=text, title=heading(title, note)).resolve_scale(
+        color="independent", shape="independent", strokeDash="independent")
 
 
 def twins_table(gaps: pd.DataFrame) -> Table:

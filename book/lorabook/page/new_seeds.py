@@ -8,7 +8,7 @@ from dataclasses import replace
 from lorabook.claims.decisions import Limit
 from lorabook.claims.grpo import EQUAL
 from lorabook.claims.ledger import Verdict, on_first_runs
-from lorabook.page.verdict_words import NOT_FINISHED, found, outcome_words
+from lorabook.page.verdict_words import NOT_FINISHED, found, outcome_words, sentences
 
 
 def beside_the_first_runs(verdicts: Iterable[Verdict]) -> str:
@@ -25,14 +25,26 @@ def beside_the_first_runs(verdicts: Iterable[Verdict]) -> str:
             continue
         bases = [one.scale.model.partition("@")[0] for one in every if one.scale and one.scale.embedded]
         first = on_first_runs(verdict, "tiny" if "tiny" in bases else bases[0])
-        lines.append(f"- **{first.claim.id}**, first runs: {outcome_words(first)}. {found(first) or first.reason}")
+        head = f"- **{first.claim.id}**, first runs: {outcome_words(first)}."
+        lines += in_lines(head, found(first) or first.reason)
         made = {one.claim.experiments[0]: one for one in every if one.claim.again}
         for name in dict.fromkeys(new):
-            said = f"{outcome_words(made[name])}. {made[name].reason}" if name in made else "not run."
+            said = made[name].reason if name in made else ""
             if name in made and made[name].limits and made[name].claim.stopped:
                 said += f" These are runs of {made[name].claim.stopped}, {NOT_FINISHED}."
-            lines.append(f"- **{first.claim.id}**, new seeds, `{name}`: {said}")
+            outcome = outcome_words(made[name]) if name in made else "not run"
+            lines += in_lines(f"- **{first.claim.id}**, new seeds, `{name}`: {outcome}.", said)
     return "\n".join(lines)
+
+
+def in_lines(head: str, text: str) -> list[str]:
+    """An item of a Markdown list; of several sentences each is an item beneath it.
+
+    >>> in_lines("- C8:", "One thing. Another.")
+    ['- C8:', '  - One thing.', '  - Another.']
+    """
+    parts = sentences(text)
+    return [head, *(f"  - {part}" for part in parts)] if len(parts) > 1 else [f"{head} {text}".rstrip()]
 
 
 def rank_one_with_room(equality: Verdict) -> str:

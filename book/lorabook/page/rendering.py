@@ -56,7 +56,7 @@ def in_words(message: Warning | str, category: type[Warning], *_: object, **__: 
 
 
 def plainly(value: object) -> str:
-    """What a cell ends in as a reader writes it: words without quotes, four digits, a list with commas, a dict in lines.
+    """What a cell ends in as one writes it: words without quotes, four digits, a list with commas, a dict in lines.
 
     >>> print(plainly({"rank 1": (0.24, "open"), "tokens": 28912}))
     rank 1: 0.24, open
