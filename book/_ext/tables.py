@@ -24,6 +24,7 @@ LONG = 160  # characters of a cell that is read, not looked up
 PHONE = 36  # characters that fit beside each other on a phone
 AIR = 2  # of these, between two columns
 WRAPPED = 60  # characters of a cell that makes a phone's narrow column too long
+SMALLEST_DESK = 74  # characters of the smallest letters with hardly any air
 DESK, FULL_DESK = 54, 64  # characters with air between columns on a desk, and with hardly any
 SHORT = 14  # characters of a column's longest words that stay in one line on a desk, and on the right of a phone's list
 KEY = 24  # characters of the longest name of a row that stays in one line on a desk
@@ -120,7 +121,7 @@ def intervals_below(table: Tag, rows: list[list[Tag]]) -> None:
     whole = [[SPAN.sub(lambda found: f"{found[1]} {found[2].replace(' ', '_')}", words(cell)) for cell in column]
              for column in columns]
     broken = [max(len(part) for said in column for part in BREAK.split(said)) for column in whole]
-    if sum(broken) + AIR * len(columns) > FULL_DESK:
+    if sum(broken) + len(columns) > SMALLEST_DESK:
         return
     for cell in (cell for row in rows for cell in row if "num" in cell.get_attribute_list("class", [])):
         if (found := SPAN.fullmatch(words(cell))) and not cell.find(True):

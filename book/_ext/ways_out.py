@@ -9,10 +9,12 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_cache import get_cache
 
 DESCRIPTION = ("When does LoRA learn as well as full fine-tuning? The claims of LoRA Without Regret, measured, "
                "and a calculator of rank, learning rate, memory and cost.")
@@ -106,8 +108,13 @@ def copy_notebooks(app: Any, error: Exception | None) -> None:
         return
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
+    config = app.env.mystnb_config
+    cache = get_cache(config.execution_cache_path) if config.execution_mode == "cache" else None
     for path in sorted(source.rglob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
+        if cache is not None and any(cell.cell_type == "code" for cell in notebook.cells):
+            with suppress(KeyError):  # MyST-NB writes what it took from the cache without its outputs
+                _, notebook = cache.merge_match_into_notebook(notebook)
         notebook.metadata = nbformat.from_dict({key: value for key, value in notebook.metadata.items()
                                                 if key in ("kernelspec", "language_info")})
         for cell in notebook.cells:
