@@ -62,13 +62,13 @@ def _on_new_seeds(first: Iterable[SFTSpec]) -> list[SFTSpec]:
 EXPERIMENTS = (
     Experiment("layers-fresh", "Attention, MLP or both on five new seeds, with and without the head.", {
         ("cpu", "record"): _layers,
-    }, under_way=True),
+    }),
     Experiment("moe-fresh", "Layers of a mixture of experts on five new seeds.", {
         ("cpu", "record"): lambda: _on_new_seeds(moe_record()),
-    }, engine="peft", under_way=True),
+    }, engine="peft"),
     Experiment("grpo-layers-fresh", "By reward, attention, MLP or both on five new seeds.", {
         ("cpu", "record"): _rewarded_layers,
-    }, under_way=True),
+    }),
     Experiment("learning-rate-long", "A thousand steps and more: has B outgrown A?", {
         ("cpu", "record"): _long,
     }, under_way=True),
