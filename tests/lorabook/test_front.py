@@ -9,9 +9,11 @@ import pytest
 from lorabook.claims import CLAIMS
 from lorabook.claims.decisions import HOLDS
 from lorabook.claims.ledger import Verdict
+from lorabook.page import ratios
 from lorabook.page.calculator_form import LINES, Support, fragment
 from lorabook.page.verdict_strip import strip
 from lorabook.page.verdict_words import IN_SHORT
+from lorakit.analysis.statistics import Interval
 from lorakit.theory.hardware import GPUS
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -70,6 +72,15 @@ def test_a_row_links_to_its_chapter_and_says_its_verdict(claim):
     row = strip([Verdict(claim, HOLDS, "because")])
     assert f'href="{claim.chapter}.html"' in row
     assert 'lk-holds">holds<' in row
+
+
+def test_sentences_quote_no_ratio_whose_interval_is_wide():
+    found = [ratios.Ratio("tiny", "a", ratios.REWARD, Interval(5.0, 4.0, 6.0, 5)),
+             ratios.Ratio("tiny", "b", ratios.REWARD, Interval(8.6, 3.6, 20.9, 10)),
+             ratios.Ratio("tiny", "c", ratios.SUPERVISED, Interval(2.0, 1.5, 2.5, 5)),
+             ratios.Ratio("other", "d", ratios.REWARD, ratios.one_run(2.8), ours=False)]
+    assert ratios.settled(found, ratios.REWARD) == [5.0, 2.8]
+    assert ratios.settled(found, ratios.REWARD, "other") == [2.8]
 
 
 def test_readme_has_the_ratios_of_its_chart():

@@ -20,6 +20,7 @@ from lorakit.records import Record
 SUPERVISED, REWARD = "supervised", "by reward"
 THE_ARTICLES = 10.0
 COLOURS = {SUPERVISED: "#2a78d6", REWARD: "#cd5a1c"}
+WIDE = 4.0  # a ratio whose interval's ends lie so many times apart is drawn and not quoted
 SEEDS = range(5)
 STATIC = Path(__file__).resolve().parents[2] / "_static"
 
@@ -128,6 +129,12 @@ def of(found: list[Ratio], base: str, setting: str) -> Interval:
     """
     (one,) = (each for each in found if each.base == base and each.setting.startswith(setting))
     return one.span
+
+
+def settled(found: list[Ratio], kind: str, base: str | None = None) -> list[float]:
+    """What sentences quote of a kind: ratios whose interval spans less than `WIDE`, and single runs, which have none."""
+    return [one.span.mean for one in found
+            if one.kind == kind and base in (None, one.base) and one.span.high < WIDE * one.span.low]
 
 
 def in_readme(found: list[Ratio]) -> bool:
