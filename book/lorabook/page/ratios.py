@@ -132,7 +132,7 @@ def of(found: list[Ratio], base: str, setting: str) -> Interval:
 
 
 def settled(found: list[Ratio], kind: str, base: str | None = None) -> list[float]:
-    """What sentences quote of a kind: ratios whose interval spans less than `WIDE`, and single runs, which have none."""
+    """What sentences quote of a kind: ratios whose interval spans less than `WIDE`, and single runs without one."""
     return [one.span.mean for one in found
             if one.kind == kind and base in (None, one.base) and one.span.high < WIDE * one.span.low]
 
