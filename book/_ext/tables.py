@@ -19,7 +19,7 @@ NUMBER = re.compile(r"[~≈<>≤≥]?\s?[+\-−±$×]?\s?[\d.,]*\d")
 SPAN = re.compile(r"(\S+) (\([^()]* to [^()]*\))")  # a number with its interval
 EXPONENT = re.compile(r"(?<=\de)([+-])0(?=\d\b)")  # Python's 1e-05
 BREAK = re.compile(r"\s+|(?<=\w-)(?=\w)")  # where a browser may break a line
-NOTHING = {"", "–", "—", "-", "nan", "none", "not run"}
+NOTHING = {"", "–", "—", "-", "nan", "none", "not run", "not timed"}
 LONG = 160  # characters of a cell that is read, not looked up
 PHONE = 36  # characters that fit beside each other on a phone
 AIR = 2  # of these, between two columns
@@ -71,6 +71,9 @@ def arranged(text: str) -> str:
             body = [row[1:] for row in body]
         for place in range(max(map(len, rows))):
             arrange([row[place] for row in rows if place < len(row)], [row[place] for row in body if place < len(row)])
+    elif top and {len(row) for row in body} == {len(top[-1])}:
+        for place in range(len(top[-1])):
+            arrange([row[place] for row in [top[-1], *body]], [row[place] for row in body])
     if top and is_wide(top + body):
         table["class"] = [*table.get_attribute_list("class", []), "as-list"]
         for row in body:
@@ -81,8 +84,7 @@ def arranged(text: str) -> str:
             row[0]["class"] = [*row[0].get_attribute_list("class", []), "key"]
     if (width := sum(widths_of(top + body)) + AIR * max(map(len, rows))) > DESK:
         table["class"] = [*table.get_attribute_list("class", []), "of-many", *["of-too-many"] * (width > FULL_DESK)]
-    if width > FULL_DESK:
-        intervals_below(table, top + body)
+    whole_intervals(top + body, any_width=width <= FULL_DESK)
     if max(len(words(cell)) for row in rows for cell in row) > LONG:
         table["class"] = [*table.get_attribute_list("class", []), "of-prose"]
     for row in soup.find_all("tr", style=True):
@@ -115,13 +117,13 @@ def across(top: list[list[Tag]]) -> str:
     return words(top[0][place]) if place < len(top[0]) - 1 else ""
 
 
-def intervals_below(table: Tag, rows: list[list[Tag]]) -> None:
-    """Let numbers break before their intervals and nowhere else, if that makes the table narrow enough for a desk."""
+def whole_intervals(rows: list[list[Tag]], *, any_width: bool) -> None:
+    """Let numbers break before their intervals and nowhere else, where a desk has room for that."""
     columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
     whole = [[SPAN.sub(lambda found: f"{found[1]} {found[2].replace(' ', '_')}", words(cell)) for cell in column]
              for column in columns]
     broken = [max(len(part) for said in column for part in BREAK.split(said)) for column in whole]
-    if sum(broken) + len(columns) > SMALLEST_DESK:
+    if not any_width and sum(broken) + len(columns) > SMALLEST_DESK:
         return
     for cell in (cell for row in rows for cell in row if "num" in cell.get_attribute_list("class", [])):
         if (found := SPAN.fullmatch(words(cell))) and not cell.find(True):

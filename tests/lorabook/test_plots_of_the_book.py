@@ -55,9 +55,9 @@ def test_a_cell_ends_in_words_and_not_in_what_python_calls_them(monkeypatch):
     shell = InteractiveShell()
     monkeypatch.setattr(rendering, "_notebook_shell", lambda: shell)
     rendering.setup()
-    values = "told", 1 / 3, ["a", 0.5], {"rank 1": (True, 12345), "engine": {"packed"}}, pd.Series({"a": 1})
+    values = "told", 1 / 3, [("a", 0.5), ("b", 2)], {"rank 1": (True, 12345), "engine": {"packed"}}, pd.Series({"a": 1})
     said = [shell.display_formatter.format(value)[0]["text/plain"] for value in values]
-    assert said[:4] == ["told", "0.3333", "a, 0.5", "rank 1: True, 12,345\nengine: packed"]
+    assert said[:4] == ["told", "0.3333", "a, 0.5\nb, 2", "rank 1: True, 12,345\nengine: packed"]
     assert said[4].startswith("a    1"), "other objects show themselves"
 
 

@@ -54,9 +54,17 @@ def test_a_wide_table_breaks_its_numbers_before_their_intervals_if_that_makes_it
     assert "interval" not in more
 
 
+def test_numbers_under_heads_of_several_columns_stand_on_the_right():
+    heads = pd.MultiIndex.from_product([["best", "all"], ["answer", "form"]])
+    page = shown(pd.DataFrame([[6, 1, 14, 26]], index=["full"], columns=heads))
+    assert re.findall(r'<td class="num">(\d+)</td>', page) == ["6", "1", "14", "26"]
+
+
 def test_words_that_are_short_in_all_rows_of_a_column_stay_in_one_line():
-    page = shown(pd.DataFrame({"what": ["a long name of a goal", "b"], "verdict": ["not timed", "missed"]}))
+    page = shown(pd.DataFrame({"what": ["a long name of a goal", "b"], "verdict": ["not timed", "missed"],
+                               "GPU": ["not timed", "1.05"]}))
     assert re.findall(r'class="short">([^<]*)</td>', page) == ["not timed", "missed"]
+    assert re.findall(r'class="num">([^<]*)</td>', page) == ["not timed", "1.05"], "a number that is missing"
 
 
 @pytest.mark.parametrize(("name", "as_list"), [

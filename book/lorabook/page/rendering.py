@@ -65,7 +65,8 @@ def plainly(value: object) -> str:
     if isinstance(value, dict):
         return "\n".join(f"{name}: {plainly(one)}" for name, one in value.items())
     if isinstance(value, list | tuple | set):
-        return ", ".join(map(plainly, value))
+        nested = any(isinstance(one, list | tuple | set | dict) for one in value)
+        return ("\n" if nested else ", ").join(map(plainly, value))
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)
