@@ -67,7 +67,7 @@ class LoRASpec:
 
     @property
     def scale(self) -> float:
-        """The factor on B A: alpha / rank, or alpha / √rank with `rslora`."""
+        """The factor on B A, alpha / rank, or alpha / √rank with `rslora`."""
         return self.scale_of(self.rank)
 
     def scale_of(self, rank: int) -> float:

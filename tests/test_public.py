@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def test_every_public_name_exists_and_is_documented():
             assert getattr(lk, name).__doc__, name
     assert len(lk.__all__) <= 35
     assert set(lk.__all__) <= set(dir(lk))
+
+
+def test_no_property_says_in_its_first_line_what_a_reference_reads_as_its_type():
+    """Napoleon takes the words before a colon as the type of a property."""
+    public = [value for name in lk.__all__ if isinstance(value := getattr(lk, name), type)]
+    said = {f"{one.__name__}.{name}": (part.__doc__ or "").splitlines()[0] for one in public
+            for name, part in inspect.getmembers(one, lambda part: isinstance(part, property))
+            if not name.startswith("_") and part.__doc__}
+    assert [name for name, line in said.items() if ": " in line] == []
 
 
 def test_an_unknown_name_lists_the_known_ones():

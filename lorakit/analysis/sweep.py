@@ -95,7 +95,7 @@ class Sweep(Sequence["Record"]):
 
     @property
     def arms(self) -> list[str]:
-        """The arms' names: full fine-tuning first, then LoRA by rank."""
+        """The arms' names, full fine-tuning first, then LoRA by rank."""
         return arms(self.runs)
 
     def ends(self, step: int | None = None) -> pd.DataFrame:
@@ -229,7 +229,7 @@ class Sweep(Sequence["Record"]):
 
     @property
     def plot(self) -> SweepPlots:
-        """Charts of this sweep: `.u_curve()`, `.loss()`, `.gaps()`, `.ratios()`, `.counts(…)`, `.curve(column)`."""
+        """Charts of this sweep, `.u_curve()`, `.loss()`, `.gaps()`, `.ratios()`, `.counts(…)`, `.curve(column)`."""
         from lorakit.analysis.sweep_plots import SweepPlots
 
         return SweepPlots(self)

@@ -80,7 +80,7 @@ def register_dataset(name: str, data: Any, *, end: str | None = None) -> str:
             the others a tenth of the rows becomes validation and a tenth test, by a hash, so that equal prompts share
             a split (one that has more than a fifth of all rows is divided).
         end: how rows of text end: None, with the end-of-text token of whatever tokenizer reads them; or with this text,
-            which is added where it lacks, and no token ("" adds nothing).
+            which is added where it lacks, and no token (`""` adds nothing).
 
     Returns:
         `name@hash`, to be used as `SFTSpec(dataset=…)`.

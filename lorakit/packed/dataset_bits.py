@@ -51,7 +51,7 @@ class DatasetBits:
 
     @property
     def bits_per_byte(self) -> float:
-        """Bits for each byte of the text behind the label tokens: comparable between tokenizers."""
+        """Bits for each byte of the text behind the label tokens, comparable between tokenizers."""
         return self.bits / self.bytes if self.bytes else math.nan
 
 
