@@ -1,4 +1,4 @@
-"""Tables of a page: one line of heads, thousands apart, and what a phone or a desk has room for."""
+"""Tables of a page: one line of heads, thousands apart, what a phone or a desk has room for; and per cent signs."""
 
 import re
 import sys
@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("bs4", reason="needs the book's packages")
 sys.path.append(str(Path(__file__).parents[2] / "book" / "_ext"))
 import tables
+import units
 
 
 def shown(frame):
@@ -85,3 +86,9 @@ def test_the_table_of_pages_leaves_out_what_all_of_them_have_in_common():
     page = shown(pd.DataFrame({"Document": ["a"], "Modified": ["now"], "Method": ["force"], "Run Time (s)": [3.5],
                                "Status": ["x"]}).set_index("Document"))
     assert [word in page for word in ("Modified", "Method", "Status", "3.5")] == [False, False, False, True]
+
+
+def test_a_number_and_its_per_cent_sign_stay_together_but_in_code():
+    page = '<p title="5%">8% of 95 %, (1 to 2) %, <span>3.7</span> %, <b>x</b> <span>(1 to 2)</span> %; <pre>{x:.0%} 5%</pre><script>"9 %"</script>'
+    assert units.together(page).replace("\xa0", "~") == (
+        '<p title="5%">8~% of 95~%, (1 to 2)~%, <span>3.7</span>~%, <b>x</b> <span>(1 to 2)</span>~%; <pre>{x:.0%} 5%</pre><script>"9 %"</script>')
