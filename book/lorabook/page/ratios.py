@@ -17,7 +17,7 @@ from lorakit.analysis.statistics import Interval
 from lorakit.analysis.sweep import Sweep
 from lorakit.records import Record
 
-SUPERVISED, REWARD = "supervised", "by reward"
+SUPERVISED, REWARD = "supervised", "by reward (RL)"
 THE_ARTICLES = 10.0
 COLOURS = {SUPERVISED: "#2a78d6", REWARD: "#cd5a1c"}
 WIDE = 4.0  # a ratio whose interval's ends lie so many times apart is drawn and not quoted
