@@ -111,6 +111,16 @@ def test_names_of_lines_keep_apart_and_within_the_chart(heights, apart, expected
     assert marks_of.spaced(heights, apart, 0, 9) == pytest.approx(expected)
 
 
+def test_names_of_lines_that_end_beside_each_other_keep_apart_and_others_stay():
+    frame = pd.DataFrame([{"arm": arm, "seed": 0, "step": step, "test_loss": 1.0 + (step == 1)}
+                          for arm, end in (("full", 30), ("rank 1", 100), ("rank 16", 10_000)) for step in (1, end)])
+    rows = next(rows for rows in plots.lines(frame, "step", "test_loss").to_dict()["datasets"].values()
+                if "name_height" in rows[0])
+    heights = {row["arm"]: row["name_height"] for row in rows}
+    assert abs(heights["full"] - heights["rank 1"]) > 0.04
+    assert heights["rank 16"] == pytest.approx(1, abs=0.01)
+
+
 def test_a_title_stands_above_its_note_and_breaks_for_a_narrow_page():
     title = plots.lines(pd.DataFrame({"arm": ["full"], "step": [1], "test_loss": [1.0]}), "step", "test_loss",
                         title="a finding of more than the sixty-six characters that one line holds", note="3 seeds")

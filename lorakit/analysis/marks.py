@@ -17,6 +17,7 @@ from lorakit.analysis.statistics import over_seeds
 MAX_ROWS = 5_000
 MAX_TICKS = 16
 LABEL_PIXELS = 15  # between two names of lines
+NAME_WIDTH = 0.4  # of a phone's panel: within it names of lines that end at different places may overlap
 TITLE_CHARACTERS = 66  # of a line
 HIGHER_IS_BETTER = ("accuracy", "reward")
 
@@ -90,13 +91,15 @@ def domain_of(values: Sequence[float], log: bool) -> list[float]:
 
 def names_at_ends(rows: pd.DataFrame, x: str, y: str, color: str, vertical: alt.Y, across: alt.X, hues: alt.Color,
                   domain: list[float], log: bool = False) -> alt.Chart:
-    """Each line's name at its last point, moved up or down until no two that end at one place overlap."""
+    """Each line's name at its last point, moved up or down until no two that end near each other overlap."""
     ends = rows.sort_values(x).groupby(color, as_index=False).last()
     ends["name_height"] = np.log(ends[y]) if log else ends[y].astype(float)
     low, high = (math.log(end) if log else end for end in domain)
     apart = LABEL_PIXELS / HEIGHT * (high - low)
     spare = 0.4 * apart  # half a line of letters
-    for _, together in ends.groupby(x)["name_height"]:
+    places, measured = (np.log(part) if (rows[x] > 0).all() else part for part in (ends[x].sort_values(), rows[x]))
+    groups = (places.diff() > NAME_WIDTH * (measured.max() - measured.min())).cumsum()
+    for _, together in ends["name_height"].groupby(groups):
         ordered = together.sort_values(kind="stable")
         ends.loc[ordered.index, "name_height"] = spaced(ordered.tolist(), apart, low + spare, high - spare)
     if log:
