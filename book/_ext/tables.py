@@ -167,10 +167,14 @@ def is_wide(rows: list[list[Tag]]) -> bool:
 
 
 def widths_of(rows: list[list[Tag]]) -> list[int]:
-    """The characters of each column that no browser breaks."""
+    """The characters of each column that no browser breaks: of a number, of a short cell and of a verdict all."""
+    def unbroken(cell: Tag) -> int:
+        if {"num", "short"} & set(cell.get_attribute_list("class", [])):
+            return len(words(cell))
+        return max(map(len, [*BREAK.split(words(cell)), *map(words, cell.select(".lk-verdict"))]))
+
     columns = [[cell for cell in column if cell is not None] for column in zip_longest(*rows)]
-    return [max(len(words(cell)) if "num" in cell.get_attribute_list("class", []) else
-                max(map(len, BREAK.split(words(cell)))) for cell in column) for column in columns]
+    return [max(map(unbroken, column)) for column in columns]
 
 
 def is_counter(head: list[list[Tag]], body: list[list[Tag]]) -> bool:

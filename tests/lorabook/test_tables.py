@@ -43,6 +43,14 @@ def test_a_list_on_a_phone_says_what_its_numbered_columns_are():
     assert 'data-head="step 7"' in page
 
 
+@pytest.mark.parametrize("verdict", ['<span class="lk-verdict">depends on the data</span>', "depends on the data"])
+def test_a_verdict_and_a_short_cell_take_the_width_of_their_line(verdict):
+    row = f"<tr><td>C6 attention below the operations</td><td>{verdict}</td><td>a word or two</td><td>improvements</td></tr>"
+    page = tables.arranged(f"<table><thead><tr><th>claim</th><th>verdict</th><th>on</th><th>found</th></tr></thead>"
+                           f"<tbody>{row}</tbody></table>")
+    assert ("of-many" in page) is ("lk-verdict" in verdict)
+
+
 def test_numbers_have_a_minus_and_no_zero_before_an_exponent():
     page = shown(pd.DataFrame({"rate": ["2.15e-05"], "lost": ["-0.4%"], "made": ["2026-11-22"], "of": ["2 to -3"]}))
     assert [said in page for said in (">2.15e-5<", ">−0.4%<", ">2026-11-22<", ">2 to −3<")] == 4 * [True]

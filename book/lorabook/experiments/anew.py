@@ -71,7 +71,7 @@ EXPERIMENTS = (
     }),
     Experiment("learning-rate-long", "A thousand steps and more: has B outgrown A?", {
         ("cpu", "record"): _long,
-    }, under_way=True),
+    }),
     Experiment("capacity-fresh", "Bits of strings that an adapter stores, on three new seeds.", {
         ("cpu", "record"): lambda: _on_new_seeds(capacity_record()),
     }, under_way=True),
