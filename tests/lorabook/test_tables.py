@@ -45,9 +45,9 @@ def test_a_list_on_a_phone_says_what_its_numbered_columns_are():
 
 @pytest.mark.parametrize("verdict", ['<span class="lk-verdict">depends on the data</span>', "depends on the data"])
 def test_a_verdict_and_a_short_cell_take_the_width_of_their_line(verdict):
-    row = f"<tr><td>C6 attention below the operations</td><td>{verdict}</td><td>a word or two</td><td>improvements</td></tr>"
-    page = tables.arranged(f"<table><thead><tr><th>claim</th><th>verdict</th><th>on</th><th>found</th></tr></thead>"
-                           f"<tbody>{row}</tbody></table>")
+    row = "".join(f"<td>{said}</td>" for said in ("C6 below the operations", verdict, "a word or two", "improvements"))
+    heads = "".join(f"<th>{head}</th>" for head in ("claim", "verdict", "on", "found"))
+    page = tables.arranged(f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{row}</tr></tbody></table>")
     assert ("of-many" in page) is ("lk-verdict" in verdict)
 
 
