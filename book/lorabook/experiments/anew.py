@@ -74,7 +74,7 @@ EXPERIMENTS = (
     }),
     Experiment("capacity-fresh", "Bits of strings that an adapter stores, on three new seeds.", {
         ("cpu", "record"): lambda: _on_new_seeds(capacity_record()),
-    }, under_way=True),
+    }),
     Experiment("rank-beyond", "Four times as many random associations: when does each rank fall behind?", {
         ("cpu", "record"): _beyond,
     }),
