@@ -50,5 +50,5 @@ EXPERIMENTS = (
     }) for setting, words in SETTINGS.items()),
     Experiment("grpo-high-rank", "High rank in RL with alpha fixed and with alpha in proportion to the rank.", {
         ("cpu", "record"): _high_rank,
-    }, under_way=True),
+    }),
 )
