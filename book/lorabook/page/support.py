@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lorabook.claims.rl_tasks import room
+from lorabook.claims import rl_tasks
+from lorabook.experiments.fresh import SHORT_STEPS
 from lorabook.experiments.recipes import ARTICLE, FACTORS, SYNCS
 from lorabook.experiments.results import recorded, store
 from lorabook.page import ratios
@@ -87,14 +88,14 @@ def by_reward() -> dict[str, Support]:
     """Lines of training by reward."""
     copying = recorded("grpo")
     gaps = copying.compare("full")
-    held = room(copying.curves, copying.runs)["rank 1"]
+    held = rl_tasks.room(copying.curves, copying.runs)["rank 1"]
     says(gaps["rank 1"].high < 0 and gaps["rank 8"].low > -5, "on tiny rank 1 ends behind full fine-tuning, rank 8 not")
     brief = recorded("grpo-fresh-short")
-    early, spare = brief.compare("full")["rank 1"], room(brief.curves, brief.runs)["rank 1"]
+    early, spare = brief.compare("full")["rank 1"], rl_tasks.room(brief.curves, brief.runs)["rank 1"]
     says(held < 1 < 2 < spare and early.high < 0, "rank 1 is behind without room for what it is told, and with room")
     behind = (f"on tiny it ended {-gaps['rank 1'].mean:.0f} points of accuracy behind, with room for {held:.1f} times "
-              f"the bits, and was {-early.mean:.0f} behind after 75 steps, with room for {spare:.1f} times; rank 8 "
-              "kept up")
+              f"the bits, and was {-early.mean:.0f} behind after {SHORT_STEPS} steps, with room for {spare:.1f} times; "
+              "rank 8 kept up")
     tiny = ratios.over_full(copying, 8)
     others = RL_QUOTED["rank 16"]["ratio"]
     says(2 < others < tiny.mean < 8, "by reward the best rates are three to six times full fine-tuning's")
