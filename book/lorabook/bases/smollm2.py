@@ -48,6 +48,7 @@ def _folder(pin: str) -> Path:
     config = LlamaConfig(**{k: v for k, v in loaded.config.to_dict().items() if k != "quantization_config"})
     plain = LlamaForCausalLM(config)
     plain.load_state_dict(loaded.state_dict())
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".partial") as scratch:
         partial = Path(scratch, "model")
         plain.save_pretrained(partial)
