@@ -7,11 +7,13 @@ import queue
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
-from waiting import wait_until
+from waiting import LONG, wait_until
 
 import lorakit as lk
 from lorakit import MissingExtraError
@@ -45,8 +47,15 @@ class Machines:
             "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ["PYTHONPATH"]]))})
 
     def kill(self, node_id: str) -> None:
+        """A node goes, and its actors with it: without their raylet they may live on long enough to end a pack."""
         (node,) = (node for node in self.cluster.worker_nodes if node.node_id == node_id)
+        actors = [process for started in node.all_processes.values() for one in started
+                  for process in psutil.Process(one.process.pid).children(recursive=True)]
         self.cluster.remove_node(node, allow_graceful=False)
+        for process in actors:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert not psutil.wait_procs(actors, LONG)[1]
 
 
 @pytest.fixture(scope="module")

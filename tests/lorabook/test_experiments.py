@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from lorabook.experiments import EXPERIMENTS
 from lorabook.experiments.left_out import SIZES, left_out
-from lorabook.experiments.screening import STUDIES, choose
-from lorabook.experiments.smollm2 import CHOSEN, base_run, rank_arms
+from lorabook.experiments.screening import STUDIES, NotScreenedError, choose
+from lorabook.experiments.smollm2 import CHOSEN, CHOSEN_RL, E3_LOWER, base_run, layer_arms, rank_arms
 from lorakit.records import Store
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
@@ -79,8 +82,31 @@ def test_a_gpu_has_its_base_in_bfloat16_unless_the_question_is_one_of_precision(
     assert all(asked == dtypes[name] for name, asked in asks_for_more.items())
 
 
-def test_the_confirmed_rates_are_those_that_the_records_choose():
+@pytest.mark.parametrize(("study", "arms"), [("E1", rank_arms), ("E2, real text", layer_arms)])
+def test_the_confirmed_rates_are_those_that_the_records_choose(study, arms):
+    (one,) = (one for one in STUDIES if one.name == study)
     for profile, chosen in CHOSEN.items():
-        screened = replace(STUDIES[0], arms=lambda profile: {
-            name: arm for name, arm in rank_arms(base_run(profile)).items() if name in CHOSEN[profile]})
-        assert choose(screened, profile, Store(RESULTS)) == chosen
+        assert choose(one, profile, Store(RESULTS)) == {name: chosen[name] for name in arms(base_run(profile))}
+
+
+@pytest.mark.parametrize("task", CHOSEN_RL["gpu"])
+def test_rates_of_rl_are_those_that_the_grid_so_far_chooses_and_the_other_arms_are_at_its_end(task):
+    (study,) = (one for one in STUDIES if one.name == f"E3, {task}")
+    first, arms = tuple(name for name in study.screens if "-lower-" not in name), study.arms("gpu")
+    for name, arm in arms.items():
+        one = replace(study, screens=first, arms=lambda profile, name=name, arm=arm: {name: arm})
+        if name in CHOSEN_RL["gpu"][task]:
+            assert choose(one, "gpu", Store(RESULTS)) == {name: CHOSEN_RL["gpu"][task][name]}
+        else:
+            with pytest.raises(NotScreenedError, match="is an end of its grid"):
+                choose(one, "gpu", Store(RESULTS))
+
+
+def test_lower_rates_go_on_downwards_from_the_grid_for_every_arm():
+    for task in E3_LOWER:
+        first, lower = (EXPERIMENTS[f"smollm2-grpo-{task}{kind}-0"].specs("gpu", "record") for kind in ("", "-lower"))
+        for lora in {spec.lora for spec in first}:
+            old, new = (sorted(spec.learning_rate for spec in specs if spec.lora == lora) for specs in (first, lower))
+            steps = [b / a for a, b in pairwise([*new, *old])]
+            assert len(new) == E3_LOWER[task]
+            assert max(steps) / min(steps) < 1.02, "equally dense"

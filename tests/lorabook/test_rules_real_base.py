@@ -9,7 +9,7 @@ from synthetic_records import jitter
 
 from lorabook.claims import CLAIMS, smollm2
 from lorabook.claims.evidence import Evidence
-from lorabook.claims.ledger import evaluate, first_record
+from lorabook.claims.ledger import evaluate, first_record, verdict
 from lorabook.experiments.smollm2 import FRESH, FRESH_RL
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import ratio_interval
@@ -176,6 +176,34 @@ def test_e2_c6_judges_what_is_there():
     found = judge("C6", records)
     assert found.outcome == "holds"
     assert "On gsm8k-answers (not tested): Rates are not screened yet for rank 26, attention." in found.reason
+
+
+def test_a_dataset_that_is_whole_is_judged_while_another_misses_runs(tmp_path):
+    text, answers = (e1(u_curve({"attention": by(0.2)}), arms=E2_ARMS, early=False, dataset=name)
+                     for name in ("real-text@1", "gsm8k-answers@1"))
+    specs = [SFTSpec.from_json(one.spec) for one in (*text, *answers)]
+
+    def found(folder, records, **changes):
+        store = Store(tmp_path / folder)
+        for one in records:
+            store.append("gpu", "e2", one)
+        claim = replace(ON_SMOLLM2["C6"], experiments=("e2",), **changes)
+        return verdict("C6", store, [claim], specs_of=lambda name, profile: specs if profile == "gpu" else [],
+                       facts=lambda model: {})
+
+    part = found("part", [*text, answers[0]])
+    assert part.outcome == "holds"
+    said = f"On gsm8k-answers (not tested): Needs every run of its experiments; {len(answers) - 1} have no record."
+    assert said in part.reason
+    none = found("none", [*text[1:], *answers[1:]])
+    assert (none.outcome, none.reason) == ("inconclusive", "Needs every run of its experiments; 2 have no record.")
+    assert found("part", [], by_dataset=False).outcome == "inconclusive"
+
+
+def test_a_best_rate_at_the_end_of_its_grid_asks_for_a_wider_grid():
+    found = judge("C8", e3(hill(ratio={"rank 1": 1.0})))
+    assert found.outcome == "not tested"
+    assert "The grid of rates is to be widened for every arm first: rank 1: the best learning rate" in found.reason
 
 
 @pytest.mark.parametrize(("growth", "outcome", "apart"), [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 import zipfile
@@ -67,3 +68,17 @@ def test_a_venv_without_pip_uses_uv(modules, executable, expected, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in modules else None)
     monkeypatch.setattr(smollm2.shutil, "which", lambda name: executable)
     assert [command[1:4] for command in smollm2._installers()] == expected
+
+
+@pytest.mark.slow
+def test_a_named_file_is_converted_into_a_cache_that_is_not_there_yet(monkeypatch, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (tmp_path / "own.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("LORAKIT_SMOLLM2_GGUF", str(tmp_path / "own.gguf"))
+    model, tokenizer = load_model("tiny-w32-s0")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    folder = smollm2._folder(hashlib.sha256(b"GGUF").hexdigest()[:12])
+    assert {"config.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
+    assert folder.parent == tmp_path / "cache" / "models"

@@ -27,6 +27,7 @@ class Claim:
         experiments: names in `lorabook.experiments`.
         files: of records that are no experiment's.
         needs: which of their runs the rule cannot do without.
+        by_dataset: whether a dataset whose runs are whole is judged while those of others are missing.
         computed: whether nothing of it rests on `Evidence`.
         seeds: that a verdict needs where it is not the profile's number.
         written: when the rule was first written, to the minute (UTC).
@@ -48,6 +49,7 @@ class Claim:
     experiments: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     needs: Callable[[Any], bool] = lambda spec: True
+    by_dataset: bool = False
     computed: bool = False
     seeds: int | None = None
     written: str = ""

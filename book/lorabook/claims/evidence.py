@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -47,6 +48,7 @@ class Evidence:
         curves: of `lorakit.analysis.frames.tidy`.
         metrics: of `lorakit.analysis.frames.runs`.
         missing: runs that the experiments name and that have no result.
+        unfinished: of a claim that is judged by dataset, and has a dataset that is whole: what others miss, by dataset.
         peak_learning_rate: of the base's pre-training, or None if unknown.
         model_parameters: all weights of the base; None reads them off a full fine-tuning run.
         embedded: whether it is one of the book's own small bases, whose tokens are bytes.
@@ -60,6 +62,7 @@ class Evidence:
     peak_learning_rate: float | None = None
     model_parameters: int | None = None
     embedded: bool = False
+    unfinished: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def scale(self) -> Scale:

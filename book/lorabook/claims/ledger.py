@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,12 @@ from lorabook.claims.regime import pretraining_facts
 from lorabook.experiments import PROFILES
 from lorakit.analysis.frames import runs, tidy
 from lorakit.analysis.statistics import GridEdgeError
+from lorakit.grpo_spec import GRPOSpec
 from lorakit.names import UnknownNameError
 
 if TYPE_CHECKING:
     from lorakit.records import Store
+    from lorakit.specs import SFTSpec
 
 
 class UnknownClaimError(UnknownNameError):
@@ -149,10 +152,17 @@ def gather(
             ids = [key for key, spec in specs.items() if spec.model == model]
             mine = [records[key] for key in ids if key in records]
             known = facts(model)
-            missing = sum(key not in records and claim.needs(specs[key]) for key in ids)
-            found.append(Evidence(profile, model, tidy(mine), runs(mine), missing,
-                                  known.get("peak_learning_rate"), known.get("parameters"), "hidden_size" in known))
+            missing = Counter(_dataset(specs[key]) for key in ids if key not in records and claim.needs(specs[key]))
+            parts = claim.by_dataset and bool({_dataset(specs[key]) for key in ids} - missing.keys())
+            found.append(Evidence(profile, model, tidy(mine), runs(mine), 0 if parts else missing.total(),
+                                  known.get("peak_learning_rate"), known.get("parameters"), "hidden_size" in known,
+                                  missing if parts else {}))
     return found
+
+
+def _dataset(spec: SFTSpec | GRPOSpec) -> str:
+    """As the column of frames says it."""
+    return spec.task if isinstance(spec, GRPOSpec) else spec.dataset
 
 
 def verdict(claim_id: str, store: Store, claims: Sequence[Claim] = CLAIMS, **sources: Any) -> Verdict:

@@ -26,7 +26,7 @@ from lorabook.claims.decisions import (
 )
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
-from lorabook.claims.real_runs import ONE, NotYetError, Runs
+from lorabook.claims.real_runs import ONE, NotYetError, Runs, unfinished
 from lorakit.analysis.curves import losses_at, optima
 
 PER_CENT = 100 * smollm2.MARGIN
@@ -113,8 +113,10 @@ def b_outgrows_a(evidence: Evidence) -> Finding:
 
 def mlp_carries_it(evidence: Evidence) -> Finding:
     """E2's rule for C6: a verdict for each dataset."""
-    findings = {}
+    findings = unfinished(evidence)
     for dataset in evidence.datasets:
+        if dataset in findings:
+            continue
         runs = Runs(*evidence.of(dataset))
         try:
             unit = 100 / runs.gain()

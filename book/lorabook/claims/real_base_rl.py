@@ -11,7 +11,7 @@ from lorabook.claims.decisions import UNTESTED, Finding, by_data, decide, paired
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed
 from lorabook.claims.real_base import ATTENTION, HIGH, MLP
-from lorabook.claims.real_runs import ONE, NotYetError, RLRuns
+from lorabook.claims.real_runs import ONE, NotYetError, RLRuns, unfinished
 from lorabook.experiments.smollm2 import E3_TASKS
 from lorakit.analysis.curves import losses_at, optima
 
@@ -22,9 +22,9 @@ APART = replace(grpo.APART, what="test accuracy of attention alone minus the MLP
 
 def _on_tasks(evidence: Evidence, judge: Callable[[RLRuns], Finding], tasks: Iterable[str] = E3_TASKS) -> Finding:
     """`judge` on the runs of each task, a verdict for each."""
-    findings = {}
+    findings = unfinished(evidence)
     for dataset in evidence.datasets:
-        if dataset.partition("@")[0] not in tasks:
+        if dataset.partition("@")[0] not in tasks or dataset in findings:
             continue
         try:
             findings[dataset] = judge(RLRuns(*evidence.of(dataset)))

@@ -9,10 +9,12 @@ from functools import cached_property
 import pandas as pd
 
 from lorabook.claims import rl_tasks, smollm2
+from lorabook.claims.decisions import UNTESTED, Finding
+from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
 from lorabook.experiments.smollm2 import FRESH
 from lorakit.analysis.curves import best_rate_by_validation, losses_at
-from lorakit.analysis.statistics import Interval, paired_difference
+from lorakit.analysis.statistics import GridEdgeError, Interval, paired_difference
 from lorakit.theory.capacity import BITS_PER_PARAMETER
 
 RL_FRESH = 5
@@ -21,6 +23,12 @@ ONE = "rank 1"
 
 class NotYetError(LookupError):
     """Runs that a rule needs have no record."""
+
+
+def unfinished(evidence: Evidence) -> dict[str, Finding]:
+    """What is said of the datasets that miss runs."""
+    return {dataset: Finding(UNTESTED, f"Needs every run of its experiments; {count} have no record.")
+            for dataset, count in sorted(evidence.unfinished.items())}
 
 
 @dataclass(frozen=True)
@@ -71,10 +79,17 @@ class Runs:
         return losses_at(self._of(self.metrics["steps"] > smollm2.EARLY_STEPS))
 
     def chosen(self, arm: str) -> float:
-        """The arm's rate of least mean validation loss at the end of the screened runs."""
+        """The arm's rate of least mean validation loss at the end of the screened runs.
+
+        Raises:
+            NotYetError: it is an end of the grid, which the protocols then widen for every arm.
+        """
         screened = self.screen(arm)["id"]
         ends = self._ends[self._ends["id"].isin(screened)]
-        return float(best_rate_by_validation(ends)["learning_rate"].iloc[0])
+        try:
+            return float(best_rate_by_validation(ends)["learning_rate"].iloc[0])
+        except GridEdgeError as error:
+            raise NotYetError(f"The grid of rates is to be widened for every arm first: {error}") from error
 
     def confirmed(self, arm: str, column: str = "test_loss") -> dict[int, float]:
         """A column at the end, on the fresh seeds at the arm's chosen rate, by seed.

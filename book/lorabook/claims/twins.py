@@ -24,7 +24,7 @@ from lorabook.claims.decisions import UNTESTED, Finding
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.real_runs import NotYetError
 from lorabook.experiments import EXPERIMENTS, anew, fresh
-from lorabook.experiments.smollm2 import BOTH_SCREENED, E3_SCREENED, E3_TASKS, SCREENED
+from lorabook.experiments.smollm2 import BOTH_SCREENED, E3_TASKS, SCREENED, rl_screens
 
 Rule = Callable[[Evidence], Finding]
 
@@ -49,9 +49,9 @@ E1_RATES = _named(*(f"smollm2-rank-{seed}" for seed in SCREENED))
 E1 = _named(*E1_RATES, "smollm2-rank-confirmed")
 E2 = _named(*E1, *(f"smollm2-layers-{name}" for seed in BOTH_SCREENED for name in (f"{seed}", f"gsm8k-{seed}")),
             "smollm2-layers-confirmed", "smollm2-layers-gsm8k-confirmed")
-E3 = _named(*(f"smollm2-grpo-{task}-{seed}" for task in E3_TASKS for seed in E3_SCREENED),
+E3 = _named(*(name for task in E3_TASKS for name in rl_screens(task)),
             *(f"smollm2-grpo-{task}-confirmed" for task in E3_TASKS))
-E3_LAYERS = _named(*(f"smollm2-grpo-{E3_TASKS[0]}-{name}" for name in (*E3_SCREENED, "confirmed")),
+E3_LAYERS = _named(*rl_screens(E3_TASKS[0]), f"smollm2-grpo-{E3_TASKS[0]}-confirmed",
                    "smollm2-grpo-layers", "smollm2-grpo-layers-confirmed")
 E4 = _named("smollm2-capacity", "smollm2-capacity-confirmed")
 E5 = _named(*(f"smollm2-batch-{seed}" for seed in BOTH_SCREENED), "smollm2-batch-confirmed")
@@ -61,6 +61,10 @@ def _plain(spec: Any) -> bool:
     """Full fine-tuning of the linear layers alone decides nothing."""
     return bool(spec.full_targets == "all")
 
+
+# "For each task", "for each dataset, apart": these rules say so.
+_BY_DATASET = (real_base.mlp_carries_it, real_base_rl.equal_in_rl, real_base_rl.ten_times_in_rl,
+               real_base_rl.ten_times_at_rank_one)
 
 # Rules changed after their records were there: when, and why.
 _CHANGED: dict[Rule, tuple[str, str]] = {
@@ -72,7 +76,8 @@ _CHANGED: dict[Rule, tuple[str, str]] = {
 def _on_smollm2() -> list[Claim]:
     """Claims on SmolLM2-135M, by the rules of `smollm2`; runs on two cores and on a GPU are judged apart."""
     e1, e2, e3, e4, e5 = (f"{text} {smollm2.GPU_PROTOCOL}" for text in (
-        smollm2.E1_PROTOCOL, smollm2.E2_PROTOCOL, smollm2.E3_PROTOCOL, smollm2.E4_PROTOCOL, smollm2.E5_PROTOCOL))
+        smollm2.E1_PROTOCOL, smollm2.E2_PROTOCOL, f"{smollm2.E3_PROTOCOL} {smollm2.E3_WIDENED}",
+        smollm2.E4_PROTOCOL, smollm2.E5_PROTOCOL))
     rows: Sequence[tuple[Claim, Rule, str, tuple[str, ...]]] = (
         (rank.equal_to_full, real_base.equal_to_full, f"{e1} {smollm2.E1_C1_RULE}", E1),
         (rank.same_first_steps, real_base.same_first_steps, f"{e1} {smollm2.E1_C4_RULE}",
@@ -91,6 +96,7 @@ def _on_smollm2() -> list[Claim]:
         (grpo.mlp_carries_it_in_rl, real_base_rl.mlp_carries_it_in_rl, f"{e3} {smollm2.E3_C6_RULE}", E3_LAYERS),
     )
     return [replace(claim, rule=_or_not_yet(rule), rule_text=text, experiments=names, seeds=1, needs=_plain,
+                    by_dataset=rule in _BY_DATASET,
                     written=smollm2.GPU_DATE if names in (E4, E5) else smollm2.DATE,
                     changed=changed, why=why)
             for claim, rule, text, names in rows for changed, why in (_CHANGED.get(rule, ("", "")),)]

@@ -33,7 +33,8 @@ LEFT_OUT: dict[str, dict[str, str]] = {
         "layers-fresh", "moe-fresh", "grpo-layers-fresh", "learning-rate-long", "rank-beyond", "capacity-fresh")},
     "learning-rate-alpha-*": {"live": TINY_ASKED, "gpu": TINY_ASKED, "paper": TINY_ASKED},
     "smollm2-*": {"live": SLOW, "paper": IS_SMOLLM2},
-    "smollm2-rank-confirmed": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2},
+    **{f"smollm2-{name}": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2}
+       for name in ("rank-confirmed", "layers-confirmed", "grpo-ordered-sums-confirmed")},
     "smollm2-rank-early": {"live": SLOW, "record": UNSCREENED, "paper": IS_SMOLLM2},
     "secret-reward": {"gpu": EVENLY, "paper": EVENLY},
     "secret-example": {"gpu": EVENLY, "paper": EVENLY},

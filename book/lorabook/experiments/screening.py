@@ -165,7 +165,7 @@ def _layer_arms(profile: str) -> dict[str, Any]:
 STUDIES = (
     Study("E1", tuple(f"smollm2-rank-{seed}" for seed in smollm2.SCREENED),
           lambda profile: smollm2.rank_arms(smollm2.base_run(profile)), _rank),
-    *(Study(f"E3, {task}", tuple(f"smollm2-grpo-{task}-{seed}" for seed in smollm2.E3_SCREENED),
+    *(Study(f"E3, {task}", smollm2.rl_screens(task),
             partial(_rl_arms, task), partial(_rl, task))
       for task in smollm2.E3_TASKS),
     Study("E2, real text", tuple(f"smollm2-layers-{seed}" for seed in smollm2.BOTH_SCREENED), _layer_arms,
