@@ -96,8 +96,8 @@ def run(specs: Sequence[AnySpec], store: Store | str | Path = "lorakit-runs", *,
             count, and what is missing is trained by the packed engine, or by the one that can run it (`trl` with vLLM,
             `peft` for experts).
         device: `cpu`, `cuda` (all visible GPUs, a process each) or one such as `cuda:1`; None takes GPUs if there are.
-        processes: worker processes of one thread each; None: one a core up to two, one a GPU. Where several share a GPU,
-            NVIDIA's MPS lets their kernels overlap, if it runs before them.
+        processes: worker processes of one thread each; None: one a core up to two, one a GPU. Where several share a
+            GPU, NVIDIA's MPS lets their kernels overlap, if it runs before them.
         time_budget: seconds from the call on. No pack is started, or kept after its first steps, that is predicted to
             end later; one that still works a twentieth of the budget after its end is stopped. What is left stays
             missing.

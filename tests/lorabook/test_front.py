@@ -95,11 +95,14 @@ def test_readme_has_the_costs_of_the_records():
     text = README.read_text("utf-8")
     hours, minutes, dollars = map(float, re.search(r"about (\d+) hours, added .*\n.* about (\d+) minutes of one H200: "
                                                    r"(\d+) dollars", text).groups())
-    runs = [int(count) for count in re.search(r"study of ranks \((\d+) runs that screen, (\d+) that confirm, (\d+) of "
-                                              r"ten steps\) and the screening of layers \((\d+)\)", text).groups()]
+    pattern = (r"study of ranks \((\d+) runs that screen, (\d+) that confirm, (\d+) of ten steps\), that of layers on "
+               r"real text \((\d+) that screen, (\d+) that confirm\) and a part of RL \((\d+) that screen, (\d+) that "
+               r"confirm\)")
+    runs = [int(count) for count in re.search(pattern, text).groups()]
     gpu = BOOK / "results" / "gpu"
     made = [sum(len(path.read_text("utf-8").splitlines()) for path in gpu.glob(f"smollm2-{name}.jsonl")) for name in (
-                "rank-[0-9]", "rank-confirmed", "rank-early", "layers-[0-9]")]
+                "rank-[0-9]", "rank-confirmed", "rank-early", "layers-[0-9]", "layers-confirmed", "grpo-*-[0-9]",
+                "grpo-*-confirmed")]
     assert runs == made
     spent = {}
     for profile in ("cpu", "gpu"):
