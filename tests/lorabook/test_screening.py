@@ -12,6 +12,7 @@ from lorabook.experiments import screening
 from lorabook.experiments.definition import Experiment
 from lorabook.experiments.screening import NotScreenedError, Study, choose, session, take
 from lorabook.experiments.smollm2 import FULL, confirm
+from lorakit.names import UnknownNameError
 from lorakit.records import Record, Store
 from lorakit.specs import LoRASpec, SFTSpec, vary
 
@@ -59,6 +60,29 @@ def test_a_rate_at_which_a_seed_diverged_is_not_taken(study, tmp_path):
 
     with pytest.raises(NotScreenedError, match="best rate of rank 2, is an end of its grid"):
         choose(study, "cpu", filled(tmp_path, loss))
+
+
+def test_an_arm_is_chosen_for_and_confirmed_without_the_others(study, tmp_path):
+    low = filled(tmp_path, lambda spec: record(spec, spec.learning_rate if spec.lora else abs(
+        math.log10(spec.learning_rate / 1e-3))))  # rank 2 is best at the end of its grid
+    with pytest.raises(NotScreenedError, match="rank 2, is an end of its grid"):
+        choose(study, "cpu", low)
+    assert choose(study.only([FULL], "cpu"), "cpu", low) == {FULL: 1e-3}
+    new = Store(tmp_path / "new")
+    for spec in confirm(ARMS, {FULL: 1e-3}, [7]):
+        new.append("cpu", "session", record(spec, 1.0))
+    assert take(new, low, [study], "cpu") == 0, "the study as a whole has chosen nothing"
+    assert take(new, low, [study.only([FULL], "cpu")], "cpu") == 1
+    with pytest.raises(UnknownNameError, match="S has no arm 'rank 3'; arms: full, rank 2"):
+        study.only(["rank 3"], "cpu")
+
+
+@pytest.mark.parametrize("name", [one.name for one in screening.STUDIES])
+def test_every_arm_of_every_study_can_be_confirmed_alone(name):
+    (study,) = (one for one in screening.STUDIES if one.name == name)
+    for arm, base in study.arms("gpu").items():
+        specs = [spec for some in study.confirm("gpu", {arm: 1e-4}).values() for spec in some]
+        assert any((spec.lora, spec.full_targets) == (base.lora, base.full_targets) for spec in specs), arm
 
 
 def test_missing_runs_are_counted(study, tmp_path):

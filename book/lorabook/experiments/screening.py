@@ -4,6 +4,8 @@
     python -m lorabook.experiments.screening --profile gpu --take FOLDER
 
 The first writes new records to a folder and adds them to the book's, the second adds such a folder to the book's.
+A call for each arm (`--arms "rank 1" --processes 1`) trains all of its rates and seeds in one pack: several such calls
+beside each other use a GPU best, the more so under NVIDIA's MPS.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from lorabook import experiments
 from lorabook.experiments import smollm2
 from lorabook.experiments.results import store as book_store
 from lorabook.probes import functions
+from lorakit.names import UnknownNameError
 from lorakit.records import Record, Store
 
 
@@ -44,6 +47,18 @@ class Study:
     arms: Callable[[str], Mapping[str, Any]]
     confirm: Callable[[str, Mapping[str, float]], Mapping[str, list[Any]]]
 
+    def only(self, names: Sequence[str], profile: str) -> Study:
+        """The study of some of its arms.
+
+        Raises:
+            UnknownNameError: it has no such arm.
+        """
+        arms = self.arms(profile)
+        for name in names:
+            if name not in arms:
+                raise UnknownNameError(f"{self.name} has no arm {name!r}; arms: {', '.join(arms)}")
+        return replace(self, arms=lambda _: {name: arms[name] for name in names}) if names else self
+
 
 def choose(study: Study, profile: str, store: Store) -> dict[str, float]:
     """The rate of each arm with the best mean validation result over the screened seeds; of equals, the lower rate.
@@ -51,9 +66,8 @@ def choose(study: Study, profile: str, store: Store) -> dict[str, float]:
     Raises:
         NotScreenedError: runs are missing, or a best rate is an end of its arm's grid.
     """
-    arms = {name: (arm.lora, arm.full_targets) for name, arm in study.arms(profile).items()}
-    specs = [spec for name in study.screens for spec in experiments.get(name).specs(profile, "record")
-             if (spec.lora, spec.full_targets) in arms.values()]
+    arms = _settings(study, profile)
+    specs = [spec for some in _screens(study, profile).values() for spec in some]
     missing = store.missing(specs)
     if missing:
         raise NotScreenedError(f"{study.name}: {len(missing)} of {len(specs)} screening runs are missing")
@@ -107,9 +121,21 @@ def session(studies: list[Study], profile: str, seconds: float, store: Store, ne
             print(f"{name}: {len(store.missing(specs))} of {len(specs)} runs missing", flush=True)
 
 
+def _settings(study: Study, profile: str) -> dict[str, Any]:
+    """What is trained in each arm, by its name."""
+    return {name: (arm.lora, arm.full_targets) for name, arm in study.arms(profile).items()}
+
+
+def _screens(study: Study, profile: str) -> dict[str, list[Any]]:
+    """The runs that screen the study's arms, by experiment; others may stand beside them there."""
+    arms = _settings(study, profile).values()
+    return {name: [spec for spec in experiments.get(name).specs(profile, "record")
+                   if (spec.lora, spec.full_targets) in arms] for name in study.screens}
+
+
 def _by_experiment(study: Study, profile: str, store: Store) -> dict[str, list[Any]]:
     """What screens, and once rates can be chosen what confirms."""
-    found = {name: experiments.get(name).specs(profile, "record") for name in study.screens}
+    found = _screens(study, profile)
     try:
         return {**found, **study.confirm(profile, choose(study, profile, store))}
     except NotScreenedError:
@@ -137,8 +163,8 @@ def take(new: Store, store: Store, studies: Sequence[Study], profile: str) -> in
 
 def _rank(profile: str, rates: Mapping[str, float]) -> dict[str, list[Any]]:
     base = smollm2.base_run(profile)
-    return {"smollm2-rank-confirmed": smollm2.confirm(smollm2.rank_arms(base), rates),
-            "smollm2-rank-early": smollm2.confirm_early(base, rates["rank 16"])}
+    early = {"smollm2-rank-early": smollm2.confirm_early(base, rates["rank 16"])} if "rank 16" in rates else {}
+    return {"smollm2-rank-confirmed": smollm2.confirm(smollm2.rank_arms(base), rates), **early}
 
 
 def _rl_arms(task: str, profile: str) -> dict[str, Any]:
@@ -147,7 +173,7 @@ def _rl_arms(task: str, profile: str) -> dict[str, Any]:
 
 def _rl(task: str, profile: str, rates: Mapping[str, float]) -> dict[str, list[Any]]:
     arms = _rl_arms(task, profile)
-    ten = {"rank 1": float(f"{10 * rates['full']:.3g}")}
+    ten = {"rank 1": float(f"{10 * rates['full']:.3g}")} if "full" in rates else {}  # T1
     seeds = (*smollm2.E3_SCREENED, *smollm2.FRESH_RL)
     specs = smollm2.confirm(arms, rates, smollm2.FRESH_RL) + smollm2.confirm(arms, ten, seeds)
     return {f"smollm2-grpo-{task}-confirmed": list({spec.id: spec for spec in specs}.values())}
@@ -184,10 +210,12 @@ def main() -> None:
     parser.add_argument("--device")
     parser.add_argument("--new", type=Path, default=Path("screened"), help="folder for new records")
     parser.add_argument("--only", nargs="*", help="names of studies: " + "; ".join(study.name for study in STUDIES))
+    parser.add_argument("--arms", nargs="*", default=(), help="names of arms of the one study that --only names")
     parser.add_argument("--take", type=Path)
     given = parser.parse_args()
     store = book_store()
-    wanted = [study for study in STUDIES if not given.only or study.name in given.only]
+    wanted = [study.only(given.arms, given.profile) for study in STUDIES
+              if not given.only or study.name in given.only]
     if given.take:
         print(f"{take(Store(given.take), store, wanted, given.profile)} records added")
         return
