@@ -195,15 +195,31 @@ def test_a_dataset_that_is_whole_is_judged_while_another_misses_runs(tmp_path):
     assert part.outcome == "holds"
     said = f"On gsm8k-answers (not tested): Needs every run of its experiments; {len(answers) - 1} have no record."
     assert said in part.reason
+    assert all(limit.label.startswith("real-text, rank ") for limit in (part.limit, *part.limits)), "and so in tables"
     none = found("none", [*text[1:], *answers[1:]])
     assert (none.outcome, none.reason) == ("inconclusive", "Needs every run of its experiments; 2 have no record.")
     assert found("part", [], by_dataset=False).outcome == "inconclusive"
 
 
-def test_a_best_rate_at_the_end_of_its_grid_asks_for_a_wider_grid():
+def test_a_best_rate_at_the_end_of_its_grid_is_open_and_asks_for_a_wider_grid():
     found = judge("C8", e3(hill(ratio={"rank 1": 1.0})))
-    assert found.outcome == "not tested"
-    assert "The grid of rates is to be widened for every arm first: rank 1: the best learning rate" in found.reason
+    assert found.outcome == "inconclusive"
+    assert "rank 1: the best learning rate" in found.reason
+    assert found.reason.endswith("The grid is to be widened for every arm first.")
+
+
+def test_an_end_of_the_grid_on_one_dataset_is_not_outvoted_by_another():
+    text = e1(u_curve({"attention": by(0.2)}), arms=E2_ARMS, early=False)
+    answers = e1(u_curve(ratio={"attention": 0.5}), arms=E2_ARMS, early=False, dataset="gsm8k-answers@1")
+    found = judge("C6", text + answers)
+    assert found.outcome == "inconclusive"
+    assert "On gsm8k-answers (inconclusive): rank 26, attention: the best learning rate" in found.reason
+
+
+def test_t1_needs_its_fresh_seeds():
+    records = e3(hill(), arms=("full", "rank 16")) + e3(hill(), arms=("rank 1",), fresh=())
+    found = judge("T1", records)
+    assert (found.outcome, "Needs 5 fresh seeds of rank 1 at" in found.reason) == ("not tested", True)
 
 
 @pytest.mark.parametrize(("growth", "outcome", "apart"), [
@@ -358,9 +374,9 @@ def test_e3_c6_rl(top, outcome):
     assert judge("C6-RL", records).outcome == outcome
 
 
-def test_rules_are_older_than_their_first_record_but_for_four_that_say_when_and_why_they_changed():
+def test_rules_are_older_than_their_first_record_but_for_those_that_say_when_and_why_they_changed():
     store, changed = Store(RESULTS), {name for name, twin in ON_SMOLLM2.items() if twin.changed}
-    assert changed == {"C4", "C3", "C14", "C3-RL"}
+    assert changed == {"C4", "C3", "C14", "C3-RL", "C6", "C8", "T1"}
     first = {name: first_record(twin, store) for name, twin in ON_SMOLLM2.items()}
     assert {"C1", "C3", "C4", "C14", "C6"} <= {name for name, date in first.items() if date}, "there are records"
     for name, twin in ON_SMOLLM2.items():

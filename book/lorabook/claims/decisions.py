@@ -275,7 +275,9 @@ def by_data(findings: Mapping[str, Finding], made_up: Collection[str]) -> Findin
     whole = replace(combine(tested or findings), reason=reason, regime=gates or None)
     if whole.limit and tested and len(tested) < len(natural):  # not all: say of which data it was measured
         data = " and ".join(name.partition("@")[0] for name in tested)
-        whole = replace(whole, limit=replace(whole.limit, label=f"{data}, {whole.limit.label}"))
+        limit, *limits = (replace(one, label=f"{data}, {one.label or one.what}")
+                          for one in (whole.limit, *whole.limits))
+        whole = replace(whole, limit=limit, limits=tuple(limits))
     for what in dict.fromkeys(what for found in findings.values() for what in found.states):
         said = [found.states[what] for found in (*tested.values(), *findings.values()) if what in found.states]
         if {HOLDS, FAILS} <= {state for state, _ in said}:

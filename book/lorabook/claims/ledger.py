@@ -66,7 +66,8 @@ def evaluate(claim: Claim, evidence: Iterable[Evidence]) -> Verdict:
     """The verdict at the largest scale whose records are complete (if none is complete, the largest of all).
 
     Size is the base's number of parameters, then tokens. Only runs of the record size belong into `evidence`. No
-    verdict but `inconclusive` comes from too few seeds, from missing runs, or from a best rate at its grid's edge.
+    verdict but `inconclusive` comes from too few seeds, from missing runs, or from a best rate at its grid's edge; of a
+    claim that is judged `by_dataset`, missing runs leave out their dataset alone.
     """
     verdicts = _by_size([(claim, piece) for piece in evidence])
     if not verdicts:

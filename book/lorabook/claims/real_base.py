@@ -14,7 +14,6 @@ from lorabook.claims.decisions import (
     FAILS,
     OPEN,
     PERCENT,
-    UNTESTED,
     Finding,
     Limit,
     by_data,
@@ -26,7 +25,7 @@ from lorabook.claims.decisions import (
 )
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
-from lorabook.claims.real_runs import ONE, NotYetError, Runs, unfinished
+from lorabook.claims.real_runs import ONE, NotYetError, Runs, each_dataset
 from lorakit.analysis.curves import losses_at, optima
 
 PER_CENT = 100 * smollm2.MARGIN
@@ -113,20 +112,14 @@ def b_outgrows_a(evidence: Evidence) -> Finding:
 
 def mlp_carries_it(evidence: Evidence) -> Finding:
     """E2's rule for C6: a verdict for each dataset."""
-    findings = unfinished(evidence)
-    for dataset in evidence.datasets:
-        if dataset in findings:
-            continue
+    def judge(dataset: str) -> Finding:
         runs = Runs(*evidence.of(dataset))
-        try:
-            unit = 100 / runs.gain()
-            attention, mlp, whole = (runs.confirmed(arm) for arm in (ATTENTION, MLP, HIGH))
-            findings[dataset] = decide([layers.APART.measured(f"{ATTENTION} − {MLP}", paired(attention, mlp, unit)),
-                                        layers.ADDED.measured(f"{MLP} − {HIGH}", paired(mlp, whole, unit))],
-                                       seeds=len(mlp))
-        except NotYetError as error:
-            findings[dataset] = Finding(UNTESTED, str(error))
-    return by_data(findings, layers.MADE_UP)
+        unit = 100 / runs.gain()
+        attention, mlp, whole = (runs.confirmed(arm) for arm in (ATTENTION, MLP, HIGH))
+        return decide([layers.APART.measured(f"{ATTENTION} − {MLP}", paired(attention, mlp, unit)),
+                       layers.ADDED.measured(f"{MLP} − {HIGH}", paired(mlp, whole, unit))], seeds=len(mlp))
+
+    return by_data(each_dataset(evidence, judge), layers.MADE_UP)
 
 
 def gap_grows_with_batch(evidence: Evidence) -> Finding:

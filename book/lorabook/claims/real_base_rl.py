@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from lorabook.claims import grpo, learning_rate, rl_tasks, smollm2
-from lorabook.claims.decisions import UNTESTED, Finding, by_data, decide, paired, ratio_of
+from lorabook.claims.decisions import Finding, by_data, decide, paired, ratio_of
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed
 from lorabook.claims.real_base import ATTENTION, HIGH, MLP
-from lorabook.claims.real_runs import ONE, NotYetError, RLRuns, unfinished
-from lorabook.experiments.smollm2 import E3_TASKS
+from lorabook.claims.real_runs import ONE, NotYetError, RLRuns, each_dataset
+from lorabook.experiments.smollm2 import E3_TASKS, FRESH_RL
 from lorakit.analysis.curves import losses_at, optima
 
 PER_CENT = 100 * smollm2.E3_MARGIN
@@ -20,17 +20,9 @@ APART = replace(grpo.APART, what="test accuracy of attention alone minus the MLP
                 "gain", unit=grpo.GAINED, outside=(-math.inf, -PER_CENT))
 
 
-def _on_tasks(evidence: Evidence, judge: Callable[[RLRuns], Finding], tasks: Iterable[str] = E3_TASKS) -> Finding:
+def _on_tasks(evidence: Evidence, judge: Callable[[RLRuns], Finding], tasks: Collection[str] = E3_TASKS) -> Finding:
     """`judge` on the runs of each task, a verdict for each."""
-    findings = unfinished(evidence)
-    for dataset in evidence.datasets:
-        if dataset.partition("@")[0] not in tasks or dataset in findings:
-            continue
-        try:
-            findings[dataset] = judge(RLRuns(*evidence.of(dataset)))
-        except NotYetError as error:
-            findings[dataset] = Finding(UNTESTED, str(error))
-    return by_data(findings, ())
+    return by_data(each_dataset(evidence, lambda task: judge(RLRuns(*evidence.of(task))), tasks), ())
 
 
 def equal_in_rl(evidence: Evidence) -> Finding:
@@ -72,6 +64,8 @@ def ten_times_at_rank_one(evidence: Evidence) -> Finding:
                 raise NotYetError(f"{arm} was not run at {at:.3g}.")
             values[arm] = by_seed(losses_at(near), arm, "test_accuracy")
         both = sorted(values["full"].keys() & values[ONE].keys())
+        if not set(FRESH_RL) <= set(both):
+            raise NotYetError(f"Needs {len(FRESH_RL)} fresh seeds of {ONE} at {learning_rate.TEN * rate:.3g}.")
         one, full = ({seed: values[arm][seed] for seed in both} for arm in (ONE, "full"))
         return decide([grpo.AS_WELL.measured(f"{ONE} at {10 * rate:.3g} − full at {rate:.3g}", paired(
             one, full, 100 / gain))], before=said, seeds=len(both))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 
 from lorabook.claims import rl_tasks, smollm2
-from lorabook.claims.decisions import UNTESTED, Finding
+from lorabook.claims.decisions import OPEN, UNTESTED, Finding
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed, improvement
 from lorabook.experiments.smollm2 import FRESH
@@ -25,10 +25,27 @@ class NotYetError(LookupError):
     """Runs that a rule needs have no record."""
 
 
-def unfinished(evidence: Evidence) -> dict[str, Finding]:
-    """What is said of the datasets that miss runs."""
-    return {dataset: Finding(UNTESTED, f"Needs every run of its experiments; {count} have no record.")
-            for dataset, count in sorted(evidence.unfinished.items())}
+def each_dataset(evidence: Evidence, judge: Callable[[str], Finding],
+                 wanted: Collection[str] = ()) -> dict[str, Finding]:
+    """`judge` on each dataset, or what keeps it from being judged: by their names.
+
+    Args:
+        wanted: names of the datasets that are asked; empty for all.
+    """
+    found = {}
+    for dataset in sorted({*evidence.datasets, *evidence.unfinished}):
+        if wanted and dataset.partition("@")[0] not in wanted:
+            continue
+        if missing := evidence.unfinished.get(dataset):
+            found[dataset] = Finding(UNTESTED, f"Needs every run of its experiments; {missing} have no record.")
+            continue
+        try:
+            found[dataset] = judge(dataset)
+        except NotYetError as error:
+            found[dataset] = Finding(UNTESTED, str(error))
+        except GridEdgeError as error:
+            found[dataset] = Finding(OPEN, f"{error}. The grid is to be widened for every arm first.")
+    return found
 
 
 @dataclass(frozen=True)
@@ -82,14 +99,11 @@ class Runs:
         """The arm's rate of least mean validation loss at the end of the screened runs.
 
         Raises:
-            NotYetError: it is an end of the grid, which the protocols then widen for every arm.
+            GridEdgeError: it is an end of the grid.
         """
         screened = self.screen(arm)["id"]
         ends = self._ends[self._ends["id"].isin(screened)]
-        try:
-            return float(best_rate_by_validation(ends)["learning_rate"].iloc[0])
-        except GridEdgeError as error:
-            raise NotYetError(f"The grid of rates is to be widened for every arm first: {error}") from error
+        return float(best_rate_by_validation(ends)["learning_rate"].iloc[0])
 
     def confirmed(self, arm: str, column: str = "test_loss") -> dict[int, float]:
         """A column at the end, on the fresh seeds at the arm's chosen rate, by seed.

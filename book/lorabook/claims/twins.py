@@ -69,8 +69,9 @@ _BY_DATASET = (real_base.mlp_carries_it, real_base_rl.equal_in_rl, real_base_rl.
 # Rules changed after their records were there: when, and why.
 _CHANGED: dict[Rule, tuple[str, str]] = {
     real_base.same_first_steps: (smollm2.E1_C4_CHANGED, smollm2.E1_C4_WHY),
-    **dict.fromkeys((real_base.ten_times, real_base.shorter_means_more, real_base_rl.ten_times_in_rl),
-                    (window.CHANGED, window.ON_SMOLLM2))}
+    **dict.fromkeys((real_base.ten_times, real_base.shorter_means_more), (window.CHANGED, window.ON_SMOLLM2)),
+    **dict.fromkeys(_BY_DATASET, (smollm2.BY_DATASET_CHANGED, smollm2.BY_DATASET_WHY)),
+    real_base_rl.ten_times_in_rl: (smollm2.BY_DATASET_CHANGED, f"{window.ON_SMOLLM2} {smollm2.BY_DATASET_WHY}")}
 
 
 def _on_smollm2() -> list[Claim]:

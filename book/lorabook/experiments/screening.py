@@ -172,11 +172,7 @@ def _rl_arms(task: str, profile: str) -> dict[str, Any]:
 
 
 def _rl(task: str, profile: str, rates: Mapping[str, float]) -> dict[str, list[Any]]:
-    arms = _rl_arms(task, profile)
-    ten = {"rank 1": float(f"{10 * rates['full']:.3g}")} if "full" in rates else {}  # T1
-    seeds = (*smollm2.E3_SCREENED, *smollm2.FRESH_RL)
-    specs = smollm2.confirm(arms, rates, smollm2.FRESH_RL) + smollm2.confirm(arms, ten, seeds)
-    return {f"smollm2-grpo-{task}-confirmed": list({spec.id: spec for spec in specs}.values())}
+    return {f"smollm2-grpo-{task}-confirmed": smollm2.confirm_rl(profile, task, rates)}
 
 
 def _plain(name: str, arms: Callable[[str], Mapping[str, Any]], profile: str,

@@ -89,7 +89,7 @@ E3 = GRPOSpec(model=E1.model, learning_rate=1e-4, prompts_per_step=4, group_size
               evaluations=6, evaluation_problems=128, final_evaluation_problems=1024)
 E3_LORA_RATES, E3_FULL_RATES = grid(2.15e-4, 5), grid(2.15e-5, 5)  # ten apart, place by place
 E3_TASKS = ("ordered-sums", "number-words")
-# On the sums rank 1 was best at the lowest of these rates: two lower ones for every arm, as the protocol asks.
+# On the sums rank 1 was best at the lowest of these rates: two lower ones for every arm, as E1's protocol asks.
 E3_LOWER = {"ordered-sums": 2}
 E3_SCREENED = range(3)
 
@@ -145,8 +145,16 @@ def _rl_lower(profile: str, task: str, seed: int) -> list[GRPOSpec]:
 CHOSEN_RL: dict[str, dict[str, dict[str, float]]] = {"gpu": {"ordered-sums": {FULL: 9.98e-6, "rank 16": 2.15e-4}}}
 
 
+def confirm_rl(profile: str, task: str, rates: Mapping[str, float]) -> list[GRPOSpec]:
+    """Every arm at its chosen rate on fresh seeds; for T1 rank 1 at ten times full fine-tuning's, on all seeds."""
+    arms = rl_arms(rl_base(profile, task))
+    ten = {"rank 1": float(f"{10 * rates[FULL]:.3g}")} if FULL in rates else {}
+    found = confirm(arms, rates, FRESH_RL) + confirm(arms, ten, (*E3_SCREENED, *FRESH_RL))
+    return list({spec.id: spec for spec in found}.values())
+
+
 def _rl_confirmed(profile: str, task: str) -> list[GRPOSpec]:
-    return confirm(rl_arms(rl_base(profile, task)), CHOSEN_RL[profile][task], FRESH_RL)
+    return confirm_rl(profile, task, CHOSEN_RL[profile][task])
 
 
 def rl_layer_arms(base: GRPOSpec) -> dict[str, GRPOSpec]:

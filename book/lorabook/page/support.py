@@ -62,8 +62,8 @@ def supervised() -> dict[str, Support]:
                         "four small datasets always taking rank 8 was right as often", CHAPTERS["capacity"],
                         "At a bit a token rank {floor} holds the data. Data may carry more, and runs learn them in "
                         "time at four to eight times that; a spare rank costs memory and a little time."),
-        "layers": Support("two datasets on tiny", "medium: which half matters more changed with the data",
-                          CHAPTERS["layers"]),
+        "layers": Support("two datasets on tiny, one on SmolLM2-135M",
+                          "medium: which half matters more changed with the data", CHAPTERS["layers"]),
         "learning rate": Support(
             f"{law['cells']} sweeps of {law['models']} models (others' runs); SmolLM2-135M on an H200",
             f"medium: it costs {law['regret']['law']['mean']:.1f} % of the loss on average, "
