@@ -13,6 +13,7 @@ import pandas as pd
 
 from lorabook.claims import rl_tasks, window
 from lorabook.claims.claim import claim
+from lorabook.claims.datasets import by_data
 from lorabook.claims.decisions import (
     OPEN,
     POINTS,
@@ -20,7 +21,6 @@ from lorabook.claims.decisions import (
     Finding,
     Limit,
     Unit,
-    by_data,
     combine,
     decide,
     paired,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lorabook.claims.claim import claim
-from lorabook.claims.decisions import FAILS, HOLDS, OPEN, PERCENT, UNTESTED, Finding, Limit, by_data, decide, paired
+from lorabook.claims.datasets import by_data
+from lorabook.claims.decisions import FAILS, HOLDS, OPEN, PERCENT, UNTESTED, Finding, Limit, decide, paired
 from lorabook.claims.evidence import Evidence, Scale
 from lorabook.claims.rank import ARTICLE, PER_CENT, by_seed, improvement
 from lorabook.claims.regime import SKILLS, regime_of

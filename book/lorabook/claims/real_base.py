@@ -10,13 +10,13 @@ import math
 from dataclasses import replace
 
 from lorabook.claims import layers, learning_rate, rank, smollm2
+from lorabook.claims.datasets import by_data
 from lorabook.claims.decisions import (
     FAILS,
     OPEN,
     PERCENT,
     Finding,
     Limit,
-    by_data,
     decide,
     exactly,
     over_seeds,

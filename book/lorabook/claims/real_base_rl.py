@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from lorabook.claims import grpo, learning_rate, rl_tasks, smollm2
-from lorabook.claims.decisions import Finding, by_data, decide, paired, ratio_of
+from lorabook.claims.datasets import by_data
+from lorabook.claims.decisions import Finding, decide, paired, ratio_of
 from lorabook.claims.evidence import Evidence
 from lorabook.claims.rank import by_seed
 from lorabook.claims.real_base import ATTENTION, HIGH, MLP
