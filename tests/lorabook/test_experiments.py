@@ -96,14 +96,14 @@ def test_rates_of_rl_are_those_that_the_grid_so_far_chooses_and_the_other_arms_a
     if not store.missing(every):  # the wider grid decides as soon as it is whole
         assert choose(study, "gpu", store) == CHOSEN_RL["gpu"][task]
         return
-    first, arms = tuple(name for name in study.screens if "-lower-" not in name), study.arms("gpu")
-    for name, arm in arms.items():
-        one = replace(study, screens=first, arms=lambda profile, name=name, arm=arm: {name: arm})
+    first = tuple(name for name in study.screens if "-lower-" not in name)
+    for name in study.arms("gpu"):
+        one = replace(study.only([name], "gpu"), screens=first)
         if name in CHOSEN_RL["gpu"][task]:
-            assert choose(one, "gpu", Store(RESULTS)) == {name: CHOSEN_RL["gpu"][task][name]}
+            assert choose(one, "gpu", store) == {name: CHOSEN_RL["gpu"][task][name]}
         else:
             with pytest.raises(NotScreenedError, match="is an end of its grid"):
-                choose(one, "gpu", Store(RESULTS))
+                choose(one, "gpu", store)
 
 
 def test_lower_rates_go_on_downwards_from_the_grid_for_every_arm():
